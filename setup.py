@@ -1,0 +1,54 @@
+"""Packaging: `pip install -e .`; tool settings are in pyproject.toml, the exact versions CI installs in constraints.txt."""
+
+from setuptools import find_packages, setup
+
+# From what is tested up to the next release that may break it; docs/decisions.md says why each is here.
+INSTALL = [
+    "absl-py>=2.5,<3",
+    "datasets>=5.2,<6",
+    "flax>=0.12.12,<0.13",
+    "gguf>=0.19,<0.20",
+    "grain>=0.2.18,<0.3",
+    "huggingface_hub>=2.4,<3",
+    "jax>=0.12,<0.13",
+    "jinja2>=3.1,<4",
+    "matplotlib>=3.11,<4",
+    "ml-collections>=1.1,<2",
+    "numpy>=2.5,<3",
+    "openai>=3.54,<4",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12.8,<0.13",
+    "rouge-score>=0.1.2,<0.2",
+    "safetensors>=0.8,<0.9",
+    "scikit-learn>=1.9,<2",
+    "scipy>=1.18,<2",
+    "sentencepiece>=0.2.3,<0.3",
+    "tensorboardX>=2.6.5,<3",
+    "tensorflow-datasets>=4.9.10,<5",
+    "tokenizers>=0.23.3,<0.24",
+    "tqdm>=4.70,<5",
+    "transformers>=5.23,<6",
+]
+
+EXTRAS = {
+    "tpu": ["jax[tpu]"],
+    "cuda": ["jax[cuda12]"],
+    "sbert": ["sentence-transformers>=6.2,<7"],  # brings torch, which nothing else here does
+    "wandb": ["wandb>=0.31,<1"],
+    "colab": ["ipykernel>=7.4,<8", "nbclient>=0.11,<0.12"],
+    "test": ["hypothesis>=6.170,<7", "pytest>=9.2,<10", "ruff>=0.17.6,<0.18"],
+}
+
+setup(
+    name="rlhf_jax",
+    version="0.1.0",
+    description="The whole RLHF study in JAX: SFT, reward model, PPO and best-of-N, and what they do to "
+    "generalisation and diversity",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["rlhf_jax", "rlhf_jax.*"]),
+    package_data={"rlhf_jax.evaluation": ["*.j2"]},
+    python_requires=">=3.12",
+    install_requires=INSTALL,
+    extras_require=EXTRAS,
+)
