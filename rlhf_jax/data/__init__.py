@@ -1,0 +1,1 @@
+"""Records, prompt formats, tokenisation, batches and the offline corpus."""

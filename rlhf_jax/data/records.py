@@ -1,0 +1,209 @@
+"""The three JSONL records in which stages meet, and the files that hold them.
+
+Splits in use: `train`, `validation`, `id_test` (in distribution) and `ood_test` (out of distribution).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rlhf_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and the response to learn from it; the response carries neither its leading space nor EOS."""
+
+    id: str
+    split: str
+    prompt: str
+    response: str
+
+    def __post_init__(self) -> None:
+        _require(self.prompt.strip(), "the prompt is empty, expected text")
+        _require(self.response.strip(), "the response is empty, expected text")
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two responses to one prompt, the better one first; `margin` says by how much, where that is known.
+
+    One of the texts may be empty: a model may have said nothing.
+    """
+
+    id: str
+    split: str
+    prompt: str
+    chosen: str
+    rejected: str
+    margin: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.prompt.strip(), "the prompt is empty, expected text")
+        _require(self.chosen != self.rejected, "chosen and rejected are the same text, expected two different ones")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What one model said to one prompt: `n` outputs, each with how it finished and, once scored, its reward.
+
+    `selected` is the index of the output that a selecting policy (best-of-N) answers with.
+    """
+
+    id: str
+    split: str
+    prompt: str
+    reference: str
+    outputs: list[str]
+    rewards: list[float] | None
+    finish: list[Literal["eos", "length"]]
+    selected: int | None
+    model: str
+    checkpoint: str
+    temperature: float
+    n: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        count = len(self.outputs)
+        _require(self.prompt.strip(), "the prompt is empty, expected text")
+        _require(count > 0, "outputs is empty, expected at least one")
+        _require(self.n == count, f"n is {self.n}, expected the number of outputs, {count}")
+        _require(len(self.finish) == count, f"finish has {len(self.finish)} entries, expected one an output, {count}")
+        if self.rewards is not None:
+            found = len(self.rewards)
+            _require(found == count, f"rewards has {found} entries, expected one an output, {count}")
+        if self.selected is not None:
+            _require(0 <= self.selected < count, f"selected is {self.selected}, expected an index below {count}")
+
+
+type Record = Example | Preference | Samples
+
+
+def read[R: Record](path: str | Path, kind: type[R], *, partial: bool = False) -> list[R]:
+    """Reads a JSONL file of one kind of record.
+
+    Args:
+      path: the file; a last line without its newline is read like any other.
+      kind: `Example`, `Preference` or `Samples`.
+      partial: the file may have been cut by a kill in `append`: a last line without its newline is left out (the next
+        `append` cuts it off), and a file that does not exist holds no records.
+
+    Raises:
+      UserError: the file is missing, or a line is not a JSON object, lacks a field, has one of the wrong type or one
+        too many, breaks a record's own rule, or repeats an id.
+    """
+    path = Path(path)
+    if not path.exists():
+        if partial:
+            return []
+        raise UserError(f"{path} does not exist, expected a JSONL file of {kind.__name__} records.")
+    *lines, last = path.read_bytes().split(b"\n")
+    if last and not partial:
+        lines.append(last)
+    hints = typing.get_type_hints(kind)
+    records: list[R] = []
+    first_seen: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = _parse(line, kind, hints)
+            _require(record.id not in first_seen, f"repeats the id {record.id!r} of line {first_seen.get(record.id)}")
+        except UserError as error:
+            raise UserError(f"{path}:{number}: {error}.") from error
+        first_seen[record.id] = number
+        records.append(record)
+    return records
+
+
+def write(path: str | Path, records: Iterable[Record]) -> None:
+    """Writes a JSONL file whole: it is complete or it is not there."""
+    write_text(path, "".join(map(to_line, records)))
+
+
+def append(path: str | Path, records: Sequence[Record]) -> None:
+    """Adds records to a JSONL file, which need not exist, and brings them to the disk.
+
+    A kill leaves whole lines and at most one partial one at the end. That one is cut off here, by the next call, and
+    left out by `read(..., partial=True)`; so a stage that resumes reads what is there, does the rest and appends it.
+    """
+    with open(path, "ab+") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.write("".join(map(to_line, records)).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def to_line(record: Record) -> str:
+    """One JSON object and a newline, fields in their declared order; a `margin` that is not known is left out."""
+    fields = dataclasses.asdict(record)
+    if isinstance(record, Preference) and record.margin is None:
+        del fields["margin"]
+    return json.dumps(fields, allow_nan=False) + "\n"
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file whole, by way of a temporary file beside it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _require(condition: object, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+def _parse[R: Record](line: bytes, kind: type[R], hints: dict[str, object]) -> R:
+    try:
+        value = json.loads(line, parse_constant=_no_constant)
+    except ValueError as error:
+        raise UserError(f"is not JSON ({error}), expected an object with the fields of {kind.__name__}") from error
+    _require(isinstance(value, dict), f"found {_name(value)}, expected an object with the fields of {kind.__name__}")
+    required = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
+    for name in required:
+        _require(name in value, f"has no field {name!r}, expected {', '.join(required)}")
+    for name, entry in value.items():
+        _require(name in hints, f"has the unknown field {name!r}, expected {', '.join(hints)}")
+        _require(_fits(entry, hints[name]), f"the field {name!r} is {_name(entry)}, expected {_expected(hints[name])}")
+    return kind(**value)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _fits(value: object, hint: object) -> bool:
+    """Whether a JSON value has the type that a field declares; an int stands for a float, a bool for nothing."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is list:
+        return isinstance(value, list) and all(_fits(entry, arguments[0]) for entry in value)
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _expected(hint: object) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+def _name(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
