@@ -1,0 +1,249 @@
+"""Sampling N responses of each prompt: the prompt is read once, decoding is one jitted while-loop with early exit.
+
+The loop feeds the continuation (the last prompt token, then each response token), so that its first step already
+predicts a response token and the prompt itself is read as keys and values alone. It keeps, for every fed token, the
+state at the trunk's edge: reference log-probs, scores, values and updates start from there. A reward model reads the
+state of a response's last token, which a sampler would never feed; one trunk-only step after the loop does.
+
+Shape letters: B prompts, N samples of one prompt, P prompt length, R largest response length, M = B * N rows,
+V vocabulary, K KV heads, d head width, D width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax.models import attention
+from rlhf_jax.models.attention import KeysValues
+from rlhf_jax.models.transformer import Edge, Model, Params
+from rlhf_jax.sequences import Sequences
+
+BLOCK = 256  # vocabulary entries of one block of the two-level inverse CDF
+
+
+@flax.struct.dataclass
+class Sampled:
+    """What sampling leaves behind.
+
+    Attributes:
+      sequences: prompts and sampled responses, EOS included and in the mask.
+      edge: states at the trunk's edge of everything that was fed.
+      log_probs: `[B, N, R]` float32 of the sampled tokens at the sampling temperature, 0 outside the mask.
+      finished: `[B, N]` bool, true where EOS was sampled, false where the length limit cut.
+    """
+
+    sequences: Sequences
+    edge: Edge
+    log_probs: jax.Array
+    finished: jax.Array
+
+
+class _Prompt(NamedTuple):
+    """Keys and values of the contexts, one entry a layer, shared by all samples."""
+
+    layers: list[KeysValues]
+    mask: jax.Array
+
+
+class _State(NamedTuple):
+    """The loop's state. `step` inputs have been fed and as many tokens sampled."""
+
+    step: jax.Array
+    token: jax.Array  # [B, N] int32, fed next
+    finished: jax.Array  # [B, N] bool
+    tokens: jax.Array  # [B, N, R] int32
+    mask: jax.Array  # [B, N, R] bool
+    log_probs: jax.Array  # [B, N, R] float32
+    states: jax.Array  # [B, N, R + 1, D] at the trunk's edge
+    caches: list[KeysValues]  # [B, N, K, R + 1, d] a layer
+
+
+def draw(logits: jax.Array, uniform: jax.Array) -> jax.Array:
+    """Samples one index a row from `softmax(logits)` by the inverse CDF, in two levels of sums.
+
+    The CDF is scaled by its own last value and an index without mass is never returned, whatever rounding does.
+
+    Args:
+      logits: `[M, V]` float32; entries that must not be drawn are -inf or very negative.
+      uniform: `[M]` in [0, 1).
+
+    Returns:
+      `[M]` int32.
+    """
+    rows, size = logits.shape
+    mass = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
+    blocks = jnp.pad(mass, ((0, 0), (0, -size % BLOCK))).reshape(rows, -1, BLOCK)
+
+    def pick(weights: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The first index whose cumulative weight exceeds the target, and what is left of the target there."""
+        cumulative = jnp.cumsum(weights, axis=-1)
+        last = jnp.max(jnp.where(weights > 0, jnp.arange(weights.shape[-1]), 0), axis=-1)
+        index = jnp.minimum(jnp.sum(cumulative <= target[:, None], axis=-1, dtype=jnp.int32), last)
+        before = jnp.take_along_axis(cumulative - weights, index[:, None], axis=-1)[:, 0]
+        return index, target - before
+
+    sums = blocks.sum(axis=-1)
+    block, rest = pick(sums, uniform * sums.sum(axis=-1))
+    inside, _ = pick(jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0], rest)
+    return block * BLOCK + inside
+
+
+def _read_prompt(model: Model, params: Params, sequences: Sequences) -> tuple[_Prompt, jax.Array]:
+    """Prefill: keys and values of every layer, and the contexts' states at the trunk's edge `[B, P, D]`."""
+    mask = sequences.context_mask()
+    angles = model.angles(jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0))
+    x = model.embed(params, sequences.prompt)
+    edge = x if model.freeze else sequences.prompt
+    layers = []
+    last = model.architecture.layers - 1
+    for layer in range(last):
+        x, keys_values = model.read_context(params, layer, x, mask, angles)
+        layers.append(keys_values)
+        if layer + 1 == model.frozen_layers:
+            edge = x
+    layers.append(model.keys_values(params, last, x, angles))
+    return _Prompt(layers, mask), edge
+
+
+def _feed(
+    model: Model,
+    params: Params,
+    x: jax.Array,
+    position: jax.Array,
+    slot: jax.Array,
+    prompt: _Prompt,
+    caches: list[KeysValues],
+    layers: range,
+) -> tuple[jax.Array, list[KeysValues]]:
+    """Runs one token of every row, `[B, N, 1, D]`, through some of the layers and writes their caches at `slot`."""
+    angles = model.angles(position)
+    filled = (jnp.arange(caches[0].keys.shape[3]) <= slot)[None, None]
+    caches = list(caches)
+    for layer in layers:
+
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, layer: int = layer) -> jax.Array:
+            new = attention.heads_first(k, v)
+            cache = KeysValues(
+                *(jax.lax.dynamic_update_slice_in_dim(old, x, slot, axis=3) for old, x in zip(caches[layer], new, strict=True))
+            )
+            caches[layer] = cache
+            own = attention.cached(q, cache, filled)
+            return attention.merge(own, attention.shared(q, prompt.layers[layer], prompt.mask))
+
+        x = model.block(params, layer, x, angles, attend)
+    return x, caches
+
+
+def sample(
+    model: Model,
+    params: Params,
+    prompt: jax.Array,
+    prompt_mask: jax.Array,
+    prompt_ids: jax.Array,
+    key: jax.Array,
+    *,
+    samples: int,
+    max_new_tokens: int,
+    temperature: float,
+    eos_id: int,
+) -> Sampled:
+    """Samples responses; to be jitted with everything after `key` static.
+
+    A token's random number is folded from (prompt id, sample, position) alone, so a sample depends neither on its batch
+    mates nor on N.
+
+    Args:
+      model: the network's functions.
+      params: all parameters; those in float32 are cast to the compute dtype once.
+      prompt: `[B, P]` int32, right-padded.
+      prompt_mask: `[B, P]` bool.
+      prompt_ids: `[B]` int32, what the random numbers of a prompt are derived from.
+      key: PRNG key.
+      samples: N.
+      max_new_tokens: R.
+      temperature: divides the logits; 0 is greedy, and then log-probs are those of temperature 1.
+      eos_id: ends a response.
+    """
+    batch, layers = prompt.shape[0], range(model.architecture.layers)
+    trunk, top = layers[: model.frozen_layers], layers[model.frozen_layers :]
+    params = jax.tree.map(lambda leaf: leaf.astype(model.dtype), params)
+    table = model.head_table(params)
+    empty = Sequences(
+        prompt,
+        prompt_mask,
+        jnp.full((batch, samples, max_new_tokens), eos_id, jnp.int32),
+        jnp.zeros((batch, samples, max_new_tokens), bool),
+    )
+    shared, context_edge = _read_prompt(model, params, empty)
+    first, _, positions = empty.continuation()
+    start = positions[..., :1]  # [B, N, 1]: position of the last prompt token
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(prompt_ids)
+    keys = jax.vmap(lambda k: jax.vmap(lambda n: jax.random.fold_in(k, n))(jnp.arange(samples)))(keys)
+
+    def embed(token: jax.Array) -> jax.Array:
+        return model.embed(params, token)[:, :, None]
+
+    def run_trunk(state: _State) -> tuple[jax.Array, jax.Array, list[KeysValues]]:
+        """Feeds `state.token` through the trunk and keeps its edge state."""
+        x, caches = _feed(model, params, embed(state.token), start + state.step, state.step, shared, state.caches, trunk)
+        edge = x if model.freeze else state.token[:, :, None]
+        return x, jax.lax.dynamic_update_slice_in_dim(state.states, edge, state.step, axis=2), caches
+
+    def next_token(hidden: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = jnp.einsum("md,vd->mv", hidden.reshape(batch * samples, -1), table, preferred_element_type=jnp.float32)
+        if temperature == 0.0:
+            token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        else:
+            logits = logits / temperature
+            at = jax.vmap(jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, step))))(keys)
+            token = draw(logits, at.reshape(-1))
+        chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
+        log_prob = chosen - jax.nn.logsumexp(logits, axis=-1)
+        return token.reshape(batch, samples), log_prob.reshape(batch, samples)
+
+    def body(state: _State) -> _State:
+        x, states, caches = run_trunk(state)
+        x, caches = _feed(model, params, x, start + state.step, state.step, shared, caches, top)
+        token, log_prob = next_token(model.norm(params, x), state.step)
+        alive = ~state.finished
+        token = jnp.where(alive, token, eos_id)
+
+        def write(buffer: jax.Array, column: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice_in_dim(buffer, column[..., None], state.step, axis=2)
+
+        return _State(
+            step=state.step + 1,
+            token=token,
+            finished=state.finished | (token == eos_id),
+            tokens=write(state.tokens, token),
+            mask=write(state.mask, alive),
+            log_probs=write(state.log_probs, jnp.where(alive, log_prob, 0.0)),
+            states=states,
+            caches=caches,
+        )
+
+    a = model.architecture
+    cache = jnp.zeros((batch, samples, a.kv_heads, max_new_tokens + 1, a.head_dim), model.dtype)
+    edge_shape = (batch, samples, max_new_tokens + 1)
+    initial = _State(
+        step=jnp.int32(0),
+        token=first[..., 0],
+        finished=jnp.zeros((batch, samples), bool),
+        tokens=empty.response,
+        mask=empty.response_mask,
+        log_probs=jnp.zeros(empty.response.shape, jnp.float32),
+        states=jnp.zeros((*edge_shape, a.width), model.dtype) if model.freeze else jnp.zeros(edge_shape, jnp.int32),
+        caches=[KeysValues(cache, cache)] * a.layers,
+    )
+    final = jax.lax.while_loop(lambda s: (s.step < max_new_tokens) & ~jnp.all(s.finished), body, initial)
+    _, states, _ = run_trunk(final)  # the token sampled last, where a reward model reads
+    return Sampled(
+        sequences=empty.replace(response=final.tokens, response_mask=final.mask),
+        edge=Edge(context_edge, states),
+        log_probs=final.log_probs,
+        finished=final.finished,
+    )
