@@ -1,0 +1,204 @@
+"""From tokenised items to `Sequences`: batches of few shapes, each a pure function of (seed, position).
+
+Shape letters: B prompts, N responses of one prompt, P prompt length, R response length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from rlhf_jax.data.records import Example, Preference
+from rlhf_jax.data.tokenizer import encode_pair, encode_prompt
+from rlhf_jax.errors import UserError
+from rlhf_jax.sequences import Sequences
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# Batches are made of neighbours in length within a window of this many batches of the shuffled epoch.
+_WINDOW = 32
+
+
+class Item(NamedTuple):
+    """Token ids of one prompt and of N responses to it, EOS included."""
+
+    prompt: list[int]
+    responses: list[list[int]]
+
+
+def from_prompts(examples: Sequence[Example], tokenizer: PreTrainedTokenizerFast, max_prompt: int) -> list[Item]:
+    """Tokenises the prompts alone (N = 0), in order: what a rollout samples from; see `from_examples`."""
+    return [Item(encode_prompt(tokenizer, example.prompt, max_prompt), []) for example in examples]
+
+
+def from_examples(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerFast, max_prompt: int, max_response: int
+) -> tuple[list[Item], int]:
+    """Tokenises examples (N = 1), in order.
+
+    Args:
+      examples: SFT data.
+      tokenizer: of the model.
+      max_prompt: tokens; a longer prompt loses the end of its text field.
+      max_response: tokens, EOS included; an example with a longer response is dropped, never truncated.
+
+    Returns:
+      The items, and how many examples were dropped.
+
+    Raises:
+      UserError: every example is dropped, or a prompt cannot be shortened.
+    """
+    pairs = (encode_pair(tokenizer, example.prompt, example.response, max_prompt) for example in examples)
+    return _keep([Item(prompt, [response]) for prompt, response in pairs], max_response)
+
+
+def from_preferences(
+    preferences: Sequence[Preference], tokenizer: PreTrainedTokenizerFast, max_prompt: int, max_response: int
+) -> tuple[list[Item], int]:
+    """Tokenises preference pairs (N = 2, the chosen response first), in order; see `from_examples`.
+
+    A pair is dropped when one of its responses is too long.
+
+    Raises:
+      UserError: the two responses of a pair are the same tokens, or as `from_examples`.
+    """
+    items = []
+    for pair in preferences:
+        prompt, chosen = encode_pair(tokenizer, pair.prompt, pair.chosen, max_prompt)
+        _, rejected = encode_pair(tokenizer, pair.prompt, pair.rejected, max_prompt)
+        if chosen == rejected:
+            raise UserError(f"The preference {pair.id!r} has the same tokens twice, expected two different responses.")
+        items.append(Item(prompt, [chosen, rejected]))
+    return _keep(items, max_response)
+
+
+def _keep(items: list[Item], max_response: int) -> tuple[list[Item], int]:
+    kept = [item for item in items if max(map(len, item.responses)) <= max_response]
+    if items and not kept:
+        raise UserError(f"All {len(items)} responses are longer than {max_response} tokens, expected some to fit.")
+    return kept, len(items) - len(kept)
+
+
+def collate(items: Sequence[Item], prompt_length: int, response_length: int, pad_id: int) -> Sequences:
+    """Right-pads items of equal N into `Sequences` of numpy arrays: `[B, P]` and `[B, N, R]`, ids int32, masks bool.
+
+    Raises:
+      ValueError: an item is longer than the lengths given, or has another number of responses than the first.
+    """
+    samples = len(items[0].responses)
+    batch = Sequences(
+        prompt=np.full((len(items), prompt_length), pad_id, np.int32),
+        prompt_mask=np.zeros((len(items), prompt_length), bool),
+        response=np.full((len(items), samples, response_length), pad_id, np.int32),
+        response_mask=np.zeros((len(items), samples, response_length), bool),
+    )
+    for row, item in enumerate(items):
+        _fill(batch.prompt[row], batch.prompt_mask[row], item.prompt)
+        for ids, mask, response in zip(batch.response[row], batch.response_mask[row], item.responses, strict=True):
+            _fill(ids, mask, response)
+    return batch
+
+
+def _fill(ids: np.ndarray, mask: np.ndarray, tokens: list[int]) -> None:
+    ids[: len(tokens)] = tokens
+    mask[: len(tokens)] = True
+
+
+class Buckets(NamedTuple):
+    """The lengths that batches are padded to: every pair of them is a shape that may be compiled."""
+
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+
+    def fit(self, items: Sequence[Item]) -> tuple[int, int]:
+        """The smallest prompt and response length that all items fit in.
+
+        Raises:
+          UserError: an item is longer than the largest bucket.
+        """
+        prompt = _smallest(self.prompt, max(len(item.prompt) for item in items), "prompt")
+        longest = max((len(response) for item in items for response in item.responses), default=0)
+        return prompt, _smallest(self.response, longest, "response")
+
+
+def _smallest(lengths: tuple[int, ...], longest: int, what: str) -> int:
+    if longest > max(lengths):
+        raise UserError(f"A {what} has {longest} tokens, expected at most {max(lengths)}, the largest {what} bucket.")
+    return min(length for length in lengths if length >= longest)
+
+
+class Batches:
+    """Training batches without end, each a pure function of the seed and the position.
+
+    An epoch is a fresh shuffle. Within windows of 32 batches it is sorted by length and cut into batches, and then the
+    batches are shuffled: a batch holds neighbours in length, and its place in the epoch says nothing about them. The
+    examples left over when the batches are full sit this epoch out; another shuffle leaves out others.
+    """
+
+    def __init__(self, items: Sequence[Item], batch_size: int, seed: int, buckets: Buckets, pad_id: int) -> None:
+        """Keeps the items and checks them.
+
+        Raises:
+          UserError: there are fewer items than `batch_size`, or one is longer than the largest bucket.
+        """
+        if len(items) < batch_size:
+            raise UserError(f"There are {len(items)} examples, expected at least one batch of {batch_size}.")
+        self._items, self._batch_size, self._seed, self._buckets, self._pad_id = (
+            items,
+            batch_size,
+            seed,
+            buckets,
+            pad_id,
+        )
+        self._sort_by = np.empty((2, len(items)), np.int64)  # the last row is the first key of a lexsort
+        for index, item in enumerate(items):
+            prompt, response = buckets.fit([item])
+            self._sort_by[:, index] = response, prompt
+        self._plans: dict[int, np.ndarray] = {}
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """Examples that one epoch consumes, a multiple of the batch size."""
+        return len(self._items) // self._batch_size * self._batch_size
+
+    def at(self, position: int) -> Sequences:
+        """The batch that starts at a position.
+
+        Args:
+          position: examples consumed so far over all hosts and epochs, a multiple of the batch size.
+        """
+        epoch, start = divmod(position, self.examples_per_epoch)
+        index, rest = divmod(start, self._batch_size)
+        if rest:
+            raise ValueError(f"the position {position} is no multiple of the batch size {self._batch_size}")
+        items = [self._items[item] for item in self._plan(epoch)[index]]
+        return collate(items, *self._buckets.fit(items), self._pad_id)
+
+    def _plan(self, epoch: int) -> np.ndarray:
+        """`[batches, batch_size]` indices of items; the last plan is kept, as batches are asked for in order."""
+        if epoch not in self._plans:
+            random = np.random.default_rng((self._seed, epoch))
+            order = random.permutation(len(self._items))[: self.examples_per_epoch]
+            window = _WINDOW * self._batch_size
+            for start in range(0, len(order), window):
+                part = order[start : start + window]
+                order[start : start + window] = part[np.lexsort(self._sort_by[:, part])]
+            self._plans = {epoch: random.permutation(order.reshape(-1, self._batch_size))}
+        return self._plans[epoch]
+
+
+def in_order(items: Sequence[Item], batch_size: int, buckets: Buckets, pad_id: int) -> Iterator[tuple[Sequences, int]]:
+    """Every item once, in order, in batches of a fixed size.
+
+    Yields:
+      A batch and the number of its rows that are real. The last batch is filled up after them with rows of a one-token
+      prompt and no response token, so that sums over response tokens are right as they are.
+    """
+    for start in range(0, len(items), batch_size):
+        rows = list(items[start : start + batch_size])
+        filler = Item([pad_id], [[] for _ in rows[0].responses])
+        padded = rows + [filler] * (batch_size - len(rows))
+        yield collate(padded, *buckets.fit(rows), pad_id), len(rows)
