@@ -1,0 +1,1 @@
+"""What the training loops share: optimiser, checkpoints, metrics, signals. Knows no stage."""

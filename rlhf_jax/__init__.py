@@ -1,0 +1,32 @@
+"""RLHF in JAX: fine-tune, learn a reward, optimise against it, and measure generalisation and diversity.
+
+The names below are loaded when they are first used (PEP 562), so `import rlhf_jax` imports neither jax nor a device.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlhf_jax.generate import generate
+    from rlhf_jax.models.pretrained import load_pretrained, save_pretrained
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "generate", "load_pretrained", "save_pretrained"]
+
+_MODULE_OF = {
+    "load_pretrained": "rlhf_jax.models.pretrained",
+    "save_pretrained": "rlhf_jax.models.pretrained",
+    "generate": "rlhf_jax.generate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,103 @@
+"""The command line: one stage of a study, or a pipeline of them.
+
+    python -m rlhf_jax.main --config=configs/NAME.py[:ARG] --workdir=DIR [--config.key=value ...]
+
+--config is the experiment and --config.key=value sets one of its keys; --workdir is the run's folder, and the same
+command again resumes the run. Exit status: 0 done; 1 bad input, told in one sentence; 130 stopped by Ctrl-C and 143 by
+SIGTERM.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from rlhf_jax.config import suggest, to_dict
+from rlhf_jax.errors import UserError
+from rlhf_jax.stages import run_stage
+
+# These read and write files and compute little; they must not take an accelerator away from training.
+HOST_ONLY = frozenset({"evaluate", "judge", "report"})
+
+
+def main(arguments: list[str]) -> int:
+    """Runs what the command line `arguments` (the program's name first) ask for; returns the exit status."""
+    if "--help" in arguments:
+        print(__doc__)
+        return 0
+    try:
+        config, workdir = read_flags(arguments)
+        prepare_process(config.get("stage"))
+        run_stage(config, workdir)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; run the same command to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def read_flags(arguments: list[str]) -> tuple[dict[str, Any], Path]:
+    """The config as plain data, and the workdir.
+
+    Raises:
+      UserError: a flag or key that does not exist, a value of the wrong type, no such config file, or a flag missing.
+        An error inside the config file is left to its traceback.
+    """
+    overrides = [argument for argument in arguments if re.match(r"--?(no)?config\.", argument)]
+    config, _ = _parse([argument for argument in arguments if argument not in overrides], positional=True)
+    for override in overrides:
+        _check_key(config, override)
+    config, workdir = _parse(arguments)
+    return to_dict(config), workdir
+
+
+def prepare_process(stage: str | None) -> None:
+    """Sets what jax reads from the environment when it is first imported; what the user has set stays.
+
+    Compiled programs are kept in the user's cache folder, so a run that is resumed does not compile them again.
+    """
+    if stage in HOST_ONLY:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlhf_jax" / "xla"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+
+
+def _parse(arguments: list[str], positional: bool = False) -> tuple[ConfigDict, Path]:
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=arguments)
+    workdir = flags.DEFINE_string("workdir", None, "", flag_values=values)
+    try:
+        rest = values(arguments)[1:]
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from error
+    for flag in (config, workdir):
+        if not values[flag.name].present:
+            raise UserError(f"--{flag.name} is missing: python -m rlhf_jax.main --config=configs/NAME.py --workdir=DIR")
+    if rest and not positional:
+        raise UserError(f"unexpected argument {rest[0]!r}; expected --config, --workdir or --config.key=value")
+    path = Path(config_flags.get_config_filename(values["config"]).partition(":")[0])
+    if not path.is_file():
+        raise UserError(f"--config names {path}, which is no file; expected configs/NAME.py or configs/NAME.py:ARG")
+    return config.value, Path(workdir.value)
+
+
+def _check_key(config: ConfigDict, override: str) -> None:
+    node, where = config, "config"
+    for key in override.lstrip("-").partition("=")[0].split(".")[1:]:
+        if not isinstance(node, ConfigDict):
+            raise UserError(f"{override}: {where} is {node!r} and has no keys")
+        if key not in node:
+            raise UserError(f"{override}: {where} has no key {key!r}; {suggest(key, node)}")
+        node, where = node[key], f"{where}.{key}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,124 @@
+"""The stages by name, and the one way to run one: check its config, claim its folder, call it.
+
+`main` runs the stage that a config names; `pipeline` runs several. A stage is imported when it is asked for, so naming
+one costs nothing and none of them imports another.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rlhf_jax.config import parse, suggest, to_dict
+from rlhf_jax.errors import UserError
+
+STAGES = {
+    "prepare": "rlhf_jax.prepare",
+    "initialize": "rlhf_jax.initialize",
+    "sft": "rlhf_jax.sft",
+    "preferences": "rlhf_jax.preferences",
+    "reward": "rlhf_jax.reward",
+    "ppo": "rlhf_jax.ppo",
+    "best_of_n": "rlhf_jax.best_of_n",
+    "generate": "rlhf_jax.generate",
+    "evaluate": "rlhf_jax.evaluation.evaluate",
+    "judge": "rlhf_jax.evaluation.judge",
+    "report": "rlhf_jax.evaluation.report",
+    "pipeline": "rlhf_jax.pipeline",
+}
+
+# Keys, at any depth, that a resumed run may set anew: they do not change what is computed.
+MAY_CHANGE = frozenset({"checkpoint_every", "keep", "log_every", "mesh", "microbatch"})
+
+
+def resolve(config: Mapping[str, Any], where: str = "config") -> tuple[ModuleType, Any]:
+    """The module of the stage that `config` names, and `config` as that module's `Config`.
+
+    Raises:
+      UserError: `stage` is missing or unknown, or the config does not fit the stage.
+    """
+    if "stage" not in config:
+        raise UserError(f"{where} lacks the key 'stage'; expected one of {', '.join(STAGES)}")
+    stage = config["stage"]
+    if stage not in STAGES:
+        raise UserError(f"{where}.stage is {stage!r}; {suggest(stage, STAGES)}")
+    module = importlib.import_module(STAGES[stage])
+    return module, parse(module.Config, config, where)
+
+
+def run_stage(config: Mapping[str, Any], workdir: Path, study: Path | None = None, where: str = "config") -> None:
+    """Runs the stage that `config` names in `workdir`, from where it stopped.
+
+    Args:
+      config: the stage's config as plain data (`rlhf_jax.config.to_dict`).
+      workdir: the stage's folder.
+      study: what `{workdir}` in the config's strings stands for. `workdir/config.json` keeps the strings as written, so
+        a study's folder may be moved and resumed.
+      where: how messages name the config.
+
+    Raises:
+      UserError: the config does not fit the stage, or `workdir` was written by another config.
+    """
+    module, parsed = resolve(config if study is None else substitute(config, study), where)
+    claim(workdir, config)
+    module.run(parsed, workdir)
+
+
+def substitute(config: Any, study: Path) -> Any:
+    """`config` with `{workdir}` in every string replaced by `study`."""
+    if isinstance(config, Mapping):
+        return {key: substitute(value, study) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [substitute(value, study) for value in config]
+    return config.replace("{workdir}", str(study)) if isinstance(config, str) else config
+
+
+def claim(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Makes `workdir` and writes `config.json` into it, unless another config has written there before.
+
+    Keys in `MAY_CHANGE` may differ, and under a constant learning rate `steps` as well.
+
+    Raises:
+      UserError: the folder cannot be written, or other keys differ; they are named with both values.
+    """
+    path = workdir / "config.json"
+    config = to_dict(config)
+    if path.exists():
+        try:
+            old = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path} is not JSON ({error}); restore it or choose another workdir") from error
+        changes = differences(old, config)
+        if changes:
+            raise UserError(
+                f"{workdir} was written by another config ({'; '.join(changes)}); "
+                "choose another workdir, or go back to those values"
+            )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".json.partial")
+        partial.write_text(json.dumps(config, indent=2) + "\n")
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"the workdir {workdir} cannot be written: {error.strerror}") from error
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """`key: old -> new` for every key, at any depth, whose change makes it another run."""
+    optimizer = new.get("optimizer")
+    constant = isinstance(optimizer, Mapping) and optimizer.get("schedule") == "constant"
+    changes = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        if key in MAY_CHANGE or (key == "steps" and constant):
+            continue
+        before, after = old.get(key, "absent"), new.get(key, "absent")
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            changes += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            changes.append(f"{prefix}{key}: {json.dumps(before)} -> {json.dumps(after)}")
+    return changes

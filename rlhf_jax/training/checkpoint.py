@@ -1,0 +1,251 @@
+"""Checkpoints by Orbax: asynchronous, complete or invisible, restored bit for bit.
+
+A checkpoint is the folder `<directory>/<step>` with four items, each readable without the others:
+
+* `top`: the trained part of the network, as a nested dict of arrays; other stages read only this;
+* `rest`: every other array of the state, by its path in the state;
+* `meta`: JSON that describes the top (stage, role, the trunk's fingerprint, normalisation constants, ...);
+* `timing`: JSON of clock readings, which are no part of what a resumed run must reproduce.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlhf_jax.errors import UserError
+
+_ITEMS = ("top", "rest", "meta", "timing")
+
+
+class Checkpoints:
+    """The checkpoints of one run; a context manager that waits for the last save.
+
+    Args:
+      directory: their folder, made if it is not there. What a killed run left half-written in it is removed.
+      keep: how many of the latest checkpoints stay.
+
+    Raises:
+      UserError: the folder cannot be made or written.
+    """
+
+    def __init__(self, directory: Path, keep: int = 2) -> None:
+        import orbax.checkpoint as ocp
+
+        self.directory = directory.resolve()
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"the checkpoint folder {self.directory} cannot be made: {error.strerror}") from error
+        if not os.access(self.directory, os.W_OK):
+            raise UserError(f"the checkpoint folder {self.directory} cannot be written; choose another workdir")
+        for folder in self.directory.iterdir():
+            if folder.name.isdigit() and not _is_complete(folder):
+                shutil.rmtree(folder)
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=ocp.checkpoint_managers.LatestN(keep), cleanup_tmp_directories=True
+            ),
+        )
+
+    def latest(self) -> int | None:
+        """The step of the latest complete checkpoint, or None."""
+        return _latest(self.directory)
+
+    def save(self, step: int, state: Any, meta: Mapping[str, Any], timing: Mapping[str, float] | None = None) -> None:
+        """Starts to write `state` as the checkpoint of `step`; it may be donated or changed as soon as this returns.
+
+        Args:
+          step: where the run stands; each is saved once.
+          state: a pytree of arrays (typed PRNG keys too) with a child `top`, as a dict key or a dataclass field.
+          meta: JSON values.
+          timing: JSON values.
+
+        Raises:
+          UserError: too little space for it, or the save before this one failed; complete checkpoints are unharmed.
+        """
+        import orbax.checkpoint as ocp
+
+        top, rest = _split(state)
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves((top, rest)))
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise UserError(
+                f"the checkpoint of step {step} needs {needed:,} bytes in {self.directory}, where {free:,} are free; "
+                f"free some and run the same command again ({self._standing()})"
+            )
+        self.wait()
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                top=ocp.args.StandardSave(top),
+                rest=ocp.args.StandardSave(rest),
+                meta=ocp.args.JsonSave(copy.deepcopy(dict(meta))),
+                timing=ocp.args.JsonSave(dict(timing or {})),
+            ),
+            force=True,
+        )
+
+    def wait(self) -> None:
+        """Returns when the last save is complete.
+
+        Raises:
+          UserError: it could not be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:  # ValueError is how tensorstore reports a failed write
+            cause = str(error).rsplit(": ", maxsplit=1)[-1]
+            raise UserError(
+                f"a checkpoint could not be written to {self.directory}: {cause} ({self._standing()})"
+            ) from error
+
+    def restore(self, abstract_state: Any, step: int | None = None) -> Any:
+        """The state that was saved, bit for bit.
+
+        Args:
+          abstract_state: a pytree like the one that was saved, of `jax.ShapeDtypeStruct`s or arrays. Each array comes
+            back with its sharding, or on the first device if it has none; NumPy arrays come back as such.
+          step: the checkpoint's step; the latest by default.
+
+        Raises:
+          UserError: no such checkpoint, or its arrays differ from `abstract_state` in name, shape or dtype.
+        """
+        import orbax.checkpoint as ocp
+
+        folder = _folder(self.directory, step)
+        top, rest = _split(abstract_state)
+        arguments = {}
+        for name, item in {"top": top, "rest": rest}.items():
+            _check_same(folder / name, item)
+            arguments[name] = ocp.args.StandardRestore(jax.tree.map(_placed, item))
+        items = _read(folder, **arguments)
+        leaves = _by_path({"top": items["top"]}) | items["rest"]
+        paths, structure = jax.tree.flatten_with_path(abstract_state)
+        return jax.tree.unflatten(structure, [leaves[_name(path)] for path, _ in paths])
+
+    def meta(self, step: int | None = None) -> dict[str, Any]:
+        """The `meta` of the checkpoint of `step`, the latest by default. Raises UserError if there is none."""
+        return _read_json(_folder(self.directory, step), "meta")
+
+    def timing(self, step: int | None = None) -> dict[str, Any]:
+        """The `timing` of the checkpoint of `step`, the latest by default. Raises UserError if there is none."""
+        return _read_json(_folder(self.directory, step), "timing")
+
+    def close(self) -> None:
+        """Waits for the last save and frees the threads that write."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _standing(self) -> str:
+        latest = self.latest()
+        return "no checkpoint is complete yet" if latest is None else f"that of step {latest} is complete and unharmed"
+
+
+def load_top(run_folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`(top, meta)` of the latest checkpoint in `run_folder/checkpoints`: the top as a nested dict of NumPy arrays.
+
+    Raises:
+      UserError: the folder holds no complete checkpoint.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = _folder((run_folder / "checkpoints").resolve(), None)
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _stored(folder / "top"))
+    items = _read(folder, top=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    return items["top"], _read_json(folder, "meta")
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a step's folder is whole. Orbax renames it into place when it is; a copy may have been cut short."""
+    return all((folder / name).exists() for name in (*_ITEMS, "_CHECKPOINT_METADATA"))
+
+
+def _latest(directory: Path) -> int | None:
+    folders = directory.iterdir() if directory.is_dir() else ()
+    return max((int(folder.name) for folder in folders if folder.name.isdigit() and _is_complete(folder)), default=None)
+
+
+def _folder(directory: Path, step: int | None) -> Path:
+    step = _latest(directory) if step is None else step
+    if step is None:
+        raise UserError(f"{directory} holds no complete checkpoint; run the stage that writes it first")
+    if not _is_complete(directory / str(step)):
+        raise UserError(f"{directory} holds no complete checkpoint of step {step}; the latest is {_latest(directory)}")
+    return directory / str(step)
+
+
+def _split(state: Any) -> tuple[Any, dict[str, Any]]:
+    """The state's child `top`, and its other leaves by path."""
+    top = state["top"] if isinstance(state, Mapping) else state.top
+    return top, {name: leaf for name, leaf in _by_path(state).items() if not name.startswith("top/")}
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _stored(item: Path) -> Any:
+    """What an item holds, without reading it: a tree of descriptions with shape and dtype."""
+    import orbax.checkpoint as ocp
+
+    return ocp.StandardCheckpointHandler().metadata(item).tree
+
+
+def _check_same(item: Path, expected: Any) -> None:
+    found, expected = (
+        {name: _describe(leaf) for name, leaf in _by_path(tree).items()} for tree in (_stored(item), expected)
+    )
+    for name in sorted({*found, *expected}):
+        before, now = found.get(name, "nothing"), expected.get(name, "nothing")
+        if before != now:
+            raise UserError(f"the checkpoint {item} holds {before} as {name!r}, expected {now}")
+
+
+def _describe(leaf: Any) -> str:
+    """Dtype and shape, e.g. `float32[4, 2]`; of a PRNG key those of its data, which is what is stored."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _placed(leaf: Any) -> Any:
+    """The abstract array with a sharding, which Orbax wants to be told."""
+    if isinstance(leaf, np.ndarray):
+        return leaf
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _read(folder: Path, **arguments: Any) -> Any:
+    import orbax.checkpoint as ocp
+
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        return reader.restore(folder, args=ocp.args.Composite(**arguments))
+
+
+def _read_json(folder: Path, item: str) -> dict[str, Any]:
+    import orbax.checkpoint as ocp
+
+    return _read(folder, **{item: ocp.args.JsonRestore()})[item]

@@ -1,0 +1,136 @@
+"""Small things that every training loop needs: stopping on a signal, compiling, counting, choosing a dtype."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax.errors import UserError
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_compiled = 0
+
+
+class Stop:
+    """Whether the run was asked to stop. `signal` is the signal's number, or None."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    @property
+    def requested(self) -> bool:
+        return self.signal is not None
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[Stop]:
+    """Lets a loop finish its step and save when it gets SIGINT (Ctrl-C) or SIGTERM; a second one stops at once.
+
+    with stop_on_signal() as stop, Checkpoints(folder) as checkpoints:
+        for step in ...:
+            ...
+            if stop.requested or step % every == 0:
+                checkpoints.save(...)
+            if stop.requested:
+                break
+
+    Leaving the context puts the old handlers back and then raises, if a stop was requested, KeyboardInterrupt for
+    SIGINT (exit status 130) and SystemExit(143) for SIGTERM. Signals reach the main thread only; in another, nothing
+    changes.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, frame: object) -> None:
+        if stop.requested:
+            raise _stopped(number)
+        stop.signal = number
+        # print() could be interrupted by itself here.
+        os.write(2, b"\nstopping after this step; once more stops at once\n")
+
+    previous = {number: signal.signal(number, handle) for number in _STOP_SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if stop.signal is not None:
+        raise _stopped(stop.signal)
+
+
+def _stopped(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+
+
+def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """`jax.jit` that rounds to bfloat16 wherever the program says so; `options` are those of `jax.jit`.
+
+    By default XLA may keep a bfloat16 intermediate in float32 inside a fused kernel. What is fused depends on where a
+    network is split and on the batch's shape, so trunk-then-top would differ from the whole, and a resumed run from one
+    that was not killed. With `xla_allow_excess_precision` off neither does.
+    """
+    return jax.jit(function, compiler_options={"xla_allow_excess_precision": False}, **options)
+
+
+def compile_count() -> int:
+    """How many programs this process has compiled or read from the compilation cache since this module was imported.
+
+    After warm-up the count must stand still.
+    """
+    return _compiled
+
+
+def _count_compilation(event: str, duration: float, **details: Any) -> None:
+    global _compiled
+    if event == "/jax/core/compile/backend_compile_duration":
+        _compiled += 1
+
+
+jax.monitoring.register_event_duration_secs_listener(_count_compilation)
+
+
+def cast(tree: Any, dtype: jnp.dtype) -> Any:
+    """`tree` with its floating-point arrays in `dtype`; integers, booleans and keys stay."""
+
+    def convert(leaf: jax.Array) -> jax.Array:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(convert, tree)
+
+
+def count_parameters(tree: Any) -> int:
+    """The number of values in a pytree of arrays."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def default_dtype(name: str) -> jnp.dtype:
+    """The dtype to compute in, from "float32", "bfloat16" or "auto".
+
+    "auto" is bfloat16 where the hardware multiplies it fast (an accelerator, or a CPU with AMX or AVX512-BF16), else
+    float32.
+
+    Raises:
+      UserError: another name.
+    """
+    if name == "auto":
+        name = "bfloat16" if jax.default_backend() != "cpu" or _cpu_has_bfloat16() else "float32"
+    if name not in ("float32", "bfloat16"):
+        raise UserError(f"the dtype is {name!r}, expected 'auto', 'float32' or 'bfloat16'")
+    return jnp.dtype(name)
+
+
+def _cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    if not cpuinfo.exists():
+        return False
+    flags = next((line.split() for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), [])
+    return "amx_bf16" in flags or "avx512_bf16" in flags
