@@ -1,0 +1,36 @@
+"""Diversity, text metrics, judging and win rates, from JSONL on the host CPU.
+
+The names below are loaded when they are first used (PEP 562), so importing this package does not import jax.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_MODULE_OF = {
+    "EncodeOnce": "diversity",
+    "GoldConfig": "gold",
+    "across_input": "diversity",
+    "bootstrap_interval": "statistics",
+    "distinct_n": "diversity",
+    "expectation_adjusted_distinct": "diversity",
+    "generalisation_gap": "winrate",
+    "load_encoder": "encoders",
+    "make_scorer": "gold",
+    "pairwise_similarity_diversity": "diversity",
+    "per_input": "diversity",
+    "rouge_l": "text",
+    "win_rate": "winrate",
+}
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

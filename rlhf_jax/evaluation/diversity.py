@@ -1,0 +1,206 @@
+"""Diversity of a set of texts, within the outputs of one input and across inputs (Kirk et al., 2024, section 3.3).
+
+A *metric* is a function from a list of texts to one number, higher for more diverse sets; `per_input` and
+`across_input` apply one to the outputs of a whole test set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.evaluation.statistics import mean_and_error
+
+if TYPE_CHECKING:
+    from rlhf_jax.data.records import Samples
+
+type Mode = Literal["default", "paper"]
+type Metric = Callable[[Sequence[str]], float]
+type Encoder = Callable[[Sequence[str]], np.ndarray]
+"""Texts to their `[n, D]` float32 unit vectors."""
+
+JACKKNIFE_GROUPS = 20
+
+
+def expectation_adjusted_distinct(
+    outputs: Sequence[str],
+    ngrams: Sequence[int] = (1, 2, 3, 4, 5),
+    vocabulary_size: int = 50257,
+    mode: Mode = "default",
+) -> float:
+    """Expectation-adjusted distinct n-grams (EAD), the mean over n of `distinct / (V (1 - ((V - 1) / V) ** total))`.
+
+    The n-grams of all outputs are pooled (none crosses from one output to the next). V is the same for every n although
+    the tokens are words: it is the size of GPT-2's vocabulary, as in the study. K identical outputs score about 1 / K;
+    the value can pass 1 a little.
+
+    The modes differ in two places. Words: `paper` deletes "." and line breaks, which joins the words around them, and
+    splits at spaces; `default` splits at "." and at any white space. An n longer than every output: `paper` counts it
+    as 0, `default` leaves it out of the mean. In both, outputs without a single n-gram score 0.
+
+    Args:
+      outputs: the texts.
+      ngrams: the values of n.
+      vocabulary_size: V.
+      mode: "default" or "paper".
+
+    Raises:
+      UserError: unknown mode, no n, an n below 1, or V below 2.
+    """
+    if vocabulary_size < 2:
+        raise UserError(f"vocabulary_size is {vocabulary_size}, expected 2 or more.")
+    values = []
+    for n in _checked(ngrams):
+        distinct, total = _count_ngrams(outputs, n, mode)
+        if total:
+            expected = -vocabulary_size * math.expm1(total * math.log1p(-1 / vocabulary_size))
+            values.append(distinct / expected)
+        elif mode == "paper":
+            values.append(0.0)
+    return math.fsum(values) / len(values) if values else 0.0
+
+
+def distinct_n(outputs: Sequence[str], n: int, mode: Mode = "default") -> float:
+    """Share of distinct n-grams among all n-grams of the outputs (Li et al., 2016), in (0, 1]; 0 where there is none.
+
+    `mode` chooses the words as in `expectation_adjusted_distinct`.
+
+    Raises:
+      UserError: unknown mode or an n below 1.
+    """
+    [n] = _checked([n])
+    distinct, total = _count_ngrams(outputs, n, mode)
+    return distinct / total if total else 0.0
+
+
+def _checked(ngrams: Sequence[int]) -> Sequence[int]:
+    if not ngrams or min(ngrams) < 1:
+        raise UserError(f"ngrams is {list(ngrams)}, expected one or more lengths of at least 1.")
+    return ngrams
+
+
+def _count_ngrams(outputs: Sequence[str], n: int, mode: Mode) -> tuple[int, int]:
+    distinct, total = set(), 0
+    for output in outputs:
+        words = _words(output, mode)
+        distinct.update(zip(*(words[i:] for i in range(n)), strict=False))
+        total += max(len(words) - n + 1, 0)
+    return len(distinct), total
+
+
+def _words(text: str, mode: Mode) -> list[str]:
+    if mode == "default":
+        return text.replace(".", " ").split()
+    if mode == "paper":
+        return [word for word in text.replace(".", "").replace("\n", "").split(" ") if word]
+    raise UserError(f'diversity mode is "{mode}", expected "default" or "paper".')
+
+
+def pairwise_similarity_diversity(outputs: Sequence[str], encoder: Encoder) -> float:
+    """1 minus the mean cosine over unordered pairs of texts, in [0, n / (n - 1)]; Sentence-BERT diversity in the study.
+
+    No pair is visited: for unit vectors the value equals their total variance, `sum |e - mean|^2 / (n - 1)`, in which
+    nothing cancels. A zero vector, which no encoder of this package returns, counts as orthogonal to every other.
+
+    Raises:
+      UserError: fewer than two outputs, or an encoder that does not return one finite vector per text.
+    """
+    if len(outputs) < 2:
+        raise UserError(f"Pairwise diversity got {len(outputs)} output(s), expected two or more.")
+    vectors = np.asarray(encoder(outputs), np.float64)
+    if vectors.ndim != 2 or len(vectors) != len(outputs) or not np.isfinite(vectors).all():
+        raise UserError(f"The encoder returned shape {list(vectors.shape)}, expected {len(outputs)} finite vectors.")
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    units = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    variance = np.square(units - units.mean(axis=0)).sum() / (len(units) - 1)
+    return float(variance + np.mean(norms == 0))
+
+
+class EncodeOnce:
+    """An encoder that remembers: every distinct text is encoded once in its life, however many metrics ask for it.
+
+    Args:
+      encoder: the encoder that does the work.
+    """
+
+    def __init__(self, encoder: Encoder):
+        self._encoder = encoder
+        self._vectors: dict[str, np.ndarray] = {}
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """`[n, D]` float32, one row a text."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
+        if new:
+            self._vectors.update(zip(new, self._encoder(new), strict=True))
+        return np.stack([self._vectors[text] for text in texts])
+
+
+def judged[T](record: Samples, values: Sequence[T]) -> list[T]:
+    """Given one value for each output, those of the outputs that the model answers with.
+
+    That is the selected one of a best-of-N record, and otherwise all.
+    """
+    return list(values) if record.selected is None else [values[record.selected]]
+
+
+def per_input(samples: Sequence[Samples] | Sequence[Sequence[str]], metric: Metric) -> dict[str, Any]:
+    """Mean over inputs of the metric of that input's outputs.
+
+    Args:
+      samples: records, or one list of outputs per input; as many outputs for each, since the metrics depend on it.
+      metric: a function of a list of texts.
+
+    Returns:
+      `{"mean", "standard_error", "n"}` as `mean_and_error` gives them, n = number of inputs.
+
+    Raises:
+      UserError: no input, inputs with different numbers of outputs, or best-of-N records, whose pool is not what the
+        policy answers with.
+    """
+    for record in samples:
+        if getattr(record, "selected", None) is not None:
+            raise UserError(f'Sample "{record.id}" is best-of-N, expected a record in which no output is selected.')
+    outputs = _outputs(samples)
+    counts = sorted({len(texts) for texts in outputs})
+    if len(counts) > 1:
+        raise UserError(f"Inputs have from {counts[0]} to {counts[-1]} outputs, expected as many for every input.")
+    return mean_and_error([metric(texts) for texts in outputs])
+
+
+def across_input(samples: Sequence[Samples] | Sequence[Sequence[str]], metric: Metric) -> dict[str, Any]:
+    """The metric of the set made of one output per input: the first, or the selected one of a best-of-N record.
+
+    The standard error is a jackknife that leaves out one of g = 20 groups of inputs at a time (one input at a time
+    where there are fewer): `sqrt((g - 1) / g * sum (value_without_group - their mean)^2)`. A bootstrap would draw inputs
+    twice, and repeats are what the metrics count.
+
+    Args:
+      samples: records, or one list of outputs per input.
+      metric: a function of a list of texts.
+
+    Returns:
+      `{"mean", "standard_error", "n"}`: the metric of the whole set, its error (None below three inputs), and the
+      number of inputs.
+
+    Raises:
+      UserError: no input, or an input without outputs.
+    """
+    first = [texts[0] for texts in _outputs(samples)]
+    error = None
+    if len(first) > 2:
+        groups = min(len(first), JACKKNIFE_GROUPS)
+        without = [metric([text for i, text in enumerate(first) if i % groups != g]) for g in range(groups)]
+        error = float(np.sqrt((groups - 1) * np.var(without)))
+    return {"mean": metric(first), "standard_error": error, "n": len(first)}
+
+
+def _outputs(samples: Sequence[Samples] | Sequence[Sequence[str]]) -> list[list[str]]:
+    outputs = [judged(record, record.outputs) if hasattr(record, "outputs") else list(record) for record in samples]
+    if not outputs or not all(outputs):
+        empty = outputs.count([])
+        raise UserError(f"There are {len(outputs)} input(s), {empty} of them without outputs, expected one or more.")
+    return outputs

@@ -1,0 +1,163 @@
+"""The stage `evaluate`: diversity, length, overlap and copying of each model's samples, split by split."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from rlhf_jax.data.formats import source_text
+from rlhf_jax.data.records import Samples, read, write_text
+from rlhf_jax.errors import UserError
+from rlhf_jax.evaluation.diversity import (
+    EncodeOnce,
+    Encoder,
+    Metric,
+    across_input,
+    expectation_adjusted_distinct,
+    judged,
+    pairwise_similarity_diversity,
+    per_input,
+)
+from rlhf_jax.evaluation.statistics import mean_and_error
+from rlhf_jax.evaluation.text import copied_share, length_in_words, repetition, rouge_l
+
+type Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the stage.
+
+    Attributes:
+      stage: "evaluate".
+      samples: model name to its samples.jsonl.
+      encoder: the sentence encoder as `load_encoder` takes it; "" leaves Sentence-BERT diversity out.
+      mode: of expectation-adjusted distinct n-grams, "default" or "paper".
+    """
+
+    stage: str
+    samples: dict[str, str]
+    encoder: str
+    mode: Literal["default", "paper"]
+
+
+def run(config: Config, workdir: Path) -> None:
+    """Writes evaluation.json: `{"encoder", "mode", "models": {model: {split: results}}}`.
+
+    The results of a split are `prompts`, `outputs` (a prompt), `temperature`, and the metrics `length` (words),
+    `rouge_l`, `copied`, `repetition`, `finished` (shares), `reward`, and under `per_input` and `across_input` the
+    diversities `ead` and `sentence_bert`. A metric is `{"mean", "standard_error", "n"}` with n = prompts, or
+    `{"not_computed": reason}`. What is not diversity is averaged over a prompt's outputs first (the selected one of
+    best-of-N), so that the error is that between prompts.
+
+    Raises:
+      UserError: a file is missing, broken or empty, a model's records of one split differ in temperature or number of
+        outputs, the encoder is not there, or the mode does not exist.
+    """
+    path = workdir / "evaluation.json"
+    if path.exists():
+        print(f"{path} is complete, nothing to do.")
+        return
+    samples = {model: _by_split(Path(file)) for model, file in config.samples.items()}
+    metrics: dict[str, Metric | None] = {
+        "ead": functools.partial(expectation_adjusted_distinct, mode=config.mode),
+        "sentence_bert": None,
+    }
+    if config.encoder:
+        encoder = _encode_all(config.encoder, samples)
+        metrics["sentence_bert"] = functools.partial(pairwise_similarity_diversity, encoder=encoder)
+    models = {
+        model: {split: _evaluate(records, metrics) for split, records in splits.items()}
+        for model, splits in samples.items()
+    }
+    evaluation = {"encoder": config.encoder, "mode": config.mode, "models": models}
+    write_text(path, json.dumps(evaluation, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    print(f"{path}: {len(models)} model(s).")
+
+
+def _by_split(path: Path) -> dict[str, list[Samples]]:
+    splits: dict[str, list[Samples]] = {}
+    for record in read(path, Samples):
+        records = splits.setdefault(record.split, [])
+        records.append(record)
+        for field in ("temperature", "n"):
+            found, expected = getattr(record, field), getattr(records[0], field)
+            if found != expected:
+                raise UserError(f'{path}: "{record.id}" has {field} = {found}, expected {expected} as before it.')
+        if (record.selected is None) != (records[0].selected is None):
+            raise UserError(f'{path}: "{record.id}" and "{records[0].id}" differ in whether an output is selected.')
+    if not splits:
+        raise UserError(f"{path} holds no samples, expected one line a prompt.")
+    return splits
+
+
+def _encode_all(name: str, samples: dict[str, dict[str, list[Samples]]]) -> Encoder:
+    """An encoder that has seen all outputs at once, in few batches, before the metrics ask for a few at a time."""
+    from rlhf_jax.evaluation.encoders import load_encoder
+
+    encoder = EncodeOnce(load_encoder(name))
+    records = [record for splits in samples.values() for records in splits.values() for record in records]
+    encoder([output for record in records for output in judged(record, record.outputs)])
+    return encoder
+
+
+def _evaluate(records: Sequence[Samples], metrics: dict[str, Metric | None]) -> Result:
+    return {
+        "prompts": len(records),
+        "outputs": records[0].n,
+        "temperature": records[0].temperature,
+        "length": _mean(records, lambda record, output: length_in_words(output)),
+        "rouge_l": _mean(records, lambda record, output: rouge_l(output, record.reference)),
+        "copied": _copied(records),
+        "repetition": _mean(records, lambda record, output: repetition(output)),
+        "finished": mean_and_error([fmean(f == "eos" for f in judged(r, r.finish)) for r in records]),
+        "reward": _reward(records),
+        "per_input": {name: _per_input(records, metric) for name, metric in metrics.items()},
+        "across_input": {name: _across_input(records, metric) for name, metric in metrics.items()},
+    }
+
+
+def _mean(records: Sequence[Samples], measure: Callable[[Samples, str], float]) -> Result:
+    return mean_and_error([fmean(measure(r, output) for output in judged(r, r.outputs)) for r in records])
+
+
+def _copied(records: Sequence[Samples]) -> Result:
+    try:
+        texts = {record.id: source_text(record.prompt) for record in records}
+    except UserError as error:
+        return _not_computed(str(error))
+    return _mean(records, lambda record, output: copied_share(output, texts[record.id]))
+
+
+def _reward(records: Sequence[Samples]) -> Result:
+    rewards = [judged(record, record.rewards) for record in records if record.rewards is not None]
+    if len(rewards) < len(records):
+        return _not_computed(f"{len(records) - len(rewards)} of {len(records)} prompts carry no rewards")
+    return mean_and_error([fmean(values) for values in rewards])
+
+
+def _per_input(records: Sequence[Samples], metric: Metric | None) -> Result:
+    if metric is None:
+        return _not_computed("no encoder is set")
+    if records[0].selected is not None:
+        return _not_computed("needs simulated Bo16 sets from a pool of at least 4N")
+    if records[0].n < 2:
+        return _not_computed("needs two outputs a prompt or more")
+    return per_input(records, metric)
+
+
+def _across_input(records: Sequence[Samples], metric: Metric | None) -> Result:
+    if metric is None:
+        return _not_computed("no encoder is set")
+    if len(records) < 2:
+        return _not_computed("needs two prompts or more")
+    return across_input(records, metric)
+
+
+def _not_computed(reason: str) -> Result:
+    return {"not_computed": reason}
