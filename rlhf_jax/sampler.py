@@ -128,7 +128,10 @@ def _feed(
         def attend(q: jax.Array, k: jax.Array, v: jax.Array, layer: int = layer) -> jax.Array:
             new = attention.heads_first(k, v)
             cache = KeysValues(
-                *(jax.lax.dynamic_update_slice_in_dim(old, x, slot, axis=3) for old, x in zip(caches[layer], new, strict=True))
+                *(
+                    jax.lax.dynamic_update_slice_in_dim(old, x, slot, axis=3)
+                    for old, x in zip(caches[layer], new, strict=True)
+                )
             )
             caches[layer] = cache
             own = attention.cached(q, cache, filled)
@@ -189,7 +192,9 @@ def sample(
 
     def run_trunk(state: _State) -> tuple[jax.Array, jax.Array, list[KeysValues]]:
         """Feeds `state.token` through the trunk and keeps its edge state."""
-        x, caches = _feed(model, params, embed(state.token), start + state.step, state.step, shared, state.caches, trunk)
+        x, caches = _feed(
+            model, params, embed(state.token), start + state.step, state.step, shared, state.caches, trunk
+        )
         edge = x if model.freeze else state.token[:, :, None]
         return x, jax.lax.dynamic_update_slice_in_dim(state.states, edge, state.step, axis=2), caches
 

@@ -78,7 +78,7 @@ class Dense(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """`x / rms(x) * scale` over the last axis, computed in float32 (Zhang and Sennrich, 2019), returned in `x.dtype`."""
+    """`x / rms(x) * scale` over the last axis, in float32 inside and `x.dtype` outside (Zhang and Sennrich, 2019)."""
 
     epsilon: float
 
@@ -108,7 +108,7 @@ def rotary_angles(positions: jax.Array, head_dim: int, theta: float) -> tuple[ja
 
 
 def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotates `x` `[..., heads, d]` by angles `[..., d / 2]`; the halves of d are the pairs, as Hugging Face stores them."""
+    """Rotates `x` `[..., heads, d]` by angles `[..., d / 2]`; pairs are the halves of d, as Hugging Face stores them."""
     cos, sin = (a[..., None, :].astype(x.dtype) for a in angles)
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
@@ -162,7 +162,7 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
     def queries_keys_values(self, x: jax.Array, angles: Angles) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """`[..., D] ->` rotated, scaled queries `[..., K, G, d]`, rotated keys and values `[..., K, d]`: one product."""
+        """`[..., D] ->` rotated and scaled queries `[..., K, G, d]`, rotated keys, values `[..., K, d]`: one product."""
         qkv = self.qkv(self.attention_norm(x))
         leading = qkv.shape[:-3]
         rotated = rotate(qkv[..., : self.group + 1, :].reshape(*leading, -1, self.head_dim), angles)

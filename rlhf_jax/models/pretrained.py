@@ -203,7 +203,9 @@ def load(name: str, freeze: float, dtype: jnp.dtype) -> Pretrained:
 
 def _is_frozen(model: Model, path: str) -> bool:
     kind, *rest = path.split("/")
-    return bool(model.freeze) and (kind in ("embed", "head") or (kind == "layers" and int(rest[0]) < model.frozen_layers))
+    return bool(model.freeze) and (
+        kind in ("embed", "head") or (kind == "layers" and int(rest[0]) < model.frozen_layers)
+    )
 
 
 def _check_shapes(model: Model, params: Params, origin: str) -> None:

@@ -1,0 +1,77 @@
+"""Stage `initialize`: a small LLaMA with random weights and a tokenizer learned from data, in a Hugging Face folder.
+
+It is what the tests and the tiny pipeline run on; every later stage reads it as it would any local model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax.data.records import Example, read
+from rlhf_jax.data.tokenizer import train_tokenizer
+from rlhf_jax.models.families import Architecture
+from rlhf_jax.models.pretrained import save_pretrained
+from rlhf_jax.models.transformer import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A random model.
+
+    Attributes:
+      stage: "initialize".
+      data: `examples.jsonl`; the tokenizer is learned from its train split.
+      vocabulary: V, of the tokenizer and the model.
+      width: D.
+      layers: L.
+      heads: H.
+      kv_heads: K.
+      mlp_features: F.
+      max_length: positions.
+      seed: of the weights.
+    """
+
+    stage: str
+    data: str
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    mlp_features: int
+    max_length: int
+    seed: int
+
+
+def run(config: Config, workdir: Path) -> None:
+    """Writes the folder `workdir/model`; returns at once when it is there.
+
+    Raises:
+      UserError: no data, or too little for the vocabulary.
+    """
+    folder = workdir / "model"
+    if (folder / "model.safetensors").exists():  # written last
+        return
+    train = [example for example in read(config.data, Example) if example.split == "train"]
+    tokenizer = train_tokenizer([f"{e.prompt} {e.response}" for e in train], config.vocabulary)
+    architecture = Architecture(
+        vocabulary=config.vocabulary,
+        width=config.width,
+        layers=config.layers,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        head_dim=config.width // config.heads,
+        mlp_features=config.mlp_features,
+        epsilon=1e-5,
+        rope_theta=10000.0,
+        max_length=config.max_length,
+        tied=True,
+    )
+    model = Model(architecture, jnp.dtype("float32"))
+    tokenizer.save_pretrained(folder)
+    save_pretrained(folder, model, nn.meta.unbox(jax.jit(model.init)(jax.random.key(config.seed))))

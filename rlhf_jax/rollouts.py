@@ -1,0 +1,113 @@
+"""Sampling for stages: many prompts through the jitted sampler, in batches of few shapes, with scores if asked for."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from rlhf_jax import sampler
+from rlhf_jax.models import roles
+from rlhf_jax.models.transformer import Edge, Model, Params, merge
+from rlhf_jax.sampler import Sampled
+from rlhf_jax.sequences import Sequences
+from rlhf_jax.training.run import jit
+
+LENGTH_STEP = 64  # prompts are padded to multiples of this many tokens
+
+Score = Callable[[Params, Sequences, Edge], jax.Array]
+
+
+def make_sample(
+    model: Model, *, samples: int, max_new_tokens: int, temperature: float, eos_id: int
+) -> Callable[..., Sampled]:
+    """`(trunk, top, prompt, prompt_mask, prompt_ids, key) -> Sampled`, jitted; see `sampler.sample`."""
+    settings = {"samples": samples, "max_new_tokens": max_new_tokens, "temperature": temperature, "eos_id": eos_id}
+
+    def sample(trunk: Params, top: Params, *arguments: jax.Array) -> Sampled:
+        return sampler.sample(model, merge(trunk, top), *arguments, **settings)
+
+    return jit(sample)
+
+
+def make_score(model: Model, top: Params, mean: float, deviation: float) -> Score:
+    """`(trunk, sequences, edge) -> [B, N]` normalised scores of a reward model on the shared trunk, jitted."""
+    raw = jit(partial(roles.score_edge, model))
+    return lambda trunk, sequences, edge: (raw(trunk, top, sequences, edge) - mean) / deviation
+
+
+def prompt_id(name: str) -> int:
+    """A record's id as the number that its random numbers are folded from; the same in any order of records."""
+    return zlib.crc32(name.encode()) & 0x7FFFFFFF
+
+
+class Responses(NamedTuple):
+    """The N responses to one prompt.
+
+    Attributes:
+      index: the prompt's place in the list that was given.
+      tokens: ids of each response, EOS included.
+      finished: whether each ended in EOS.
+      scores: normalised scores, or None without a reward model.
+    """
+
+    index: int
+    tokens: list[list[int]]
+    finished: list[bool]
+    scores: list[float] | None
+
+
+def sample_prompts(
+    sample: Callable[..., Sampled],
+    trunk: Params,
+    top: Params,
+    prompts: Sequence[Sequence[int]],
+    prompt_ids: Sequence[int],
+    *,
+    batch_size: int,
+    pad_id: int,
+    key: jax.Array,
+    score: Score | None = None,
+) -> Iterator[list[Responses]]:
+    """Samples every prompt, neighbours in length together; yields a batch's responses as soon as it is done.
+
+    Args:
+      sample: from `make_sample`.
+      trunk: frozen parameters.
+      top: the policy's top.
+      prompts: token ids.
+      prompt_ids: of each prompt, what its random numbers are folded from.
+      batch_size: prompts of one batch; the last one is filled up with repeats, which are dropped.
+      pad_id: any id.
+      key: PRNG key.
+      score: from `make_score`.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: (-(-len(prompts[i]) // LENGTH_STEP), i))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        filled = rows + rows[:1] * (batch_size - len(rows))
+        length = -(-max(len(prompts[i]) for i in rows) // LENGTH_STEP) * LENGTH_STEP
+        prompt = np.full((batch_size, length), pad_id, np.int32)
+        mask = np.zeros((batch_size, length), bool)
+        for row, i in enumerate(filled):
+            prompt[row, : len(prompts[i])] = prompts[i]
+            mask[row, : len(prompts[i])] = True
+        ids = np.array([prompt_ids[i] for i in filled], np.int32)
+        sampled = sample(trunk, top, prompt, mask, ids, key)
+        scores = None if score is None else np.asarray(score(trunk, sampled.sequences, sampled.edge), np.float64)
+        response = np.asarray(sampled.sequences.response)
+        lengths = np.asarray(sampled.sequences.response_mask.sum(axis=-1))
+        finished = np.asarray(sampled.finished)
+        yield [
+            Responses(
+                index=i,
+                tokens=[ids[:n].tolist() for ids, n in zip(response[row], lengths[row], strict=True)],
+                finished=finished[row].tolist(),
+                scores=None if scores is None else scores[row].tolist(),
+            )
+            for row, i in enumerate(rows)
+        ]

@@ -1,0 +1,78 @@
+"""Networks as stages see them: a base model cut at its trunk's edge, and the tops that other runs trained on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.models.pretrained import Pretrained, load
+from rlhf_jax.models.transformer import Params
+from rlhf_jax.training.checkpoint import load_top
+from rlhf_jax.training.run import default_dtype
+
+
+def load_base(model: str, freeze: float, dtype: str) -> Pretrained:
+    """A pretrained model for a stage.
+
+    Args:
+      model: its name, as `assets.resolve` takes it.
+      freeze: fraction of frozen blocks.
+      dtype: "auto", "float32" or "bfloat16".
+
+    Raises:
+      UserError: see `models.pretrained.load`.
+    """
+    if not 0.0 <= freeze < 1.0:
+        raise UserError(f"config.freeze is {freeze}, expected a fraction from 0 up to, not including, 1")
+    return load(model, freeze, default_dtype(dtype))
+
+
+def load_policy(model: str, run: str, dtype: str) -> Pretrained:
+    """The policy that a run trained, on its trunk.
+
+    Args:
+      model: the base model's name.
+      run: the folder of an sft or ppo run; "" for the base model itself.
+      dtype: as `load_base`.
+
+    Raises:
+      UserError: the run has no complete checkpoint, holds no policy, or was trained on another trunk.
+    """
+    if not run:
+        return load_base(model, 0.0, dtype)
+    freeze = float(load_top(Path(run))[1]["freeze"])
+    base = load_base(model, freeze, dtype)
+    top, meta = load_top_on(base, run, "policy")
+    del meta
+    return base._replace(top={key: top[key] for key in base.top})
+
+
+def load_top_on(base: Pretrained, run: str, role: str) -> tuple[Params, dict[str, Any]]:
+    """A run's top and what its checkpoint says about it.
+
+    Args:
+      base: the network whose trunk the top must belong to.
+      run: the run's folder.
+      role: "policy" or "reward".
+
+    Raises:
+      UserError: no complete checkpoint, another role, or another trunk.
+    """
+    top, meta = load_top(Path(run))
+    if meta["role"] != role:
+        raise UserError(f"{run} holds a {meta['role']}, expected a {role}")
+    if meta["trunk"] != base.fingerprint:
+        raise UserError(
+            f"{run} was trained on the trunk {meta['trunk'][:12]} (freeze {meta['freeze']}), "
+            f"which is not this model's {base.fingerprint[:12]} (freeze {base.model.freeze})"
+        )
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), top), meta
+
+
+def describe(base: Pretrained, role: str) -> dict[str, Any]:
+    """What a checkpoint says about its top, for `load_top_on`."""
+    return {"role": role, "trunk": base.fingerprint, "freeze": base.model.freeze}

@@ -1,0 +1,144 @@
+"""From prompts in a file to `samples.jsonl`: what `generate` and `best_of_n` share.
+
+The file grows batch by batch, so a run that stops loses at most one batch and the same command goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from rlhf_jax import rollouts
+from rlhf_jax.data.records import Example, Samples, append, read
+from rlhf_jax.data.tokenizer import decode, encode_prompt, load_tokenizer
+from rlhf_jax.errors import UserError
+from rlhf_jax.runs import load_policy, load_top_on
+from rlhf_jax.training.metrics import Progress
+from rlhf_jax.training.run import stop_on_signal
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """What to sample.
+
+    Attributes:
+      model: base model, as `assets.resolve` takes it.
+      policy: folder of the sft or ppo run to sample from; "" for the base model.
+      reward: folder of a reward run whose normalised scores go into `rewards`; "" for none.
+      data: `examples.jsonl` with the prompts.
+      prompts: how many prompts of each split, the first ones; 0 is all.
+      n: samples a prompt.
+      temperature: of sampling; 0 is greedy.
+      max_new_tokens: R, EOS included.
+      max_prompt: tokens; a longer prompt loses the end of its text.
+      batch_size: prompts of one batch.
+      dtype: of computation: "auto", "bfloat16" or "float32".
+      seed: of the samples.
+    """
+
+    model: str
+    policy: str
+    reward: str
+    data: str
+    prompts: dict[str, int]
+    n: int
+    temperature: float
+    max_new_tokens: int
+    max_prompt: int
+    batch_size: int
+    dtype: str
+    seed: int
+
+
+def select_examples(path: str, prompts: dict[str, int]) -> list[Example]:
+    """The first examples of each split, in the file's order within a split.
+
+    Raises:
+      UserError: a split has none.
+    """
+    examples = read(path, Example)
+    chosen = []
+    for split, count in prompts.items():
+        of_split = [example for example in examples if example.split == split]
+        if not of_split:
+            raise UserError(f"{path} has no example of the split {split!r}")
+        chosen += of_split[: count or None]
+    return chosen
+
+
+def sample_file(config: Sampling, workdir: Path, name: str, select: Callable[[list[float]], int] | None = None) -> None:
+    """Samples what is missing in `workdir/samples.jsonl`.
+
+    Args:
+      config: what to sample.
+      workdir: the run's folder.
+      name: what the records call the model.
+      select: which of a prompt's outputs a selecting policy answers with, from their scores.
+
+    Raises:
+      UserError: bad input, named.
+    """
+    examples = select_examples(config.data, config.prompts)
+    path = workdir / "samples.jsonl"
+    done = {record.id for record in read(path, Samples, partial=True)}
+    missing = [example for example in examples if example.id not in done]
+    if not missing:
+        return
+    tokenizer = load_tokenizer(config.model)
+    base = load_policy(config.model, config.policy, config.dtype)
+    score = None
+    if config.reward:
+        top, meta = load_top_on(base, config.reward, "reward")
+        if "mean" not in meta:
+            raise UserError(f"{config.reward} has no normalisation constants; let its training end first")
+        score = rollouts.make_score(base.model, top, meta["mean"], meta["deviation"])
+    sample = rollouts.make_sample(
+        base.model,
+        samples=config.n,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        eos_id=tokenizer.eos_token_id,
+    )
+    batches = rollouts.sample_prompts(
+        sample,
+        base.trunk,
+        base.top,
+        [encode_prompt(tokenizer, example.prompt, config.max_prompt) for example in missing],
+        [rollouts.prompt_id(example.id) for example in missing],
+        batch_size=config.batch_size,
+        pad_id=tokenizer.eos_token_id,
+        key=jax.random.key(config.seed),
+        score=score,
+    )
+    with (
+        stop_on_signal() as stop,
+        Progress(len(examples), unit="prompt", description=name, initial=len(done)) as progress,
+    ):
+        for batch in batches:
+            records = []
+            for responses in batch:
+                example = missing[responses.index]
+                records.append(
+                    Samples(
+                        id=example.id,
+                        split=example.split,
+                        prompt=example.prompt,
+                        reference=example.response,
+                        outputs=[decode(tokenizer, tokens) for tokens in responses.tokens],
+                        rewards=responses.scores,
+                        finish=["eos" if finished else "length" for finished in responses.finished],
+                        selected=None if select is None else select(responses.scores),
+                        model=name,
+                        checkpoint=config.policy,
+                        temperature=config.temperature,
+                        n=config.n,
+                        seed=config.seed,
+                    )
+                )
+            append(path, records)
+            progress.update(len(batch), sum(len(tokens) for responses in batch for tokens in responses.tokens))
+            if stop.requested:
+                break

@@ -1,0 +1,97 @@
+"""What surrounds the steps of a training run: resuming, logging, saving, stopping."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.training.checkpoint import Checkpoints
+from rlhf_jax.training.metrics import MetricsWriter, Progress
+from rlhf_jax.training.run import compile_count, stop_on_signal
+from rlhf_jax.training.update import State
+
+
+class Loop:
+    """A run's files and signals around a plain `for`:
+
+        with Loop(workdir, "sft", config.steps, config.checkpoint_every) as loop:
+            state = loop.restore(state)
+            for step in loop.steps():
+                state, metrics = train_step(state, ...)
+                loop.log(step, metrics, seconds, tokens)
+                loop.save_if_due(step, state, meta)
+
+    The first Ctrl-C or SIGTERM ends `steps` after the step that runs, whose state is saved.
+
+    Args:
+      workdir: the run's folder.
+      name: what the progress line calls the run.
+      steps: of the whole run.
+      checkpoint_every: steps between checkpoints; the last step is saved in any case.
+    """
+
+    def __init__(self, workdir: Path, name: str, steps: int, checkpoint_every: int) -> None:
+        self._workdir, self._name, self._steps, self._every = workdir, name, steps, checkpoint_every
+        self._start = 0
+
+    def __enter__(self) -> Loop:
+        with contextlib.ExitStack() as stack:
+            self._stop = stack.enter_context(stop_on_signal())
+            self._checkpoints = stack.enter_context(Checkpoints(self._workdir / "checkpoints"))
+            latest = self._checkpoints.latest()
+            self._writer = stack.enter_context(MetricsWriter(self._workdir, latest))
+            progress = Progress(self._steps, description=self._name, initial=latest or 0)
+            self._progress = stack.enter_context(progress)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: Any) -> bool | None:
+        return self._stack.__exit__(*exception)
+
+    def restore(self, state: State) -> State:
+        """The state of the latest checkpoint, or `state` itself where there is none."""
+        if self._checkpoints.latest() is not None:
+            state = self._checkpoints.restore(state)
+        self._start = int(state.step)
+        return state
+
+    def steps(self) -> Iterator[int]:
+        """The numbers of the steps to run, counted from 1."""
+        for step in range(self._start + 1, self._steps + 1):
+            yield step
+            if self._stop.requested:
+                return
+
+    def is_due(self, step: int, every: int) -> bool:
+        """Whether something that happens every so many steps, and after the last one, happens now."""
+        return step % every == 0 or step == self._steps
+
+    def log(self, step: int, metrics: Mapping[str, float], timing: Mapping[str, float], tokens: int) -> None:
+        """Writes a step's numbers and moves the progress on.
+
+        Raises:
+          UserError: the loss is not finite; checkpoints of earlier steps stay as they are.
+        """
+        if not math.isfinite(metrics["loss"]):
+            raise UserError(
+                f"{self._name}: the loss of step {step} is {metrics['loss']}; "
+                f"the last good checkpoint is that of step {self._checkpoints.latest()}"
+            )
+        self._writer.write(step, metrics)
+        self._writer.timing(step, {**timing, "programs": compile_count()})
+        self._progress.update(1, tokens)
+
+    def save_if_due(self, step: int, state: State, meta: Mapping[str, Any]) -> None:
+        """Starts to write a checkpoint if one is due or the run was asked to stop."""
+        if self.is_due(step, self._every) or self._stop.requested:
+            self._checkpoints.save(step, state, meta)
+
+
+def is_finished(workdir: Path, steps: int) -> bool:
+    """Whether a run's last checkpoint is there."""
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        return checkpoints.latest() == steps

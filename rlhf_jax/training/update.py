@@ -1,0 +1,74 @@
+"""The state of a run and how gradients change it: sums over microbatches, one optimiser step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlhf_jax.errors import UserError
+
+Loss = Callable[[Any, Any], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+@flax.struct.dataclass
+class State:
+    """All that a run carries from step to step, one pytree; random numbers are functions of (seed, step).
+
+    Attributes:
+      step: int32, steps done.
+      position: int32, global examples consumed; the next batch is a pure function of it.
+      top: the trained part of the network, float32.
+      moments: the optimiser's state.
+    """
+
+    step: jax.Array
+    position: jax.Array
+    top: Any
+    moments: optax.OptState
+
+    @classmethod
+    def create(cls, top: Any, transform: optax.GradientTransformation) -> State:
+        """The state before the first step."""
+        return cls(jnp.int32(0), jnp.int32(0), top, transform.init(top))
+
+    def updated(self, gradients: Any, transform: optax.GradientTransformation) -> State:
+        """The state after one optimiser update; `step` and `position` stay."""
+        updates, moments = transform.update(gradients, self.moments, self.top)
+        return self.replace(top=optax.apply_updates(self.top, updates), moments=moments)
+
+    def advanced(self, examples: int) -> State:
+        """The state with one more step done, in which so many examples were consumed."""
+        return self.replace(step=self.step + 1, position=self.position + examples)
+
+
+def summed_gradients(loss: Loss, params: Any, batch: Any, microbatch: int) -> tuple[Any, dict[str, jax.Array]]:
+    """Gradients and metrics of a loss that is a sum over rows, accumulated over microbatches by a scan.
+
+    Args:
+      loss: `(params, rows) -> (sum, metrics)`.
+      params: what is differentiated.
+      batch: a pytree of arrays with the same leading axis.
+      microbatch: rows of one forward and backward pass; divides the leading axis.
+
+    Returns:
+      `(gradients, metrics)`: gradients are summed; each metric is `[microbatches]`, the loss among them as "loss".
+    """
+    cut = jax.tree.map(lambda x: x.reshape(x.shape[0] // microbatch, microbatch, *x.shape[1:]), batch)
+
+    def step(total: Any, rows: Any) -> tuple[Any, dict[str, jax.Array]]:
+        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params, rows)
+        return jax.tree.map(jnp.add, total, gradients), {"loss": value, **metrics}
+
+    return jax.lax.scan(step, jax.tree.map(jnp.zeros_like, params), cut)
+
+
+def check_microbatch(batch: int, microbatch: int, what: str = "config.batch_size") -> None:
+    """Raises UserError unless `microbatch` divides `batch`; names the nearest number that does."""
+    if microbatch < 1 or batch % microbatch:
+        nearest = min((n for n in range(1, batch + 1) if batch % n == 0), key=lambda n: abs(n - microbatch))
+        raise UserError(f"config.microbatch is {microbatch}, which does not divide {what} {batch}; {nearest} does")
