@@ -1,4 +1,4 @@
-"""Packaging: `pip install -e .`; tool settings are in pyproject.toml, the exact versions CI installs in constraints.txt."""
+"""Packaging. Tool settings are in pyproject.toml, the exact versions that CI installs in constraints.txt."""
 
 from setuptools import find_packages, setup
 
