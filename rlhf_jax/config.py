@@ -56,7 +56,7 @@ def to_dict(config: Any) -> Any:
 def suggest(name: str, known: typing.Iterable[str]) -> str:
     """The end of a sentence about an unknown `name`: the nearest right one, or all of them."""
     nearest = difflib.get_close_matches(str(name), known, n=1)
-    return f"did you mean {nearest[0]!r}?" if nearest else f"expected one of {', '.join(sorted(known))}"
+    return f"did you mean {nearest[0]!r}?" if nearest else f"expected one of {', '.join(known)}"
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

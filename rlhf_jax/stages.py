@@ -32,8 +32,9 @@ STAGES = {
     "pipeline": "rlhf_jax.pipeline",
 }
 
-# Keys, at any depth, that a resumed run may set anew: they do not change what is computed.
-MAY_CHANGE = frozenset({"checkpoint_every", "keep", "log_every", "mesh", "microbatch"})
+# Keys, at any depth, that a resumed run may set anew: how often it saves and measures, how it divides a batch, and where
+# its inputs are.
+MAY_CHANGE = frozenset({"checkpoint_every", "evaluate_every", "microbatch", "model", "data"})
 
 
 def resolve(config: Mapping[str, Any], where: str = "config") -> tuple[ModuleType, Any]:
@@ -116,9 +117,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     for key in [*old, *(key for key in new if key not in old)]:
         if key in MAY_CHANGE or (key == "steps" and constant):
             continue
-        before, after = old.get(key, "absent"), new.get(key, "absent")
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            changes += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            changes.append(f"{prefix}{key}: {json.dumps(before)} -> {json.dumps(after)}")
+        if isinstance(old.get(key), Mapping) and isinstance(new.get(key), Mapping):
+            changes += differences(old[key], new[key], f"{prefix}{key}.")
+        elif key not in old or key not in new or old[key] != new[key]:
+            before, after = (json.dumps(config[key]) if key in config else "absent" for config in (old, new))
+            changes.append(f"{prefix}{key}: {before} -> {after}")
     return changes

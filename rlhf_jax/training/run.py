@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from rlhf_jax.errors import UserError
 
+CPUINFO = Path("/proc/cpuinfo")
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _compiled = 0
 
@@ -129,8 +130,8 @@ def default_dtype(name: str) -> jnp.dtype:
     return jnp.dtype(name)
 
 
-def _cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    if not cpuinfo.exists():
+def _cpu_has_bfloat16() -> bool:
+    if not CPUINFO.exists():
         return False
-    flags = next((line.split() for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), [])
+    flags = next((line.split() for line in CPUINFO.read_text().splitlines() if line.startswith("flags")), [])
     return "amx_bf16" in flags or "avx512_bf16" in flags

@@ -1,0 +1,105 @@
+"""A stage's config is checked and its folder claimed before it runs; another config is refused, key by key."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_jax import stages
+from rlhf_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    stage: str
+    seed: int = 0
+    steps: int = 10
+    checkpoint_every: int = 5
+    source: str = ""
+    optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, Path]]:
+    """The calls of a stage named `fake`."""
+    calls: list[tuple[Config, Path]] = []
+    module = types.ModuleType("fake_stage")
+    module.Config = Config
+    module.run = lambda config, workdir: calls.append((config, workdir))
+    monkeypatch.setitem(sys.modules, "fake_stage", module)
+    monkeypatch.setitem(stages.STAGES, "fake", "fake_stage")
+    return calls
+
+
+def test_runs_the_stage_that_the_config_names(ran: list[Any], tmp_path: Path) -> None:
+    stages.run_stage({"stage": "fake", "seed": 3}, tmp_path / "a" / "b")
+    assert ran == [(Config("fake", seed=3), tmp_path / "a" / "b")]
+    assert json.loads((tmp_path / "a" / "b" / "config.json").read_text()) == {"stage": "fake", "seed": 3}
+
+
+def test_a_study_that_was_moved_goes_on(ran: list[Any], tmp_path: Path) -> None:
+    config = {"stage": "fake", "source": "{workdir}/prepare/examples.jsonl"}
+    stages.run_stage(config, tmp_path / "old" / "sft", study=tmp_path / "old")
+    (tmp_path / "old").rename(tmp_path / "new")
+    stages.run_stage(config, tmp_path / "new" / "sft", study=tmp_path / "new")
+    assert [call[0].source for call in ran] == [f"{tmp_path}/{name}/prepare/examples.jsonl" for name in ("old", "new")]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "config lacks the key 'stage'; expected one of prepare, "),
+        ({"stage": "fak"}, "config.stage is 'fak'; did you mean 'fake'?"),
+        ({"stage": 3}, "config.stage is 3; expected one of "),
+        ({"stage": "fake", "sed": 1}, "config has no key 'sed'; did you mean 'seed'?"),
+    ],
+)
+def test_a_wrong_config_leaves_no_folder(ran: list[Any], tmp_path: Path, config: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        stages.run_stage(config, tmp_path / "run")
+    assert str(error.value).startswith(message)
+    assert not ran
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_config_is_refused_and_every_difference_named(ran: list[Any], tmp_path: Path) -> None:
+    stages.run_stage({"stage": "fake", "seed": 0, "optimizer": {"rate": 0.1, "clip": 1.0}}, tmp_path)
+    written = (tmp_path / "config.json").read_text()
+    with pytest.raises(UserError) as error:
+        stages.run_stage({"stage": "fake", "seed": 1, "optimizer": {"rate": 0.2, "clip": 1.0}, "steps": 3}, tmp_path)
+    assert f"{tmp_path} was written by another config" in str(error.value)
+    assert "(seed: 0 -> 1; optimizer.rate: 0.1 -> 0.2; steps: absent -> 3)" in str(error.value)
+    assert len(ran) == 1
+    assert (tmp_path / "config.json").read_text() == written
+
+
+def test_what_does_not_change_the_result_may_change(ran: list[Any], tmp_path: Path) -> None:
+    stages.run_stage({"stage": "fake", "checkpoint_every": 5}, tmp_path)
+    stages.run_stage({"stage": "fake", "checkpoint_every": 1}, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["checkpoint_every"] == 1
+
+
+def test_steps_may_change_under_a_constant_schedule_only(ran: list[Any], tmp_path: Path) -> None:
+    for schedule, allowed in {"constant": True, "cosine": False}.items():
+        first, second = (
+            {"study": {"stage": "fake", "steps": steps, "optimizer": {"schedule": schedule}}} for steps in (10, 20)
+        )
+        assert stages.differences(first, second) == ([] if allowed else ["study.steps: 10 -> 20"])
+
+
+def test_a_broken_config_json_is_a_sentence(ran: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"stage": "fa')
+    with pytest.raises(UserError, match="config.json is not JSON"):
+        stages.run_stage({"stage": "fake"}, tmp_path)
+
+
+def test_a_workdir_that_is_a_file_is_a_sentence(ran: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UserError, match=f"the workdir {tmp_path}/run cannot be written"):
+        stages.run_stage({"stage": "fake"}, tmp_path / "run")

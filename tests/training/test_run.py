@@ -1,0 +1,160 @@
+"""Signals end a step and not the run's work; jit keeps bfloat16 rounding; counters count."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.training import run
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_lets_the_step_finish(number: int, expected: type[BaseException]) -> None:
+    before = signal.getsignal(number)
+    done = []
+    with pytest.raises(expected) as error, run.stop_on_signal() as stop:
+        for step in range(10):
+            if step == 3:
+                os.kill(os.getpid(), number)
+            done.append(step)
+            if stop.requested:
+                break
+    assert done == [0, 1, 2, 3]
+    assert stop.signal == number
+    assert signal.getsignal(number) is before
+    if expected is SystemExit:
+        assert error.value.code == 143
+
+
+def test_without_a_signal_nothing_happens() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with run.stop_on_signal() as stop:
+        assert not stop.requested
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_error_in_the_loop_is_not_replaced() -> None:
+    with pytest.raises(ZeroDivisionError), run.stop_on_signal():
+        os.kill(os.getpid(), signal.SIGINT)
+        raise ZeroDivisionError
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_in_another_thread_it_does_nothing() -> None:
+    seen = []
+
+    def loop() -> None:
+        with run.stop_on_signal() as stop:
+            seen.append(stop.requested)
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    thread.join()
+    assert seen == [False]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)])
+def test_the_second_signal_stops_at_once(number: int, status: int) -> None:
+    program = textwrap.dedent(
+        """
+        import os, sys
+        from rlhf_jax.training.run import stop_on_signal
+        with stop_on_signal():
+            for _ in range(2):
+                os.kill(os.getpid(), int(sys.argv[1]))
+            print("not reached")
+        """
+    )
+    command = [sys.executable, "-c", program, str(int(number))]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert result.returncode == status
+    assert "not reached" not in result.stdout
+    assert "stopping after this step" in result.stderr
+
+
+def test_a_network_may_be_cut_anywhere_in_bfloat16() -> None:
+    """With `jax.jit` in place of `run.jit` about half of the values differ on a CPU."""
+
+    def block(x: jax.Array, w: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.float32)
+        normed = (wide * jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + 1e-5)).astype(x.dtype)
+        return x + (jax.nn.silu(normed @ w) * (normed @ w.T)) @ w
+
+    x, w = (jax.random.normal(jax.random.key(seed), (64, 64)).astype(jnp.bfloat16) for seed in range(2))
+    whole = run.jit(lambda x, w: block(block(x, w), w))(x, w)
+    first_then_second = run.jit(block)(run.jit(block)(x, w), w)
+    np.testing.assert_array_equal(np.asarray(whole, np.float32), np.asarray(first_then_second, np.float32))
+
+
+def test_jit_takes_the_options_of_jax() -> None:
+    double = run.jit(lambda x, times: x * times, static_argnames="times", donate_argnums=0)
+    argument = jnp.ones(3)
+    np.testing.assert_array_equal(double(argument, times=2), [2, 2, 2])
+    assert argument.is_deleted()
+
+
+def test_compilations_are_counted() -> None:
+    function = run.jit(lambda x: x * 3 + 1)
+    small, large = jnp.ones(3), jnp.ones(5)
+    start = run.compile_count()
+    function(small)
+    assert run.compile_count() == start + 1
+    function(small)
+    assert run.compile_count() == start + 1
+    function(large)
+    assert run.compile_count() == start + 2
+
+
+def test_cast_changes_floats_only() -> None:
+    tree = {"w": jnp.ones(2), "ids": jnp.arange(2), "key": jax.random.key(0), "mask": jnp.ones(2, bool)}
+    cast = run.cast(tree, jnp.bfloat16)
+    assert {name: str(leaf.dtype) for name, leaf in cast.items()} == {
+        "w": "bfloat16",
+        "ids": "int32",
+        "key": "key<fry>",
+        "mask": "bool",
+    }
+
+
+def test_count_parameters() -> None:
+    assert run.count_parameters({"a": jnp.ones((2, 3)), "b": {"c": np.ones(4), "d": jnp.ones(())}}) == 11
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("flags\t\t: fpu sse avx512f avx512_bf16", "bfloat16"),
+        ("flags\t\t: fpu amx_bf16 amx_tile", "bfloat16"),
+        ("flags\t\t: fpu avx2", "float32"),
+        ("", "float32"),
+    ],
+)
+def test_auto_follows_the_hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, expected: str) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\n{flags}\nbugs\t: avx512_bf16\n")
+    monkeypatch.setattr(run, "CPUINFO", cpuinfo)
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert run.default_dtype("auto") == jnp.dtype(expected)
+    monkeypatch.setattr(run, "CPUINFO", tmp_path / "none")
+    assert run.default_dtype("auto") == jnp.float32
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert run.default_dtype("auto") == jnp.bfloat16
+
+
+def test_a_named_dtype_is_taken_and_an_unknown_one_refused() -> None:
+    assert run.default_dtype("float32") == jnp.float32
+    assert run.default_dtype("bfloat16") == jnp.bfloat16
+    with pytest.raises(UserError, match="the dtype is 'float16', expected 'auto', 'float32' or 'bfloat16'"):
+        run.default_dtype("float16")
