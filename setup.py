@@ -1,6 +1,11 @@
 """Packaging. Tool settings are in pyproject.toml, the exact versions that CI installs in constraints.txt."""
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+VERSION = re.search(r'__version__ = "(.+)"', Path("rlhf_jax/__init__.py").read_text(encoding="utf-8")).group(1)
 
 # From what is tested up to the next release that may break it; docs/decisions.md says why each is here.
 INSTALL = [
@@ -41,7 +46,7 @@ EXTRAS = {
 
 setup(
     name="rlhf_jax",
-    version="0.1.0",
+    version=VERSION,
     description="The whole RLHF study in JAX: SFT, reward model, PPO and best-of-N, and what they do to "
     "generalisation and diversity",
     license="Apache-2.0",
