@@ -32,8 +32,8 @@ STAGES = {
     "pipeline": "rlhf_jax.pipeline",
 }
 
-# Keys, at any depth, that a resumed run may set anew: how often it saves and measures, how it divides a batch, and where
-# its inputs are.
+# Keys, at any depth, that a resumed run may set anew: how often it saves and measures, how it divides a batch, and
+# where its inputs lie.
 MAY_CHANGE = frozenset({"checkpoint_every", "evaluate_every", "microbatch", "model", "data"})
 
 
@@ -82,7 +82,7 @@ def substitute(config: Any, study: Path) -> Any:
 def claim(workdir: Path, config: Mapping[str, Any]) -> None:
     """Makes `workdir` and writes `config.json` into it, unless another config has written there before.
 
-    Keys in `MAY_CHANGE` may differ, and under a constant learning rate `steps` as well.
+    Keys in `MAY_CHANGE` may differ, and under a constant learning rate `steps` as well; a line is printed that says so.
 
     Raises:
       UserError: the folder cannot be written, or other keys differ; they are named with both values.
@@ -94,12 +94,14 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> None:
             old = json.loads(path.read_text())
         except json.JSONDecodeError as error:
             raise UserError(f"{path} is not JSON ({error}); restore it or choose another workdir") from error
-        changes = differences(old, config)
-        if changes:
+        allowed, refused = differences(old, config)
+        if refused:
             raise UserError(
-                f"{workdir} was written by another config ({'; '.join(changes)}); "
+                f"{workdir} was written by another config ({'; '.join(refused)}); "
                 "choose another workdir, or go back to those values"
             )
+        if allowed:
+            print(f"{workdir} goes on with {'; '.join(allowed)}", flush=True)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".json.partial")
@@ -109,17 +111,19 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> None:
         raise UserError(f"the workdir {workdir} cannot be written: {error.strerror}") from error
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """`key: old -> new` for every key, at any depth, whose change makes it another run."""
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> tuple[list[str], list[str]]:
+    """`key: old -> new` for each key, at any depth, that differs: those that a run may change, and those it may not."""
     optimizer = new.get("optimizer")
     constant = isinstance(optimizer, Mapping) and optimizer.get("schedule") == "constant"
-    changes = []
+    allowed: list[str] = []
+    refused: list[str] = []
     for key in [*old, *(key for key in new if key not in old)]:
-        if key in MAY_CHANGE or (key == "steps" and constant):
-            continue
         if isinstance(old.get(key), Mapping) and isinstance(new.get(key), Mapping):
-            changes += differences(old[key], new[key], f"{prefix}{key}.")
+            below = differences(old[key], new[key], f"{prefix}{key}.")
+            allowed += below[0]
+            refused += below[1]
         elif key not in old or key not in new or old[key] != new[key]:
             before, after = (json.dumps(config[key]) if key in config else "absent" for config in (old, new))
-            changes.append(f"{prefix}{key}: {before} -> {after}")
-    return changes
+            may_change = key in MAY_CHANGE or (key == "steps" and constant)
+            (allowed if may_change else refused).append(f"{prefix}{key}: {before} -> {after}")
+    return allowed, refused

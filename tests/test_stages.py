@@ -79,10 +79,15 @@ def test_another_config_is_refused_and_every_difference_named(ran: list[Any], tm
     assert (tmp_path / "config.json").read_text() == written
 
 
-def test_what_does_not_change_the_result_may_change(ran: list[Any], tmp_path: Path) -> None:
+def test_what_does_not_change_the_result_may_change(
+    ran: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     stages.run_stage({"stage": "fake", "checkpoint_every": 5}, tmp_path)
     stages.run_stage({"stage": "fake", "checkpoint_every": 1}, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["checkpoint_every"] == 1
+    assert capsys.readouterr().out == f"{tmp_path} goes on with checkpoint_every: 5 -> 1\n"
+    stages.run_stage({"stage": "fake", "checkpoint_every": 1}, tmp_path)
+    assert capsys.readouterr().out == ""
 
 
 def test_steps_may_change_under_a_constant_schedule_only(ran: list[Any], tmp_path: Path) -> None:
@@ -90,7 +95,8 @@ def test_steps_may_change_under_a_constant_schedule_only(ran: list[Any], tmp_pat
         first, second = (
             {"study": {"stage": "fake", "steps": steps, "optimizer": {"schedule": schedule}}} for steps in (10, 20)
         )
-        assert stages.differences(first, second) == ([] if allowed else ["study.steps: 10 -> 20"])
+        change = ["study.steps: 10 -> 20"]
+        assert stages.differences(first, second) == ((change, []) if allowed else ([], change))
 
 
 def test_a_broken_config_json_is_a_sentence(ran: list[Any], tmp_path: Path) -> None:
