@@ -11,6 +11,7 @@ A checkpoint is the folder `<directory>/<step>` with four items, each readable w
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -50,6 +51,7 @@ class Checkpoints:
         for folder in self.directory.iterdir():
             if folder.name.isdigit() and not _is_complete(folder):
                 shutil.rmtree(folder)
+        logging.getLogger("absl").addFilter(_is_news)
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -104,7 +106,7 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except (OSError, ValueError) as error:  # ValueError is how tensorstore reports a failed write
-            cause = str(error).rsplit(": ", maxsplit=1)[-1]
+            cause = str(error).rsplit(": ", maxsplit=1)[-1].partition(" [")[0]
             raise UserError(
                 f"a checkpoint could not be written to {self.directory}: {cause} ({self._standing()})"
             ) from error
@@ -171,6 +173,11 @@ def load_top(run_folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _stored(folder / "top"))
     items = _read(folder, top=ocp.args.PyTreeRestore(restore_args=as_numpy))
     return items["top"], _read_json(folder, "meta")
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for the traceback that Orbax logs when a save fails: `wait` raises it as a sentence."""
+    return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
 
 def _is_complete(folder: Path) -> bool:
