@@ -63,8 +63,8 @@ def masked_whiten(x: jax.Array, mask: jax.Array, epsilon: float = 1e-8) -> jax.A
 def kl_estimate(log_prob: jax.Array, reference: jax.Array, estimator: str) -> jax.Array:
     """Per-token estimate of KL(policy || reference) from samples of the policy (Schulman, 2020).
 
-    With `r = reference - log_prob`: k1 is `-r` (unbiased, may be negative), k2 is `r^2 / 2` (biased, low variance), k3 is
-    `exp(r) - 1 - r` (unbiased, never negative).
+    With `r = reference - log_prob`: k1 is `-r` (unbiased, may be negative), k2 is `r^2 / 2` (biased, low variance), k3
+    is `exp(r) - 1 - r` (unbiased, never negative).
 
     Args:
       log_prob: `[...]` of the sampled tokens under the policy.

@@ -5,14 +5,12 @@ Shape letters: B prompts, N responses of one prompt, P prompt length, R response
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array: TypeAlias = jax.Array | np.ndarray
+type Array = jax.Array | np.ndarray
 
 
 @flax.struct.dataclass

@@ -108,7 +108,7 @@ def rotary_angles(positions: jax.Array, head_dim: int, theta: float) -> tuple[ja
 
 
 def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotates `x` `[..., heads, d]` by angles `[..., d / 2]`; pairs are the halves of d, as Hugging Face stores them."""
+    """Rotates `x` `[..., heads, d]` by angles `[..., d / 2]`; pairs are the halves of d, as in Hugging Face."""
     cos, sin = (a[..., None, :].astype(x.dtype) for a in angles)
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
@@ -162,7 +162,7 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
     def queries_keys_values(self, x: jax.Array, angles: Angles) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """`[..., D] ->` rotated and scaled queries `[..., K, G, d]`, rotated keys, values `[..., K, d]`: one product."""
+        """`[..., D] ->` rotated, scaled queries `[..., K, G, d]`, rotated keys, values `[..., K, d]`: one product."""
         qkv = self.qkv(self.attention_norm(x))
         leading = qkv.shape[:-3]
         rotated = rotate(qkv[..., : self.group + 1, :].reshape(*leading, -1, self.head_dim), angles)

@@ -1,6 +1,6 @@
 """What policy, value function and reward model read off the final hidden states.
 
-All of them start from `Model.top`'s `[B, N, R + 1, D]`: index `i` predicts response token `i`, index `i + 1` has read it.
+All start from `Model.top`'s `[B, N, R + 1, D]`: index `i` predicts response token `i`, index `i + 1` has read it.
 
 Shape letters: B prompts, N responses of one prompt, R response length, D width.
 """

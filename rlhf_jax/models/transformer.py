@@ -15,7 +15,7 @@ K KV heads, d head width, L layers.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypeAlias
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -28,7 +28,7 @@ from rlhf_jax.models.families import Architecture
 from rlhf_jax.models.layers import Angles, Block, RMSNorm, rotary_angles
 from rlhf_jax.sequences import Sequences
 
-Params: TypeAlias = dict[str, Any]
+type Params = dict[str, Any]
 
 
 @flax.struct.dataclass

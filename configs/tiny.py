@@ -1,0 +1,53 @@
+"""The whole study on a random LLaMA of some 400,000 parameters: seconds instead of minutes, and no meaning.
+
+What the tests run, and the way to try a change. The tokenizer is a BPE of 512 tokens learned from the corpus, which is
+read from a few modules of the standard library; the gold scorer is lexical and Sentence-BERT diversity is left out.
+
+    python -m rlhf_jax.main --config=configs/tiny.py --workdir=runs/tiny
+"""
+
+from configs import common
+from ml_collections import ConfigDict
+from ml_collections.config_dict import FieldReference
+
+MODEL = "{workdir}/initialize/model"
+TITLE = "The tiny study: random weights, for tests"
+
+
+def get_config() -> ConfigDict:
+    """The pipeline's config."""
+    seed = FieldReference(0)
+    stages = common.stages(MODEL, encoder="", seed=seed)
+    corpus = common.prepare(seed)
+    corpus.packages = ("argparse", "asyncio", "collections", "email", "json", "logging", "pathlib", "typing", "urllib")
+    corpus.splits = ConfigDict({"train": 64, "validation": 8, "id_test": 4, "ood_test": 4})
+    corpus.max_text = 350
+    model = ConfigDict(
+        {
+            "stage": "initialize",
+            "data": "{workdir}/prepare/examples.jsonl",
+            "vocabulary": 512,
+            "width": 96,
+            "layers": 5,
+            "heads": 4,
+            "kv_heads": 2,
+            "mlp_features": 192,
+            "max_length": 512,
+            "seed": seed,
+        }
+    )
+    for stage in (stages.sft, stages.reward, stages.ppo):
+        stage.update({"dtype": "float32", "prompt_buckets": (256,), "microbatch": 4, "checkpoint_every": 2})
+    for stage in (stages.sft, stages.reward):
+        stage.update({"response_buckets": (64,), "batch_size": 8, "steps": 4, "evaluate_every": 4})
+    stages.ppo.update({"prompts": 8, "steps": 3})
+    stages.ppo.algorithm.update({"max_new_tokens": 12, "epochs": 2})
+    sampled = (stages.sample_pairs, stages.sample_sft, stages.sample_ppo, stages.best_of_n)
+    for stage in sampled:
+        stage.sampling.update({"max_new_tokens": 12, "dtype": "float32", "batch_size": 4, "n": 4})
+        stage.sampling.prompts = ConfigDict({"id_test": 4, "ood_test": 4})
+    stages.sample_pairs.sampling.prompts = ConfigDict({"train": 16, "validation": 4, "ood_test": 4})
+    report = common.report(TITLE, ("{workdir}",))
+    before, after = {"prepare": corpus, "initialize": model}, {"report": report}
+    everything = common.ordered(**before, **{name: stages[name] for name in stages}, **after)
+    return common.ordered(stage="pipeline", title=TITLE, seed=seed, stages=everything)
