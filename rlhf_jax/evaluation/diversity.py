@@ -174,9 +174,9 @@ def per_input(samples: Sequence[Samples] | Sequence[Sequence[str]], metric: Metr
 def across_input(samples: Sequence[Samples] | Sequence[Sequence[str]], metric: Metric) -> dict[str, Any]:
     """The metric of the set made of one output per input: the first, or the selected one of a best-of-N record.
 
-    The standard error is a jackknife that leaves out one of g = 20 groups of inputs at a time (one input at a time
-    where there are fewer): `sqrt((g - 1) / g * sum (value_without_group - their mean)^2)`. A bootstrap would draw inputs
-    twice, and repeats are what the metrics count.
+    The standard error is a jackknife that leaves out one of g = 20 groups of inputs at a time (g = n below 20 inputs):
+    `sqrt((g - 1) / g * sum (value_without_group - their mean)^2)`. A bootstrap would draw inputs twice, and repeats are
+    what the metrics count.
 
     Args:
       samples: records, or one list of outputs per input.

@@ -1,0 +1,197 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from rlhf_jax.data.records import Samples
+from rlhf_jax.errors import UserError
+from rlhf_jax.evaluation.diversity import (
+    EncodeOnce,
+    across_input,
+    distinct_n,
+    expectation_adjusted_distinct,
+    pairwise_similarity_diversity,
+    per_input,
+)
+
+V = 50257
+
+
+def ead(distinct: int, total: int) -> float:
+    return distinct / (V * (1 - ((V - 1) / V) ** total))
+
+
+def unit_vectors(texts: list[str]) -> np.ndarray:
+    """A fixed pseudo-random direction a text."""
+    vectors = np.array([np.random.default_rng(list(text.encode())).normal(size=8) for text in texts])
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def samples(outputs: list[str], selected: int | None = None) -> Samples:
+    n = len(outputs)
+    return Samples("a", "id_test", "p", "r", outputs, None, ["eos"] * n, selected, "m", "", 1.0, n, 0)
+
+
+def test_ead_equals_counts_made_by_hand():
+    outputs = ["the cat sat", "the dog sat"]
+    expected = [ead(4, 6), ead(4, 4), ead(2, 2)]  # the, cat, dog, sat; four bigrams; two trigrams
+    assert expectation_adjusted_distinct(outputs, (1, 2, 3)) == pytest.approx(np.mean(expected), rel=1e-9)
+
+
+def test_ead_of_k_identical_outputs_is_about_one_over_k():
+    outputs = ["returns the inverse of a square matrix by elimination"] * 16
+    assert expectation_adjusted_distinct(outputs) == pytest.approx(1 / 16, rel=2e-3)
+    assert expectation_adjusted_distinct(outputs, mode="paper") == pytest.approx(1 / 16, rel=2e-3)
+
+
+def test_ead_can_pass_one():
+    words = [f"w{i}" for i in range(15_000)]
+    assert expectation_adjusted_distinct([" ".join(words)], (1,)) == pytest.approx(1.16, abs=0.01)
+
+
+def test_ngrams_do_not_cross_outputs_and_case_counts():
+    assert distinct_n(["a b", "c d"], 2) == 1.0
+    assert distinct_n(["a b", "a b"], 2) == 0.5
+    assert distinct_n(["A", "a", "a,", "a"], 1) == 0.75
+
+
+def test_paper_mode_joins_the_words_around_dots_and_line_breaks():
+    text = "one.two\nthree  four"
+    assert distinct_n([text, "one two three four"], 1, "default") == 0.5
+    assert distinct_n([text, "onetwothree four"], 1, "paper") == 0.5
+    assert distinct_n([text, "one two three four"], 1, "paper") == 5 / 6
+
+
+def test_too_long_ngrams_count_as_zero_in_paper_mode_only():
+    outputs = ["a b", "c d"]
+    assert expectation_adjusted_distinct(outputs, (1, 2, 3, 4), mode="paper") == pytest.approx(
+        (ead(4, 4) + ead(2, 2)) / 4
+    )
+    assert expectation_adjusted_distinct(outputs, (1, 2, 3, 4)) == pytest.approx((ead(4, 4) + ead(2, 2)) / 2)
+
+
+@pytest.mark.parametrize("mode", ["default", "paper"])
+@pytest.mark.parametrize("outputs", [[], [""], ["", " \n"], ["."]])
+def test_without_words_diversity_is_zero(outputs, mode):
+    assert expectation_adjusted_distinct(outputs, mode=mode) == 0.0
+    assert distinct_n(outputs, 2, mode) == 0.0
+
+
+def test_an_empty_output_adds_nothing():
+    assert expectation_adjusted_distinct(["a b c", ""]) == expectation_adjusted_distinct(["a b c"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"mode": "Paper"}, "Paper"),
+        ({"ngrams": ()}, "ngrams"),
+        ({"ngrams": (0, 1)}, "0"),
+        ({"vocabulary_size": 1}, "1"),
+    ],
+)
+def test_ead_refuses_bad_settings(arguments, named):
+    with pytest.raises(UserError, match=named):
+        expectation_adjusted_distinct(["a b"], **arguments)
+
+
+def test_pairwise_equals_every_pair():
+    texts = [f"text {i % 7}" for i in range(20)]
+    vectors = unit_vectors(texts).astype(np.float64)
+    cosines = [a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) for a, b in itertools.combinations(vectors, 2)]
+    assert pairwise_similarity_diversity(texts, unit_vectors) == pytest.approx(1 - math.fsum(cosines) / 190, abs=1e-12)
+
+
+def test_pairwise_does_not_cancel():
+    assert pairwise_similarity_diversity(["same"] * 500, unit_vectors) == pytest.approx(0, abs=1e-15)
+    angle = 1e-6
+    tilted = np.array([[1, 0], [math.cos(angle), math.sin(angle)]])
+    assert pairwise_similarity_diversity(["a", "b"], lambda _: tilted) == pytest.approx(angle**2 / 2, rel=1e-6)
+
+
+def test_pairwise_does_not_depend_on_the_length_of_vectors():
+    texts = ["a", "b", "c"]
+    scaled = unit_vectors(texts) * np.array([[1], [5], [0.1]])
+    expected = pairwise_similarity_diversity(texts, unit_vectors)
+    assert pairwise_similarity_diversity(texts, lambda _: scaled) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_zero_vector_is_orthogonal_to_every_other():
+    vectors = np.array([[1.0, 0], [1, 0], [0, 0]])
+    assert pairwise_similarity_diversity(["a", "b", ""], lambda _: vectors) == pytest.approx(1 - 1 / 3)
+
+
+@pytest.mark.parametrize("returned", [np.ones((2, 3)), np.ones(3), np.full((3, 2), np.nan)])
+def test_pairwise_refuses_what_is_not_one_vector_a_text(returned):
+    with pytest.raises(UserError, match="expected 3 finite vectors"):
+        pairwise_similarity_diversity(["a", "b", "c"], lambda _: returned)
+
+
+def test_pairwise_refuses_a_single_output():
+    with pytest.raises(UserError, match="expected two or more"):
+        pairwise_similarity_diversity(["a"], unit_vectors)
+
+
+def test_encode_once_encodes_each_text_once_and_keeps_the_order():
+    seen = []
+    encoder = EncodeOnce(lambda texts: seen.extend(texts) or unit_vectors(texts))
+    for texts in (["a", "b", "a"], ["c", "b"], ["a"]):
+        np.testing.assert_array_equal(encoder(texts), unit_vectors(texts))
+    assert seen == ["a", "b", "c"]
+
+
+def test_per_input_is_the_mean_over_inputs_with_its_standard_error():
+    result = per_input([["a a", "a a"], ["a b", "c d"], ["a b", "a b"]], lambda texts: distinct_n(texts, 1))
+    values = [0.25, 1.0, 0.5]
+    assert result == {"mean": np.mean(values), "standard_error": np.std(values, ddof=1) / np.sqrt(3), "n": 3}
+    assert per_input([["a", "b"]], len) == {"mean": 2.0, "standard_error": None, "n": 1}
+
+
+def test_per_input_takes_records():
+    outputs = [["a a", "a b"], ["b", "c"]]
+    metric = expectation_adjusted_distinct
+    assert per_input([samples(texts) for texts in outputs], metric) == per_input(outputs, metric)
+
+
+def test_across_input_takes_one_output_an_input():
+    picked = []
+    across_input([["a", "x"], ["b", "y"]], lambda texts: picked.append(texts) or 0.0)
+    across_input([samples(["x", "a"], selected=1), samples(["b", "y"], selected=0)], lambda t: picked.append(t) or 0.0)
+    assert picked == [["a", "b"], ["a", "b"]]
+
+
+def test_across_input_error_of_a_mean_is_its_standard_error():
+    values = np.random.default_rng(0).normal(size=20)
+    result = across_input([[str(value)] for value in values], lambda texts: float(np.mean([float(t) for t in texts])))
+    assert result["mean"] == pytest.approx(values.mean())
+    assert result["standard_error"] == pytest.approx(values.std(ddof=1) / np.sqrt(20), rel=1e-9)
+    assert result["n"] == 20
+
+
+def test_across_input_error_of_many_inputs_is_near_the_spread_over_draws():
+    rng = np.random.default_rng(1)
+    draws = [[[str(word)] for word in rng.integers(0, 400, 200)] for _ in range(200)]
+    results = [across_input(draw, lambda texts: distinct_n(texts, 1)) for draw in draws]
+    spread = np.std([result["mean"] for result in results])
+    assert np.mean([result["standard_error"] for result in results]) == pytest.approx(spread, rel=0.35)
+
+
+def test_across_input_of_two_inputs_has_no_error():
+    metric = lambda texts: pairwise_similarity_diversity(texts, unit_vectors)  # noqa: E731
+    assert across_input([["a"], ["b"]], metric)["standard_error"] is None
+    assert across_input([["a"], ["b"], ["c"]], lambda texts: 1.0)["standard_error"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("inputs", "named"),
+    [([], "0 input"), ([["a"], []], "1 of them without outputs"), ([["a", "b"], ["a"]], "from 1 to 2")],
+)
+def test_per_input_refuses_uneven_or_missing_outputs(inputs, named):
+    with pytest.raises(UserError, match=named):
+        per_input(inputs, expectation_adjusted_distinct)
+
+
+def test_per_input_refuses_the_pool_of_best_of_n():
+    with pytest.raises(UserError, match="best-of-N"):
+        per_input([samples(["a", "b"], selected=0)], expectation_adjusted_distinct)

