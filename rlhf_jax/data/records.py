@@ -1,7 +1,4 @@
-"""The three JSONL records in which stages meet, and the files that hold them.
-
-Splits in use: `train`, `validation`, `id_test` (in distribution) and `ood_test` (out of distribution).
-"""
+"""The three JSONL records in which stages meet, and the files that hold them."""
 
 from __future__ import annotations
 
@@ -16,6 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from rlhf_jax.errors import UserError
+
+# The last two are the test sets in and out of distribution. A record may name another split.
+SPLITS = ("train", "validation", "id_test", "ood_test")
 
 
 @dataclass(frozen=True)

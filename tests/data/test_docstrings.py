@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import random
+import sys
+from collections import defaultdict
+
+import pytest
+
+from rlhf_jax.data import docstrings
+from rlhf_jax.data.formats import source_text
+from rlhf_jax.errors import UserError
+
+
+def words(seed: int, count: int = 90) -> str:
+    """Text that no other seed gives."""
+    chosen = random.Random(seed)
+    return " ".join("".join(chosen.choices("abcdefghij", k=6)) for _ in range(count)) + "."
+
+
+class Installed:
+    """A folder that takes the place of site-packages on the import path."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def module(self, path: str, source: str) -> None:
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source)
+
+    def distribution(self, name: str, version: str, summary: str, readme: str, requires: tuple[str, ...] = ()) -> None:
+        folder = self.folder / f"{name.replace('-', '_')}-{version}.dist-info"
+        folder.mkdir()
+        fields = [
+            f"Name: {name}",
+            f"Version: {version}",
+            f"Summary: {summary}",
+            *map("Requires-Dist: {}".format, requires),
+        ]
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\n" + "\n".join(fields) + f"\n\n{readme}\n")
+        (folder / "top_level.txt").write_text(name.replace("-", "_") + "\n")
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch) -> Installed:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(docstrings, "STANDARD_LIBRARY", ())
+    monkeypatch.setattr(docstrings, "PACKAGES", ("alpha",))
+    others = [path for path in sys.path if "site-packages" not in path]
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *others])
+    return Installed(tmp_path / "site")
+
+
+def documented(name: str, summary: str, text: str) -> str:
+    return f'def {name}():\n    """{summary}\n\n    {text}\n    """\n'
+
+
+def test_every_definition_is_read_and_nothing_is_imported(installed):
+    body = documented("run", "Runs the function on all rows.", words(2))
+    method = "class Model:\n" + "".join(f"    {line}\n" for line in body.splitlines())
+    guarded = "if True:\n" + "".join(
+        f"    {line}\n" for line in documented("inner", "Runs under a condition of some sort.", words(3)).splitlines()
+    )
+    installed.module("alpha/__init__.py", f'"""A package with a docstring.\n\n{words(1)}\n"""\nraise RuntimeError\n')
+    installed.module("alpha/part.py", method + guarded)
+    installed.module("alpha/tests/test_part.py", documented("test", "Tests that it does run.", words(4)))
+    installed.module("alpha/broken.py", "this is not Python")
+    corpus = docstrings.load()
+    assert {example.id: example.response for example in corpus.examples} == {
+        "alpha/alpha": "A package with a docstring.",
+        "alpha/alpha.part.Model.run": "Runs the function on all rows.",
+        "alpha/alpha.part.inner": "Runs under a condition of some sort.",
+    }
+    assert corpus.examples[0].prompt.startswith("PACKAGE: alpha\nNAME: alpha\nTEXT: ")
+    assert "alpha" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("summary", "kept"),
+    [
+        ("Sorts the rows of it.", True),
+        ("Sorts the rows.", False),  # three words
+        ("Sorts a b c.", False),  # 12 characters
+        (f"Sorts the rows {'and ' * 46}.", True),  # 200 characters
+        (f"Sorts the rows {'and ' * 47}.", False),
+        ("Deprecated function that sorts the rows.", False),
+        ("sort(rows, axis) -> the sorted rows", False),
+        ("Sorts the rows as follows:", False),
+        ("Sorting the rows\n    ================", False),
+        ("Copyright by the authors of it.", False),
+        ("Sorts all rows, see https://rows.org.", False),
+    ],
+)
+def test_what_makes_a_summary(installed, summary, kept):
+    installed.module("alpha.py", documented("sort", summary, words(1)))
+    responses = [example.response for example in docstrings.load().examples]
+    assert responses == ([" ".join(summary.replace(" .", ".").split())] if kept else [])
+
+
+def test_texts_are_long_enough_and_cut_at_a_word(installed):
+    installed.module(
+        "alpha.py",
+        documented("long", "Has a text that is cut.", words(1, 200))
+        + documented("short", "Has a text of under 300 characters.", words(2, 40))
+        + documented("licence", "Has a text about its terms.", words(3) + " Permission is hereby granted. " + words(4)),
+    )
+    (example,) = docstrings.load(max_text=400).examples
+    text = source_text(example.prompt)
+    assert words(1, 200).startswith(text + " ") and 393 < len(text) <= 400
+    with pytest.raises(UserError, match="max_text is 200, expected at least 300"):
+        docstrings.load(max_text=200)
+
+
+@pytest.mark.parametrize(
+    ("opening", "dropped"), [("Sorts the rows of it. ", True), ("Sorts the rows of it by ", False)]
+)
+def test_a_text_does_not_open_with_its_summary(installed, opening, dropped):
+    installed.module("alpha.py", documented("sort", "Sorts the rows of it.", opening + words(1)))
+    (example,) = docstrings.load().examples
+    assert source_text(example.prompt) == (words(1) if dropped else opening + words(1))
+
+
+def test_near_copies_are_left_out(installed):
+    first = words(1)
+    half = words(2, 45).rstrip(".") + " " + words(1, 45)
+    installed.module(
+        "alpha.py",
+        documented("a", "Sorts the rows of an array.", first)
+        + documented("b", "Another summary for the same text.", first.replace("a", "a", 1) + " And then more.")
+        + documented("c", "sorts the rows of an array", words(5))  # the same summary
+        + documented("d", "A text that is half the first.", half)
+        + documented("e", "A text that is all its own.", words(6))
+        + documented("e", "The same name a second time.", words(7)),
+    )
+    assert [example.id for example in docstrings.load().examples] == ["alpha/alpha.a", "alpha/alpha.e"]
+
+
+def test_readmes_are_those_of_the_dependencies_alone(installed):
+    installed.module("alpha/__init__.py", "")
+    readme = "# Title\n\n[![badge](x)](y)\n\n"
+    installed.distribution(
+        "alpha", "1.0", "Sorts rows of all kinds.", readme + words(1), ("b-eta>=1", 'gamma; extra == "x"')
+    )
+    installed.distribution("B.eta", "2.0", "Needed by the first of them.", words(2), ("absent",))
+    installed.distribution("gamma", "3.0", "Needed by an extra of it only.", words(3))
+    installed.distribution("delta", "4.0", "Installed beside all of the others.", words(4))
+    corpus = docstrings.load()
+    assert [(example.id, example.split, example.response) for example in corpus.examples] == [
+        ("alpha/README", "ood_test", "Sorts rows of all kinds."),
+        ("B.eta/README", "ood_test", "Needed by the first of them."),
+    ]
+    assert source_text(corpus.examples[0].prompt) == words(1)
+    assert {name: corpus.versions[name] for name in ("alpha", "B.eta")} == {"alpha": "1.0", "B.eta": "2.0"}
+    assert "gamma" not in corpus.versions
+
+
+def test_what_is_missing_is_said_or_refused(installed, monkeypatch):
+    monkeypatch.setattr(docstrings, "PACKAGES", ("alpha", "absent_package"))
+    installed.module("alpha.py", documented("a", "Sorts the rows of an array.", words(1)))
+    corpus = docstrings.load()
+    assert corpus.missing == ("absent_package",) and len(corpus.examples) == 1
+    with pytest.raises(UserError, match="'absent_package' has no Python files here"):
+        docstrings.load(("alpha", "absent_package"))
+
+
+def test_the_cache_holds_the_same_corpus_and_versions_renew_it(installed, monkeypatch):
+    installed.module("alpha.py", documented("a", "Sorts the rows of an array.", words(1)))
+    installed.distribution("alpha", "1.0", "Sorts rows.", "")
+    first = docstrings.load()
+    installed.module("alpha.py", documented("a", "Sorts the columns of an array.", words(1)))
+    assert docstrings.load() == first
+    (installed.folder / "alpha-1.0.dist-info").rename(installed.folder / "alpha-2.0.dist-info")
+    metadata = installed.folder / "alpha-2.0.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text().replace("1.0", "2.0"))
+    assert docstrings.load().examples[0].response == "Sorts the columns of an array."
+
+
+def test_the_standard_library_is_split_by_module_and_no_text_is_in_two_splits(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a"))
+    packages = ("asyncio", "email", "logging", "http", "unittest", "importlib")
+    corpus = docstrings.load(packages)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
+    assert docstrings.fingerprint(docstrings.load(packages).examples) == docstrings.fingerprint(corpus.examples)
+
+    found = [example for example in corpus.examples if example.split != "ood_test"]
+    assert len(found) > 80
+    assert {example.id.partition("/")[0] for example in found} == set(packages)
+    assert (
+        len({example.prompt for example in found}) == len({example.response.lower() for example in found}) == len(found)
+    )
+    splits = defaultdict(set)
+    for example in found:
+        splits[next(name for name in modules(packages) if f"{example.id}.".startswith(name))].add(example.split)
+        assert 20 <= len(example.response) <= 200 and 250 < len(source_text(example.prompt)) <= 700
+    assert all(len(names) == 1 for names in splits.values())
+    assert {split for names in splits.values() for split in names} == {"train", "validation", "id_test"}
+
+
+def modules(packages: tuple[str, ...]) -> list[str]:
+    """The prefixes of ids by module, the longest first."""
+    names = [f"{package}/{name}." for package in packages for name, _ in docstrings._files(package)]
+    return sorted(names, key=len, reverse=True)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlhf_jax.data.prose import plain, prose
+
+
+@pytest.mark.parametrize(
+    ("marked_up", "words"),
+    [
+        ("Use :func:`numpy.sort` or :class:`~numpy.ndarray`.", "Use numpy.sort or numpy.ndarray."),
+        ("See :ref:`the guide <guide>` and `docs <https://x.org/a>`_.", "See the guide and docs."),
+        ("A [`Model`] and a [link](https://x.org/a_(b)) here", "A Model and a link here"),
+        ("[![badge](https://x.org/b.svg)](https://x.org) Text", "Text"),
+        ("A **bold** and *italic* ``literal`` word", "A bold and italic literal word"),
+        ("a * b * c and `**kwargs` and `__init__` and ``coef_``", "a * b * c and **kwargs and __init__ and coef_"),
+        ("As shown in [1]_ and [Smith20]_, x[0] stays", "As shown in and, x[0] stays"),
+        ("asyncio_ and trio_.", "asyncio and trio."),
+        ("<p align='left'>An <b>HTML</b> tag, 1 < 2 > 0</p>", "An HTML tag, 1 < 2 > 0"),
+        ("Go to https://x.org/a?b=c.", "Go to."),
+    ],
+)
+def test_plain_keeps_the_words(marked_up, words):
+    assert plain(marked_up) == words
+
+
+def test_a_numpy_docstring_keeps_its_description_and_notes():
+    text = """
+        The sort is done along an axis
+        of the array, in ascending order.
+
+        .. versionadded:: 1.2
+           Never mind which version that was.
+
+        .. note:: The input is not changed by this.
+
+        Parameters
+        ----------
+        a : array_like
+            Array to be sorted, whatever is in it.
+
+        Returns
+        -------
+        sorted : ndarray
+            Array of the same type as the input.
+
+        Notes
+        -----
+        Various algorithms exist for this task::
+
+            sort(a, kind="fast")
+
+        >>> sort([2, 1])
+        array([1, 2]) and some words of output
+
+        After the doctest comes more text.
+
+        ====== =====
+        kind   speed
+        ====== =====
+
+        See Also
+        --------
+        argsort : Indirect sort of the same kind.
+    """
+    assert prose(inspect.cleandoc(text)) == (
+        "The sort is done along an axis of the array, in ascending order. The input is not changed by this. "
+        "Various algorithms exist for this task: After the doctest comes more text."
+    )
+
+
+def test_a_google_docstring_and_field_lists_lose_their_sections():
+    text = """
+        It runs on every row of the batch.
+
+        Args:
+          rows: the rows that it runs on.
+
+            With a second paragraph about them.
+          other: something else altogether.
+        Returns: the rows that are left over
+          after everything has been done.
+        :param x: a number that is not
+            used by anything at all
+        Note:
+          A note is kept in the text.
+
+        ```python
+        print("no code is kept in here")
+        ```
+        - A list item is a sentence.
+    """
+    assert prose(inspect.cleandoc(text)) == (
+        "It runs on every row of the batch. Note: A note is kept in the text. A list item is a sentence."
+    )
+
+
+def test_a_readme_loses_headings_badges_tables_and_code():
+    text = """
+# Project
+
+<!-- a comment over
+two lines -->
+[![ci](https://x.org/a.svg)](https://x.org) [docs](https://x.org) | [chat](https://x.org)
+
+> [!NOTE]
+> A library for things that matter.
+
+| a table | of words in it |
+| ------- | -------------- |
+
+Usage
+=====
+
+    pip install project
+
+## About it
+
+See the [manual](https://x.org) for every other thing.
+
+[manual]: https://x.org and some more words
+"""
+    assert prose(text) == "A library for things that matter. See the manual for every other thing."
+
+
+@given(st.text(alphabet="ab \n\t.:`*_[]()<>#=-|>1/\\", max_size=200))
+def test_any_text_gives_one_clean_line(text):
+    line = prose(text)
+    assert line == " ".join(line.split())

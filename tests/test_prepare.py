@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from rlhf_jax import prepare
+from rlhf_jax.data import docstrings, records
+from rlhf_jax.data.records import Example
+from rlhf_jax.errors import UserError
+
+CONFIG = prepare.Config(
+    stage="prepare",
+    task="docstrings",
+    packages=("anything",),
+    splits={"train": 5, "validation": 0, "ood_test": 0},
+    max_text=700,
+    seed=0,
+)
+
+
+@pytest.fixture
+def corpus(monkeypatch):
+    """A corpus of 20 training examples and two in each other split; counts how often it is read."""
+    sizes = {"train": 20, "validation": 2, "id_test": 2, "ood_test": 2}
+    examples = [
+        Example(f"pkg{number % 2}/{split}{number:02}", split, f"prompt {split} {number}", "response")
+        for split, size in sizes.items()
+        for number in range(size)
+    ]
+    reads = []
+
+    def load(packages, max_text):
+        reads.append((packages, max_text))
+        return docstrings.Corpus(examples, {"python": "3"}, ("absent",))
+
+    monkeypatch.setattr(docstrings, "load", load)
+    return examples, reads
+
+
+def test_the_splits_asked_for_are_written(tmp_path, corpus, capsys):
+    examples, reads = corpus
+    prepare.run(CONFIG, tmp_path)
+    written = records.read(tmp_path / "examples.jsonl", Example)
+    assert reads == [(("anything",), 700)]
+    assert len([example for example in written if example.split == "train"]) == 5
+    assert [example for example in written if example.split != "train"] == examples[20:22] + examples[24:]
+    assert [examples.index(example) for example in written] == sorted(examples.index(example) for example in written)
+
+    facts = json.loads((tmp_path / "corpus.json").read_text())
+    assert facts["fingerprint"] == docstrings.fingerprint(written)
+    assert facts["available"] == {"train": 20, "validation": 2, "id_test": 2, "ood_test": 2}
+    assert sum(facts["examples"]["train"].values()) == 5
+    assert facts["examples"]["validation"] == {"pkg0": 1, "pkg1": 1}
+    assert facts["versions"] == {"python": "3"} and facts["missing"] == ["absent"]
+    printed = capsys.readouterr().out
+    assert "5 of 20" in printed and facts["fingerprint"] in printed and "not in it: absent" in printed
+
+
+def test_running_again_does_nothing_until_a_file_is_lost(tmp_path, corpus, capsys):
+    _, reads = corpus
+    prepare.run(CONFIG, tmp_path)
+    printed = capsys.readouterr().out
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    prepare.run(CONFIG, tmp_path)
+    assert capsys.readouterr().out == printed and len(reads) == 1
+    for lost in before:
+        lost.unlink()
+        prepare.run(CONFIG, tmp_path)
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_seed_draws_the_examples(tmp_path, corpus):
+    def drawn(seed: int) -> list[Example]:
+        prepare.run(replace(CONFIG, seed=seed), tmp_path / str(seed))
+        return records.read(tmp_path / str(seed) / "examples.jsonl", Example)
+
+    assert drawn(0)[:5] != drawn(1)[:5]
+    assert drawn(0)[5:] == drawn(1)[5:]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "tldr"}, "task is 'tldr', expected 'docstrings'"),
+        ({"splits": {"test": 1}}, "splits has the key 'test'"),
+        ({"splits": {"train": -1}}, "splits.train is -1"),
+        ({"splits": {"train": 21}}, "splits.train asks for 21 examples, expected at most the 20"),
+    ],
+)
+def test_bad_configs_are_refused_and_nothing_is_written(tmp_path, corpus, changes, message):
+    with pytest.raises(UserError, match=message):
+        prepare.run(replace(CONFIG, **changes), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
