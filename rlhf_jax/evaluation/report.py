@@ -1,0 +1,236 @@
+"""Stage `report`: one finished study, or the seeds of one, as report.html, report.json, report.md and a console table.
+
+The same input gives the same bytes: nothing in a report comes from a clock.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rlhf_jax
+from rlhf_jax.data.records import Samples, write_text
+from rlhf_jax.errors import UserError
+from rlhf_jax.evaluation import plots
+from rlhf_jax.evaluation.gold import GoldConfig
+from rlhf_jax.evaluation.study import Study, read_study, require_seeds_of_one_study
+from rlhf_jax.evaluation.summary import REFERENCE, Summary, summarise
+from rlhf_jax.evaluation.tables import Table, console, make_tables, markdown, meaning_of_errors
+
+PROMPTS_A_SPLIT = 40
+EMBEDDED_BYTES = 1_500_000
+CONSOLE_WIDTH = 120
+_LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "tokenizers", "numpy", "matplotlib")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the stage.
+
+    Attributes:
+      stage: "report".
+      title: heading of the report.
+      runs: folders of finished studies; several are the seeds of one study, and are averaged.
+      evaluation: evaluation.json of a run, relative to its folder, as all paths below.
+      judgements: judgements.jsonl; the baseline that its head to head rows name is taken for the policy from which the
+        others started, so the KL column is the divergence from it.
+      samples: samples.jsonl by model; its order is the order of the tables.
+      training: metrics.jsonl by training stage; the one under a model's name supplies that model's KL.
+      notes: sentences for the reader.
+    """
+
+    stage: str
+    title: str
+    runs: tuple[str, ...]
+    evaluation: str
+    judgements: str
+    samples: dict[str, str]
+    training: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def run(config: Config, workdir: Path) -> None:
+    """Writes workdir/report.html, report.json and report.md, and prints the tables.
+
+    Raises:
+      UserError: a run that lacks a file, a file that does not parse, or runs that differ in more than their seeds.
+    """
+    if not config.runs or not config.samples:
+        raise UserError("the report has no runs or no samples; expected at least one run folder and one model.")
+    studies = [
+        read_study(Path(folder), config.evaluation, config.judgements, config.samples, config.training)
+        for folder in config.runs
+    ]
+    require_seeds_of_one_study(studies)
+    summary = summarise(studies)
+    tables = make_tables(summary)
+    write_text(workdir / "report.json", _json(config, summary))
+    write_text(workdir / "report.md", _markdown(config, summary, tables))
+    write_text(workdir / "report.html", _html(config, studies, summary, tables))
+    paragraphs = [config.title, *map(console, tables), *(_wrap(text) for text in _reading(summary))]
+    print("\n\n".join(paragraphs), f"\nreport: {workdir / 'report.html'}", sep="\n")
+
+
+def _about(summary: Summary) -> list[str]:
+    """What a reader has to know about judge and encoder before any number."""
+    judges = ", ".join(summary.judges) or "none"
+    about = [
+        f"The judge ({judges}) is a simulated gold scorer: a formula that rates an output against its text without "
+        "reading the human summary. It is neither people nor a language model, and a win rate says only what that "
+        "formula prefers."
+    ]
+    if GoldConfig(summary.encoder).judge in summary.judges:
+        about.append(
+            f"The encoder behind Sentence-BERT diversity ({summary.encoder}) is the judge's own, so win rates and that "
+            "diversity are not independent of each other."
+        )
+    return about
+
+
+def _reading(summary: Summary) -> list[str]:
+    """How to read the tables."""
+    baseline = summary.baseline or "the baseline"
+    return [
+        meaning_of_errors(summary),
+        f"ID is in distribution, OOD out of distribution, gap is ID minus OOD in percent points; ties count half. "
+        f"KL to {baseline}: of a trained policy the estimates k1 and k3 at its last logged step, of best-of-n "
+        "log n - (n - 1) / n in both columns, which is relative to sampling at its own temperature.",
+        *_about(summary),
+    ]
+
+
+def _sampling(study: Study) -> list[str]:
+    lines = []
+    for model, samples in study.samples.items():
+        first = samples[0]
+        splits: dict[str, int] = {}
+        for sample in samples:
+            splits[sample.split] = splits.get(sample.split, 0) + 1
+        prompts = " and ".join(f"{count} {split}" for split, count in splits.items())
+        outputs = f"best of {first.n}" if first.selected is not None else f"{first.n} outputs"
+        lines.append(f"{model}: {prompts} prompts, {outputs} each at temperature {first.temperature:g}")
+    return lines
+
+
+def _json(config: Config, summary: Summary) -> str:
+    report = {
+        "title": config.title,
+        "runs": [Path(folder).name for folder in config.runs],
+        "errors": meaning_of_errors(summary),
+        "judges": summary.judges,
+        "encoder": summary.encoder,
+        "baseline": summary.baseline,
+        "models": summary.rows,
+        "about": _about(summary),
+        "notes": config.notes,
+    }
+    return json.dumps(report, indent=2, allow_nan=False) + "\n"
+
+
+def _markdown(config: Config, summary: Summary, tables: Sequence[Table]) -> str:
+    parts = [f"# {config.title}", *config.notes, *map(markdown, tables), "## How to read this", *_reading(summary)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _html(config: Config, studies: Sequence[Study], summary: Summary, tables: Sequence[Table]) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    training = [study.training for study in studies]
+    browser = _browser(studies[0])
+    return environment.get_template("report.html.j2").render(
+        config=config,
+        summary=summary,
+        tables=tables,
+        about=_about(summary),
+        reading=_reading(summary),
+        models=list(summary.rows),
+        series=plots.SERIES,
+        figures={
+            "Diversity against win rate": plots.diversity_against_win_rate(summary),
+            "In distribution against out of distribution": plots.in_against_out(summary),
+            "Policy optimisation": plots.policy_curves(training),
+            "Supervised and reward model training": plots.training_curves(training),
+        },
+        browser=browser,
+        # Inside <script> only "<" could end the data early.
+        browser_json=json.dumps(browser, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),
+        sampling=_sampling(studies[0]),
+        runs=[{"name": study.folder.name, "config": _pretty(study.config)} for study in studies],
+        corpus=studies[0].corpus,
+        versions={
+            "rlhf_jax": rlhf_jax.__version__,
+            "Python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+        },
+        pretty=_pretty,
+    )
+
+
+def _browser(study: Study) -> dict[str, Any]:
+    """The samples that the page embeds: of each split up to PROMPTS_A_SPLIT prompts, fewer where texts are long."""
+    verdicts = {(j["id"], j["model"]): j for j in study.judgements if j["against"] == REFERENCE}
+    samples = {(sample.id, model): sample for model, found in study.samples.items() for sample in found}
+    by_split: dict[str, list[Samples]] = {}
+    for prompt in next(iter(study.samples.values())):
+        by_split.setdefault(prompt.split, []).append(prompt)
+
+    def entry(prompt: Samples) -> dict[str, Any]:
+        keys = [(prompt.id, model) for model in study.samples]
+        return {
+            "id": prompt.id,
+            "split": prompt.split,
+            "prompt": prompt.prompt,
+            "reference": prompt.reference,
+            "answers": [_answer(samples[key], verdicts.get(key)) if key in samples else None for key in keys],
+        }
+
+    limit = PROMPTS_A_SPLIT
+    while True:
+        shown = {split: _spread(found, limit) for split, found in by_split.items()}
+        entries = [entry(prompt) for found in shown.values() for prompt in found]
+        if limit == 1 or len(json.dumps(entries, ensure_ascii=False).encode()) <= EMBEDDED_BYTES:
+            break
+        limit //= 2
+    return {
+        "models": list(study.samples),
+        "shown": {split: len(found) for split, found in shown.items()},
+        "of": {split: len(found) for split, found in by_split.items()},
+        "prompts": entries,
+    }
+
+
+def _answer(sample: Samples, verdict: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "outputs": sample.outputs,
+        "rewards": sample.rewards,
+        "finish": sample.finish,
+        "selected": sample.selected,
+        "verdict": verdict and {key: verdict[key] for key in ("preference", "score", "against_score")},
+    }
+
+
+def _spread(samples: Sequence[Samples], limit: int) -> list[Samples]:
+    """At most `limit` of them, evenly spaced: a file sorted by origin still shows every origin."""
+    count = min(limit, len(samples))
+    return [samples[index * len(samples) // count] for index in range(count)]
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _wrap(text: str) -> str:
+    return textwrap.fill(text, CONSOLE_WIDTH)

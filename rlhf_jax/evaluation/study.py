@@ -1,0 +1,184 @@
+"""A finished study as the report reads it: the JSON files of a run folder; and whether several are seeds of one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_jax.data import records
+from rlhf_jax.errors import UserError
+
+_JUDGEMENT = {
+    "id": str,
+    "split": str,
+    "model": str,
+    "against": str,
+    "preference": (int, float),
+    "score": (int, float),
+    "against_score": (int, float),
+    "judge": str,
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """One run folder, read.
+
+    Attributes:
+      folder: the run folder.
+      config: its config.json; None where the folder has none.
+      corpus: its prepare/corpus.json; None where the folder has none.
+      evaluation: `{"encoder": name, "models": {model: {split: metrics}}}` of the evaluate stage.
+      judgements: one dict a prompt, model and opponent, of the judge stage.
+      samples: the prompts and outputs of every model.
+      training: metrics.jsonl of every training stage, one dict a step; empty where the stage left no such file.
+    """
+
+    folder: Path
+    config: dict[str, Any] | None
+    corpus: dict[str, Any] | None
+    evaluation: dict[str, Any]
+    judgements: list[dict[str, Any]]
+    samples: dict[str, list[records.Samples]]
+    training: dict[str, list[dict[str, Any]]]
+
+
+def read_study(
+    folder: Path, evaluation: str, judgements: str, samples: Mapping[str, str], training: Mapping[str, str]
+) -> Study:
+    """Reads a run folder; the paths are relative to it.
+
+    Raises:
+      UserError: where a file is missing (metrics of training, config.json and corpus.json may be), does not parse, or
+        has no place for one of the models.
+    """
+    if not folder.is_dir():
+        raise UserError(f"runs names {folder}, which is not a folder; expected the folder of a finished study.")
+    path = folder / evaluation
+    evaluated = _object(path)
+    for model in samples:
+        if model not in evaluated.get("models", {}):
+            known = ", ".join(evaluated.get("models", {})) or "none"
+            raise UserError(
+                f"{path} evaluates the models {known}; expected {model} of the report's samples among them."
+            )
+    return Study(
+        folder=folder,
+        config=_optional(folder / "config.json"),
+        corpus=_optional(folder / "prepare" / "corpus.json"),
+        evaluation=evaluated,
+        judgements=_judgements(folder / judgements),
+        samples={model: _samples(folder / path) for model, path in samples.items()},
+        training={stage: _metrics(folder / path) for stage, path in training.items()},
+    )
+
+
+def require_seeds_of_one_study(studies: Sequence[Study]) -> None:
+    """Several runs may be averaged only if their configs differ in seeds, and in nothing else.
+
+    Every key named `seed` may differ, at any depth. A path that differs only in the run's own folder, written whole or
+    as a study of several runs writes it (`{workdir}/<run>`), is no difference.
+
+    Raises:
+      UserError: naming two runs and the keys that differ, or two runs of one seed.
+    """
+    if len(studies) == 1:
+        return
+    for study in studies:
+        if study.config is None:
+            raise UserError(f"{study.folder} has no config.json, which says whether several runs differ only in seed.")
+    for index, study in enumerate(studies):
+        for earlier in studies[:index]:
+            differing = _differing_keys(earlier, study)
+            seeds = [key for key in differing if key.rpartition(".")[2] == "seed"]
+            if len(differing) > len(seeds):
+                others = ", ".join(key for key in differing if key not in seeds)
+                raise UserError(
+                    f"{earlier.folder} and {study.folder} differ in {others}; "
+                    "expected runs whose config.json differ only in seed."
+                )
+            if not seeds:
+                raise UserError(f"{earlier.folder} and {study.folder} have the same seed; expected one run a seed.")
+
+
+def _differing_keys(one: Study, other: Study) -> list[str]:
+    ours, theirs = dict(_leaves(one.config)), dict(_leaves(other.config))
+    return sorted(
+        key
+        for key in ours.keys() | theirs.keys()
+        if ours.get(key) != theirs.get(key) and _portable(ours.get(key), one) != _portable(theirs.get(key), other)
+    )
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every value that is no object, as JSON, with its keys joined by dots."""
+    if isinstance(value, dict) and value:
+        for name, child in value.items():
+            yield from _leaves(child, f"{key}.{name}" if key else name)
+    else:
+        yield key, json.dumps(value)
+
+
+def _portable(value: str | None, study: Study) -> str | None:
+    if value is None:
+        return None
+    return value.replace(str(study.folder), "{run}").replace(f"{{workdir}}/{study.folder.name}", "{run}")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; expected the file that a finished stage writes there.")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} does not parse as JSON ({error}).") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a JSON {type(value).__name__}; expected an object.")
+    return value
+
+
+def _optional(path: Path) -> dict[str, Any] | None:
+    return _object(path) if path.exists() else None
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; expected the file that a finished stage writes there.")
+    values = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{path}:{number} does not parse as JSON ({error}).") from None
+            if not isinstance(value, dict):
+                raise UserError(f"{path}:{number} holds a JSON {type(value).__name__}; expected an object.")
+            values.append(value)
+    return values
+
+
+def _judgements(path: Path) -> list[dict[str, Any]]:
+    values = _lines(path)
+    for number, value in enumerate(values, start=1):
+        for field, kind in _JUDGEMENT.items():
+            if not isinstance(value.get(field), kind):
+                raise UserError(f"{path}:{number} has {field} = {value.get(field)!r}; expected a judgement's {field}.")
+    return values
+
+
+def _samples(path: Path) -> list[records.Samples]:
+    samples = records.read(path, records.Samples)
+    if not samples:
+        raise UserError(f"{path} holds no samples; expected one line a prompt.")
+    return samples
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    values = _lines(path) if path.exists() else []
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value.get("step"), int):
+            raise UserError(f"{path}:{number} has step = {value.get('step')!r}; expected an integer.")
+    return values

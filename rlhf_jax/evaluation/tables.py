@@ -1,0 +1,178 @@
+"""The report's tables: which numbers stand in which column, and how a table looks on a console and in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from rlhf_jax.evaluation.summary import ID, OOD, Metric, Summary
+
+_GAP = "  "
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number a model: `summary.rows[model][metric][part]`, under `name` in the columns' common `group`."""
+
+    group: str
+    name: str
+    metric: str
+    part: str
+    decimals: int
+    signed: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number as text, its standard error as text ("" where there is none), or the number of a footnote."""
+
+    mean: str = ""
+    error: str = ""
+    footnote: int = 0
+
+    def __str__(self) -> str:
+        if self.footnote:
+            return f"- [{self.footnote}]"
+        return f"{self.mean}±{self.error}" if self.error else self.mean
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells by model, in the order of the columns; footnote i stands at index i - 1."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: dict[str, list[Cell]]
+    footnotes: list[str]
+
+    def groups(self) -> list[tuple[str, int]]:
+        """Header cells above the columns: group and number of columns."""
+        return [(group, len(list(columns))) for group, columns in groupby(self.columns, lambda column: column.group)]
+
+
+def make_tables(summary: Summary) -> list[Table]:
+    """Win rates, reward and KL; diversity; the texts themselves."""
+    baseline = summary.baseline or "baseline"
+
+    def splits(group: str, metric: str, decimals: int) -> list[Column]:
+        return [Column(group, "ID", metric, ID, decimals), Column(group, "OOD", metric, OOD, decimals)]
+
+    wins = [
+        *splits("wins against the reference, %", "win_rate", 1),
+        Column("wins against the reference, %", "gap", "win_rate", "gap", 1, signed=True),
+        *splits(f"wins against {baseline}, %", "head_to_head", 1),
+        *splits("reward", "reward", 2),
+        Column(f"KL to {baseline}, nats", "k1", "kl", "k1", 2),
+        Column(f"KL to {baseline}, nats", "k3", "kl", "k3", 2),
+    ]
+    diversity = [
+        *splits("per input, EAD", "per_input_ead", 3),
+        *splits("per input, Sentence-BERT", "per_input_sentence_bert", 3),
+        *splits("across inputs, EAD", "across_input_ead", 3),
+        *splits("across inputs, Sentence-BERT", "across_input_sentence_bert", 3),
+    ]
+    texts = [
+        *splits("ROUGE-L", "rouge_l", 3),
+        *splits("length, words", "length", 1),
+        *splits("copied 4-grams, share", "copied", 2),
+        *splits("finished, share", "finished", 2),
+    ]
+    return [
+        _table("Win rates, reward and KL", wins, summary),
+        _table("Diversity", diversity, summary),
+        _table("Texts", texts, summary),
+    ]
+
+
+def meaning_of_errors(summary: Summary) -> str:
+    """One sentence: what ± is in every table and plot."""
+    if summary.runs == 1:
+        return "± is one standard error over prompts; one run, so the spread between seeds is not in it."
+    from scipy.stats import t
+
+    factor = t.ppf(0.975, summary.runs - 1)
+    return (
+        f"Means over {summary.runs} seeds; ± is one standard error over seeds, and {factor:.1f} times that "
+        f"is a 95 % t interval."
+    )
+
+
+def console(table: Table) -> str:
+    """Aligned plain text with a two-line header and the footnotes below."""
+    names = ["model", *table.rows]
+    first = max(map(len, names))
+    widths = [
+        max(len(column.name), *(len(str(cells[index])) for cells in table.rows.values()))
+        for index, column in enumerate(table.columns)
+    ]
+    header, start = " " * first, 0
+    for group, count in table.groups():
+        end = start + count
+        room = sum(widths[start:end]) + len(_GAP) * (count - 1)
+        widths[start] += max(0, len(group) - room)
+        header += _GAP + group.rjust(max(room, len(group)))
+        start = end
+    lines = [
+        table.title,
+        header,
+        _line("model".ljust(first), [column.name for column in table.columns], widths),
+        *(_line(name.ljust(first), map(str, cells), widths) for name, cells in table.rows.items()),
+        *_footnotes(table),
+    ]
+    return "\n".join(lines)
+
+
+def markdown(table: Table) -> str:
+    """A Markdown table under a heading, with the footnotes below."""
+    header = ["model", *(f"{column.group}: {column.name}" for column in table.columns)]
+    rows = [[_escape(name), *map(str, cells)] for name, cells in table.rows.items()]
+    lines = [
+        f"## {table.title}",
+        "",
+        _bar([_escape(cell) for cell in header]),
+        _bar(["---", *["---:"] * len(table.columns)]),
+        *map(_bar, rows),
+    ]
+    if table.footnotes:
+        lines += ["", *(f"- {line}" for line in _footnotes(table))]
+    return "\n".join(lines)
+
+
+def _table(title: str, columns: Sequence[Column], summary: Summary) -> Table:
+    footnotes: list[str] = []
+
+    def cell(metric: Metric, column: Column) -> Cell:
+        if "not_computed" in metric:
+            reason = metric["not_computed"]
+            if reason not in footnotes:
+                footnotes.append(reason)
+            return Cell(footnote=footnotes.index(reason) + 1)
+        error = metric["standard_error"]
+        sign = "+" if column.signed else ""
+        return Cell(
+            mean=f"{metric['mean']:{sign}.{column.decimals}f}",
+            error="" if error is None else f"{error:.{column.decimals}f}",
+        )
+
+    rows = {
+        model: [cell(row[column.metric][column.part], column) for column in columns]
+        for model, row in summary.rows.items()
+    }
+    return Table(title, tuple(columns), rows, footnotes)
+
+
+def _footnotes(table: Table) -> list[str]:
+    return [f"[{number}] not computed: {reason}" for number, reason in enumerate(table.footnotes, start=1)]
+
+
+def _line(name: str, cells: Sequence[str], widths: Sequence[int]) -> str:
+    return _GAP.join([name, *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])
+
+
+def _bar(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|")

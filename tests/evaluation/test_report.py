@@ -1,0 +1,473 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.evaluation import report
+from rlhf_jax.evaluation.report import Config
+from rlhf_jax.evaluation.study import read_study, require_seeds_of_one_study
+from rlhf_jax.evaluation.summary import summarise
+
+MODELS = {"sft": 0.45, "ppo": 0.62, "bon": 0.58}
+PER_INPUT = {"sft": 0.81, "ppo": 0.34}
+HOSTILE = '</script><script>alert("x")</script><b>&amp; \u2028 $a_b$'
+POOL_TOO_SMALL = "needs simulated Bo16 sets from a pool of at least 4N"
+
+
+def metric(mean: float, error: float = 0.01, n: int = 12) -> dict[str, Any]:
+    return {"mean": mean, "standard_error": error, "n": n}
+
+
+def dump(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def dump_lines(path: Path, values: list[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+
+
+def write_study(
+    folder: Path, seed: int = 0, prompts: int = 12, outputs: int = 4, steps: int = 30, words: int = 12, **config: Any
+) -> Path:
+    """A run folder as a finished study leaves it; every number in it is a function of the seed."""
+    rng = np.random.default_rng(seed)
+    splits = {"id_test": prompts, "ood_test": prompts // 2}
+    vocabulary = [f"word{index}" for index in range(300)]
+
+    def text(length: int) -> str:
+        return " ".join(rng.choice(vocabulary, length))
+
+    prompt = {
+        (split, index): f"PACKAGE: p{index % 7}\nNAME: p{index % 7}.f{index}\nTEXT: {text(6 * words)}\nTL;DR:"
+        for split, count in splits.items()
+        for index in range(count)
+    }
+    judgements, models = [], {}
+    for model, skill in MODELS.items():
+        rows = []
+        for split, index in prompt:
+            rewards = rng.normal(skill, 1, outputs).round(3).tolist()
+            rows.append(
+                {
+                    "id": f"{split}/{index}",
+                    "split": split,
+                    "prompt": prompt[split, index],
+                    "reference": text(words),
+                    "outputs": [text(words) for _ in range(outputs)],
+                    "rewards": rewards,
+                    "finish": ["eos"] * (outputs - 1) + ["length"],
+                    "selected": int(np.argmax(rewards)) if model == "bon" else None,
+                    "model": "tiny",
+                    "checkpoint": f"{model}/checkpoints",
+                    "temperature": 0.7 if model == "bon" else 1.0,
+                    "n": outputs,
+                    "seed": seed,
+                }
+            )
+            for against in ("reference", "sft"):
+                if against != model:
+                    chance = skill - 0.1 * (split == "ood_test")
+                    judgements.append(
+                        {
+                            "id": f"{split}/{index}",
+                            "split": split,
+                            "model": model,
+                            "against": against,
+                            "preference": 1 + float(rng.random() < chance),
+                            "score": round(float(rng.normal(0.5, 0.1)), 3),
+                            "against_score": 0.5,
+                            "judge": "gold (minilm)",
+                        }
+                    )
+        dump_lines(folder / f"{model}.jsonl", rows)
+        shift = float(rng.normal(0, 0.01))
+        models[model] = {
+            split: {
+                "prompts": count,
+                "outputs": outputs,
+                "temperature": rows[0]["temperature"],
+                "length": metric(11.3 + shift, 0.4),
+                "rouge_l": metric(0.214 + shift),
+                "copied": metric(0.31 + shift, 0.02),
+                "finished": metric(0.75, 0.01),
+                "reward": metric(skill + shift, 0.11),
+                "per_input": {
+                    name: metric(PER_INPUT[model] + shift) if model in PER_INPUT else {"not_computed": POOL_TOO_SMALL}
+                    for name in ("ead", "sentence_bert")
+                },
+                "across_input": {name: metric(0.87 + shift, 0.004) for name in ("ead", "sentence_bert")},
+            }
+            for split, count in splits.items()
+        }
+    dump(folder / "evaluate" / "evaluation.json", {"encoder": "minilm", "models": models})
+    dump_lines(folder / "judge" / "judgements.jsonl", judgements)
+    curve = np.exp(-np.arange(steps) / (steps / 3))
+    dump_lines(
+        folder / "sft" / "metrics.jsonl",
+        [
+            {"step": step, "loss": 2 + curve[step], "learning_rate": 1e-4}
+            | ({"eval/validation/loss": 2.1 + curve[step]} if step % 10 == 9 else {})
+            for step in range(steps)
+        ],
+    )
+    dump_lines(
+        folder / "reward" / "metrics.jsonl",
+        [{"step": step, "loss": 0.7, "accuracy": 0.75 - curve[step] / 4} for step in range(steps)],
+    )
+    dump_lines(
+        folder / "ppo" / "metrics.jsonl",
+        [
+            {"step": step, "score": 1 - curve[step], "kl_k1": 0.1 * step + seed, "kl_k3": 0.11 * step, "entropy": 2.0}
+            for step in range(steps)
+        ],
+    )
+    dump(folder / "prepare" / "corpus.json", {"fingerprint": "f" * 16, "counts": {"train": 100}})
+    dump(
+        folder / "config.json",
+        {"stage": "pipeline", "stages": {"sft": {"seed": seed, "learning_rate": 1e-4}}, **config},
+    )
+    return folder
+
+
+def make_config(*runs: Path, **changes: Any) -> Config:
+    settings = {
+        "stage": "report",
+        "title": "A study",
+        "runs": tuple(map(str, runs)),
+        "evaluation": "evaluate/evaluation.json",
+        "judgements": "judge/judgements.jsonl",
+        "samples": {model: f"{model}.jsonl" for model in MODELS},
+        "training": {stage: f"{stage}/metrics.jsonl" for stage in ("sft", "reward", "ppo")},
+        "notes": ("A note.",),
+    }
+    return Config(**(settings | changes))
+
+
+def rows_of(config: Config) -> dict[str, Any]:
+    """The rows of the report's tables, without the time that plots take."""
+    paths = config.evaluation, config.judgements, config.samples, config.training
+    studies = [read_study(Path(run), *paths) for run in config.runs]
+    require_seeds_of_one_study(studies)
+    return summarise(studies).rows
+
+
+def rows(workdir: Path) -> dict[str, Any]:
+    return json.loads((workdir / "report.json").read_text())["models"]
+
+
+def page(workdir: Path) -> str:
+    return (workdir / "report.html").read_text()
+
+
+def embedded(html: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
+    return json.loads(found[1])
+
+
+class Page(HTMLParser):
+    """Tags with attributes, ids, and whether every element that was opened is closed in order."""
+
+    VOID = {"meta", "input", "br", "link", "img"}
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def workdir(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("report")
+    report.run(make_config(study), workdir)
+    return workdir
+
+
+def test_win_rates_are_those_of_the_judgements(study: Path, workdir: Path) -> None:
+    judged = [json.loads(line) for line in (study / "judge/judgements.jsonl").read_text().splitlines()]
+
+    def won(against: str, split: str) -> list[float]:
+        return [
+            100 * (j["preference"] - 1)
+            for j in judged
+            if (j["model"], j["against"], j["split"]) == ("ppo", against, split)
+        ]
+
+    row = rows(workdir)["ppo"]
+    for name, against in (("win_rate", "reference"), ("head_to_head", "sft")):
+        for split in ("id_test", "ood_test"):
+            shares = won(against, split)
+            assert row[name][split]["mean"] == pytest.approx(statistics.fmean(shares))
+            expected = statistics.stdev(shares) / math.sqrt(len(shares))
+            assert row[name][split]["standard_error"] == pytest.approx(expected)
+    gap = statistics.fmean(won("reference", "id_test")) - statistics.fmean(won("reference", "ood_test"))
+    assert row["win_rate"]["gap"]["mean"] == pytest.approx(gap)
+
+
+def test_kl_is_zero_for_the_baseline_last_logged_for_a_policy_and_analytic_for_best_of_n(workdir: Path) -> None:
+    models = rows(workdir)
+    assert [models["sft"]["kl"][k]["mean"] for k in ("k1", "k3")] == [0, 0]
+    assert [models["ppo"]["kl"][k]["mean"] for k in ("k1", "k3")] == pytest.approx([2.9, 3.19])
+    assert [models["bon"]["kl"][k]["mean"] for k in ("k1", "k3")] == pytest.approx([math.log(4) - 0.75] * 2)
+
+
+def test_models_keep_the_order_of_the_samples(study: Path) -> None:
+    assert list(rows_of(make_config(study, samples={"bon": "bon.jsonl", "sft": "sft.jsonl"}))) == ["bon", "sft"]
+
+
+def test_what_is_not_computed_says_why_everywhere(workdir: Path) -> None:
+    assert rows(workdir)["bon"]["per_input_ead"]["id_test"] == {"not_computed": POOL_TOO_SMALL}
+    assert POOL_TOO_SMALL in page(workdir)
+    assert POOL_TOO_SMALL in (workdir / "report.md").read_text()
+
+
+def test_console_is_aligned_within_120_columns(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report.run(make_config(study), tmp_path)
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 120
+    assert "simulated gold scorer" in " ".join(printed.split())
+    blocks = [block.splitlines() for block in printed.split("\n\n")]
+    tables = [block for block in blocks if len(block) > 2 and block[2].startswith("model")]
+    assert len(tables) == 3
+    for table in tables:
+        assert len({len(line) for line in table[1 : 3 + len(MODELS)]}) == 1
+        assert [line.split()[0] for line in table[3 : 3 + len(MODELS)]] == list(MODELS)
+
+
+def test_markdown_tables_have_a_cell_for_every_column(workdir: Path) -> None:
+    text = (workdir / "report.md").read_text()
+    bars = [line.count("|") for line in text.splitlines() if line.startswith("|")]
+    assert len(bars) == 3 * (2 + len(MODELS))
+    assert set(bars[:5]) == {11} and set(bars[5:]) == {10}
+
+
+def test_same_input_gives_the_same_bytes(study: Path, workdir: Path, tmp_path: Path) -> None:
+    report.run(make_config(study), tmp_path)
+    for name in ("report.html", "report.json", "report.md"):
+        assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report.json", "report.md"}
+
+
+def test_page_is_one_well_formed_file_that_loads_nothing(workdir: Path) -> None:
+    html = page(workdir)
+    parsed = Page(html)
+    assert parsed.open == []
+    for tag, attributes in parsed.tags:
+        assert tag not in {"link", "img", "iframe", "image"}
+        for name in ("src", "href", "xlink:href"):
+            assert attributes.get(name, "#").startswith("#")
+    assert not re.search(r"url\((?!#)|@import", html)
+
+
+def test_page_can_be_used_without_sight_or_mouse(workdir: Path) -> None:
+    parsed = Page(page(workdir))
+    ids = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    named = {attributes[key] for _, attributes in parsed.tags for key in ("aria-labelledby",) if key in attributes}
+    targets = {attributes["href"][1:] for tag, attributes in parsed.tags if tag == "a"}
+    assert named | targets <= set(ids)
+    counts = {name: sum(tag == name for tag, _ in parsed.tags) for name in ("caption", "svg", "h1", "main")}
+    assert counts["caption"] == 3 and counts["h1"] == 1 and counts["main"] == 1
+    alternatives = [attributes["aria-label"] for _, attributes in parsed.tags if attributes.get("role") == "img"]
+    assert len(alternatives) == counts["svg"] == 11 and all(alternatives)
+    assert all(attributes.get("scope") for tag, attributes in parsed.tags if tag == "th")
+
+
+def test_plots_are_xml_in_the_colours_of_the_page(workdir: Path) -> None:
+    drawn = re.findall(r"<svg.*?</svg>", page(workdir), re.DOTALL)
+    assert drawn
+    for svg in drawn:
+        ElementTree.fromstring(svg)
+        assert not re.search(r"#[0-9a-f]{6}\b", svg)
+        assert "var(--ink)" in svg
+
+
+def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study")
+    path = study / "sft.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[0]["prompt"] = lines[0]["reference"] = lines[0]["outputs"][0] = HOSTILE
+    dump_lines(path, lines)
+    evaluation = json.loads((study / "evaluate/evaluation.json").read_text())
+    evaluation["models"][HOSTILE] = evaluation["models"]["sft"]
+    dump(study / "evaluate/evaluation.json", evaluation)
+    samples = {"sft": "sft.jsonl", HOSTILE: "sft.jsonl"}
+    report.run(make_config(study, title=HOSTILE, notes=(HOSTILE,), samples=samples), tmp_path / "report")
+    html = page(tmp_path / "report")
+    parsed = Page(html)
+    assert sum(tag == "script" for tag, _ in parsed.tags) == 2
+    assert not any(tag == "b" for tag, _ in parsed.tags)
+    first = embedded(html)["prompts"][0]
+    assert first["prompt"] == first["reference"] == first["answers"][0]["outputs"][0] == HOSTILE
+
+
+def test_browser_holds_every_output_of_the_prompts_it_shows(study: Path, workdir: Path) -> None:
+    data = embedded(page(workdir))
+    assert data["models"] == list(MODELS)
+    assert data["shown"] == data["of"] == {"id_test": 12, "ood_test": 6}
+    line = json.loads((study / "bon.jsonl").read_text().splitlines()[3])
+    answer = data["prompts"][3]["answers"][2]
+    assert {name: answer[name] for name in ("outputs", "rewards", "finish", "selected")} == {
+        name: line[name] for name in ("outputs", "rewards", "finish", "selected")
+    }
+    assert set(answer["verdict"]) == {"preference", "score", "against_score"}
+
+
+def test_embedded_prompts_are_capped_and_counted(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", prompts=90, outputs=2, steps=3)
+    report.run(make_config(study), tmp_path)
+    data = embedded(page(tmp_path))
+    assert data["shown"] == {"id_test": 40, "ood_test": 40} and data["of"] == {"id_test": 90, "ood_test": 45}
+    ids = [entry["id"] for entry in data["prompts"] if entry["split"] == "id_test"]
+    assert ids[0] == "id_test/0" and ids[-1] == "id_test/87" and len(set(ids)) == 40
+    assert "40 of 90 id_test prompts" in page(tmp_path)
+
+
+def test_long_texts_keep_the_page_under_two_megabytes(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", prompts=40, outputs=16, steps=3, words=300)
+    report.run(make_config(study), tmp_path)
+    assert (tmp_path / "report.html").stat().st_size < 2_000_000
+    assert 1 <= embedded(page(tmp_path))["shown"]["id_test"] < 40
+
+
+def test_missing_training_metrics_leave_a_sentence_and_no_empty_plot(study: Path, tmp_path: Path) -> None:
+    training = {"sft": "sft/metrics.jsonl", "ppo": "absent/metrics.jsonl"}
+    report.run(make_config(study, training=training), tmp_path)
+    html = page(tmp_path)
+    assert "there is no policy optimisation to draw" in html
+    assert "no kl_k1 in its training metrics" in html
+    assert html.count("<svg") == 7
+
+
+def test_scalars_that_are_null_or_unknown_are_no_reason_to_fail(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study")
+    lines = [{"step": 1, "score": None, "kl_k1": 0.5, "kl_k3": None, "surprise": [1]}, {"step": 2, "kl_k1": None}]
+    dump_lines(study / "ppo/metrics.jsonl", lines)
+    report.run(make_config(study), tmp_path)
+    assert rows(tmp_path)["ppo"]["kl"]["k1"]["mean"] == 0.5
+    assert "not_computed" in rows(tmp_path)["ppo"]["kl"]["k3"]
+    assert "hold no score" in page(tmp_path)
+
+
+def test_seeds_are_averaged_with_the_error_over_seeds(tmp_path: Path) -> None:
+    runs = [write_study(tmp_path / f"seed{seed}", seed) for seed in range(3)]
+    single = [rows_of(make_config(run)) for run in runs]
+    report.run(make_config(*runs), tmp_path / "report")
+    merged = rows(tmp_path / "report")
+    for name, part in (("win_rate", "gap"), ("head_to_head", "ood_test"), ("kl", "k1"), ("per_input_ead", "id_test")):
+        means = [one["ppo"][name][part]["mean"] for one in single]
+        assert merged["ppo"][name][part]["n"] == 3
+        assert merged["ppo"][name][part]["mean"] == pytest.approx(statistics.fmean(means))
+        error = statistics.stdev(means) / math.sqrt(3)
+        assert merged["ppo"][name][part]["standard_error"] == pytest.approx(error)
+    assert "not_computed" in merged["bon"]["per_input_ead"]["id_test"]
+    html = page(tmp_path / "report")
+    assert "3 seeds" in html and "4.3 times" in html and "of run seed0" in html
+
+
+def test_a_path_into_the_run_is_no_difference_between_seeds(tmp_path: Path) -> None:
+    runs = []
+    for seed, name in enumerate("ab"):
+        paths = {
+            "whole": str(tmp_path / name / "sft"),
+            "written": f"{{workdir}}/{name}/sft",
+            "shared": "{workdir}/a/sft",
+        }
+        runs.append(write_study(tmp_path / name, seed, **paths))
+    assert rows_of(make_config(*runs))["sft"]["reward"]["id_test"]["n"] == 2
+
+
+def test_runs_that_differ_in_more_than_seeds_are_refused_by_key(tmp_path: Path) -> None:
+    one = write_study(tmp_path / "a", 0, beta=0.1)
+    other = write_study(tmp_path / "b", 1, beta=0.2, extra={"seed": 1, "x": 1})
+    with pytest.raises(UserError, match=r"differ in beta, extra\.x;"):
+        report.run(make_config(one, other), tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_runs_without_a_config_are_not_taken_for_seeds(tmp_path: Path) -> None:
+    runs = [write_study(tmp_path / name, seed) for seed, name in enumerate("ab")]
+    (runs[1] / "config.json").unlink()
+    with pytest.raises(UserError, match="b has no config.json"):
+        report.run(make_config(*runs), tmp_path / "report")
+
+
+def test_one_seed_twice_is_refused(tmp_path: Path) -> None:
+    runs = [write_study(tmp_path / name, 0) for name in "ab"]
+    with pytest.raises(UserError, match="same seed"):
+        report.run(make_config(*runs), tmp_path / "report")
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        ("evaluate/evaluation.json", None, r"evaluation\.json does not exist"),
+        ("evaluate/evaluation.json", "{", r"evaluation\.json does not parse"),
+        ("evaluate/evaluation.json", '{"models": {"sft": {}}}', "models sft; expected ppo"),
+        ("judge/judgements.jsonl", "{}\n", r"judgements\.jsonl:1 has id = None"),
+        ("judge/judgements.jsonl", "[]\n", r"judgements\.jsonl:1 holds a JSON list"),
+        ("sft.jsonl", "", r"sft\.jsonl holds no samples"),
+        ("ppo.jsonl", "{\n", r"ppo\.jsonl:1"),
+        ("ppo/metrics.jsonl", '{"step": 1}\n{"st', r"metrics\.jsonl:2 does not parse"),
+        ("ppo/metrics.jsonl", '{"score": 1}\n', r"metrics\.jsonl:1 has step = None"),
+    ],
+)
+def test_bad_files_are_named(tmp_path: Path, path: str, text: str | None, message: str) -> None:
+    study = write_study(tmp_path / "study")
+    if text is None:
+        (study / path).unlink()
+    else:
+        (study / path).write_text(text)
+    with pytest.raises(UserError, match=message):
+        report.run(make_config(study), tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_run_that_is_no_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a folder"):
+        report.run(make_config(tmp_path / "nowhere"), tmp_path / "report")
+
+
+def test_two_baselines_are_refused(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study")
+    path = study / "judge/judgements.jsonl"
+    path.write_text(path.read_text().replace('"against": "sft"', '"against": "bon"', 1))
+    with pytest.raises(UserError, match="against bon, sft; expected at most one"):
+        report.run(make_config(study), tmp_path / "report")
+
+
+def test_the_encoder_is_called_the_judges_own_only_where_it_is(tmp_path: Path, workdir: Path) -> None:
+    assert "is the judge&#39;s own" in page(workdir)
+    other = write_study(tmp_path / "study")
+    path = other / "judge/judgements.jsonl"
+    path.write_text(path.read_text().replace("gold (minilm)", "gold (lexical)"))
+    report.run(make_config(other, training={}), tmp_path)
+    assert "judge&#39;s own" not in page(tmp_path) and "gold (lexical)) is a simulated" in page(tmp_path)
