@@ -58,6 +58,8 @@ def run(config: Config, workdir: Path) -> None:
     if config.pairs_per_prompt < 1:
         raise UserError(f"pairs_per_prompt is {config.pairs_per_prompt}, expected 1 or more.")
     samples = read(config.samples, Samples)
+    if not samples:
+        raise UserError(f"{config.samples} holds no samples, expected one line a prompt.")
     for record in samples:
         if record.n < 2:
             raise UserError(f'{config.samples}: "{record.id}" has one output, expected two or more to compare.')

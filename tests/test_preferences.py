@@ -111,6 +111,7 @@ def test_a_finished_stage_is_left_alone(tmp_path, capsys):
     [
         (samples(2), {"noise": 1.5}, "noise is 1.5"),
         (samples(2), {"pairs": 0}, "pairs_per_prompt is 0"),
+        ([], {}, "holds no samples"),
         ([sample("a", ["one"])], {}, '"a" has one output'),
         ([sample("a", ["one", "one"])], {}, "no pair could be labelled"),
     ],
