@@ -137,13 +137,13 @@ def _diversity(summary: Summary, metric: str, name: str) -> Plot:
         for model, row in summary.rows.items()
     }
     left_out = [model for model, found in points.items() if not found]
-    remark = f"not computed for {', '.join(left_out)}." if left_out else ""
+    remark = f"Not computed for {', '.join(left_out)}." if left_out else ""
     if len(left_out) == len(points):
         return Plot(title, f"Not drawn: no model has both a win rate and a {name}.")
 
     def draw(axes: Axes) -> None:
         for index, (model, found) in enumerate(points.items()):
-            axes.plot([x["mean"] for x, _ in found], [y["mean"] for _, y in found], color=series(index), linewidth=0.8)
+            axes.plot([x["mean"] for x, _ in found], [y["mean"] for _, y in found], ":", color=series(index))
             for split in (ID, OOD):
                 if _computed(summary.rows[model], metric, split):
                     row = summary.rows[model]

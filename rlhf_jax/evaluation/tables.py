@@ -67,10 +67,10 @@ def make_tables(summary: Summary) -> list[Table]:
         Column(f"KL to {baseline}, nats", "k3", "kl", "k3", 2),
     ]
     diversity = [
-        *splits("per input, EAD", "per_input_ead", 3),
-        *splits("per input, Sentence-BERT", "per_input_sentence_bert", 3),
-        *splits("across inputs, EAD", "across_input_ead", 3),
-        *splits("across inputs, Sentence-BERT", "across_input_sentence_bert", 3),
+        *splits("per-input EAD", "per_input_ead", 3),
+        *splits("per-input Sentence-BERT", "per_input_sentence_bert", 3),
+        *splits("across-input EAD", "across_input_ead", 3),
+        *splits("across-input Sentence-BERT", "across_input_sentence_bert", 3),
     ]
     texts = [
         *splits("ROUGE-L", "rouge_l", 3),

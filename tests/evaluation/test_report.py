@@ -343,7 +343,7 @@ def test_browser_holds_every_output_of_the_prompts_it_shows(study: Path, workdir
 
 def test_embedded_prompts_are_capped_and_counted(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study", prompts=90, outputs=2, steps=3)
-    report.run(make_config(study), tmp_path)
+    report.run(make_config(study, training={}), tmp_path)
     data = embedded(page(tmp_path))
     assert data["shown"] == {"id_test": 40, "ood_test": 40} and data["of"] == {"id_test": 90, "ood_test": 45}
     ids = [entry["id"] for entry in data["prompts"] if entry["split"] == "id_test"]
@@ -353,7 +353,7 @@ def test_embedded_prompts_are_capped_and_counted(tmp_path: Path) -> None:
 
 def test_long_texts_keep_the_page_under_two_megabytes(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study", prompts=40, outputs=16, steps=3, words=300)
-    report.run(make_config(study), tmp_path)
+    report.run(make_config(study, training={}), tmp_path)
     assert (tmp_path / "report.html").stat().st_size < 2_000_000
     assert 1 <= embedded(page(tmp_path))["shown"]["id_test"] < 40
 
@@ -470,4 +470,4 @@ def test_the_encoder_is_called_the_judges_own_only_where_it_is(tmp_path: Path, w
     path = other / "judge/judgements.jsonl"
     path.write_text(path.read_text().replace("gold (minilm)", "gold (lexical)"))
     report.run(make_config(other, training={}), tmp_path)
-    assert "judge&#39;s own" not in page(tmp_path) and "gold (lexical)) is a simulated" in page(tmp_path)
+    assert "judge&#39;s own" not in page(tmp_path) and "gold (lexical), is a simulated" in page(tmp_path)
