@@ -54,6 +54,7 @@ def write_study(
         for split, count in splits.items()
         for index in range(count)
     }
+    reference = {key: text(words) for key in prompt}
     judgements, models = [], {}
     for model, skill in MODELS.items():
         rows = []
@@ -64,7 +65,7 @@ def write_study(
                     "id": f"{split}/{index}",
                     "split": split,
                     "prompt": prompt[split, index],
-                    "reference": text(words),
+                    "reference": reference[split, index],
                     "outputs": [text(words) for _ in range(outputs)],
                     "rewards": rewards,
                     "finish": ["eos"] * (outputs - 1) + ["length"],
