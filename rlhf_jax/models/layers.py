@@ -21,8 +21,9 @@ TILE = 64  # edge of the blocks in which the CPU weight gradient transposes its 
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`[T, D] @ [D, F] -> [T, F]`, with a weight gradient that the CPU compiler runs at full speed.
 
-    XLA folds a plain transpose of the activations into the dot and loses its fast bfloat16 kernel; a transpose through
-    tiles cannot be folded. Other backends get the plain product. Measured in `docs/performance.md`.
+    XLA's CPU backend falls back to float32 when it folds a transpose into a bfloat16 dot. So the gradient by the input
+    contracts the kernel's last axis without a transpose, and the activations are transposed through tiles, which
+    cannot be folded. Other backends get the plain product. Measured in `docs/performance.md`.
     """
     return x @ kernel
 
@@ -39,7 +40,7 @@ def _matmul_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> t
         x_transposed = tiles.transpose(2, 3, 0, 1).reshape(width, tokens)
     else:
         x_transposed = x.T
-    return dy @ kernel.T, x_transposed @ dy
+    return jnp.einsum("tf,df->td", dy, kernel), x_transposed @ dy
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)
