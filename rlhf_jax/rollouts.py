@@ -25,13 +25,17 @@ Score = Callable[[Params, Sequences, Edge], jax.Array]
 def make_sample(
     model: Model, *, samples: int, max_new_tokens: int, temperature: float, eos_id: int
 ) -> Callable[..., Sampled]:
-    """`(trunk, top, prompt, prompt_mask, prompt_ids, key) -> Sampled`, jitted; see `sampler.sample`."""
-    settings = {"samples": samples, "max_new_tokens": max_new_tokens, "temperature": temperature, "eos_id": eos_id}
+    """`(trunk, top, prompt, prompt_mask, prompt_ids, key) -> Sampled`, jitted; see `sampler.sample`.
+
+    The temperature is an argument of the compiled program, so that several temperatures share it.
+    """
+    sizes = {"samples": samples, "max_new_tokens": max_new_tokens, "eos_id": eos_id}
 
     def sample(trunk: Params, top: Params, *arguments: jax.Array) -> Sampled:
-        return sampler.sample(model, merge(trunk, top), *arguments, **settings)
+        return sampler.sample(model, merge(trunk, top), *arguments, **sizes)
 
-    return jit(sample)
+    program = jit(sample)
+    return lambda *arguments: program(*arguments, temperature)
 
 
 def make_score(model: Model, top: Params, mean: float, deviation: float) -> Score:

@@ -148,13 +148,13 @@ def sample(
     prompt_mask: jax.Array,
     prompt_ids: jax.Array,
     key: jax.Array,
+    temperature: jax.Array | float,
     *,
     samples: int,
     max_new_tokens: int,
-    temperature: float,
     eos_id: int,
 ) -> Sampled:
-    """Samples responses; to be jitted with everything after `key` static.
+    """Samples responses; to be jitted with the keyword arguments static.
 
     A token's random number is folded from (prompt id, sample, position) alone, so a sample depends neither on its batch
     mates nor on N.
@@ -166,9 +166,9 @@ def sample(
       prompt_mask: `[B, P]` bool.
       prompt_ids: `[B]` int32, what the random numbers of a prompt are derived from.
       key: PRNG key.
+      temperature: divides the logits; 0 is greedy, and then log-probs are those of temperature 1.
       samples: N.
       max_new_tokens: R.
-      temperature: divides the logits; 0 is greedy, and then log-probs are those of temperature 1.
       eos_id: ends a response.
     """
     batch, layers = prompt.shape[0], range(model.architecture.layers)
@@ -200,12 +200,13 @@ def sample(
 
     def next_token(hidden: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = jnp.einsum("md,vd->mv", hidden.reshape(batch * samples, -1), table, preferred_element_type=jnp.float32)
-        if temperature == 0.0:
-            token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        else:
-            logits = logits / temperature
-            at = jax.vmap(jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, step))))(keys)
-            token = draw(logits, at.reshape(-1))
+        logits = logits / jnp.where(temperature > 0, temperature, 1.0)
+        uniform = jax.vmap(jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, step))))(keys).reshape(-1)
+        token = jax.lax.cond(
+            temperature > 0,
+            lambda: draw(logits, uniform),
+            lambda: jnp.argmax(logits, axis=-1).astype(jnp.int32),
+        )
         chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
         log_prob = chosen - jax.nn.logsumexp(logits, axis=-1)
         return token.reshape(batch, samples), log_prob.reshape(batch, samples)

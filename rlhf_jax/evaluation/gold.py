@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlhf_jax.evaluation.diversity import EncodeOnce, Encoder
-from rlhf_jax.evaluation.text import copied_share, length_in_words, word_tokens
+from rlhf_jax.evaluation.text import copied_share, length_in_words
 
 type Similarity = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 type Scorer = Callable[[Sequence[str], Sequence[str]], np.ndarray]
@@ -24,7 +24,6 @@ type Scorer = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 LEXICAL = "lexical"
 SCORE_FLOOR = -2.0
 """The score of an empty output, and the least of any other."""
-SHORTEST_CONTENT_WORD = 4
 
 
 @dataclass(frozen=True)
@@ -107,14 +106,14 @@ def embedding_similarity(encoder: Encoder) -> Similarity:
 
 
 def lexical_similarity(texts: Sequence[str], outputs: Sequence[str]) -> np.ndarray:
-    """`[n]` cosines of the counts of content words, those of four letters or more; 0 where one side has none.
+    """`[n]` cosines of the counts of letter trigrams, in lower case; 0 where one side has none.
 
-    A stand-in for an encoder where there is no model, as in tests.
+    A stand-in for an encoder where there is no model, as in tests: it tells apart even what a random model says.
     """
     return np.array([_count_cosine(text, output) for text, output in zip(texts, outputs, strict=True)])
 
 
 def _count_cosine(text: str, output: str) -> float:
-    a, b = (Counter(w for w in word_tokens(side) if len(w) >= SHORTEST_CONTENT_WORD) for side in (text, output))
-    product = sum(count * b[word] for word, count in a.items())
+    a, b = (Counter(side[i : i + 3] for i in range(len(side) - 2)) for side in (text.lower(), output.lower()))
+    product = sum(count * b[trigram] for trigram, count in a.items())
     return product / math.sqrt(sum(c * c for c in a.values()) * sum(c * c for c in b.values())) if product else 0.0

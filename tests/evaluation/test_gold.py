@@ -23,12 +23,11 @@ def score(output: str, text: str = TEXT, config: GoldConfig = CONFIG) -> float:
 
 
 def test_the_score_is_the_equation():
-    # Content words: solve, linear, system, whose, matrix, banded, bands (twice), stored, rows, upper, first.
-    output = "Banded linear solver"
-    expected = 2 / np.sqrt((10 + 2**2) * 3)
-    assert score(output) == pytest.approx(expected)
-    longer = "a banded linear solver for it all"  # one word beyond the free ones
-    assert score(longer) == pytest.approx(expected - 0.1)
+    text = "abcdef"  # trigrams abc, bcd, cde, def
+    assert score("abcd", text) == pytest.approx(2 / np.sqrt(4 * 2))
+    # Trigrams: abc, "bc ", and "c a", " ab" and abc once more a word; seven words are one beyond the free ones.
+    similarity = 7 / np.sqrt(4 * (7**2 + 3 * 6**2))
+    assert score(" ".join(["abc"] * 7), text) == pytest.approx(similarity - 0.1)
 
 
 def test_copying_costs_its_share():
@@ -39,7 +38,7 @@ def test_copying_costs_its_share():
 
 
 def test_length_costs_beyond_the_free_words_only():
-    scores = [score("elimination " * words) for words in (1, 6, 7, 9)]
+    scores = [score("0123 " * words) for words in (1, 6, 7, 9)]
     np.testing.assert_allclose(scores, [0, 0, -0.1, -0.3], atol=1e-12)
 
 
@@ -62,9 +61,10 @@ def test_scores_do_not_depend_on_what_is_scored_beside():
 
 
 def test_lexical_similarity_is_a_cosine():
-    texts = ["alpha beta beta", "alpha", "alpha", "of it"]
-    outputs = ["Alpha, beta beta.", "gamma", "", "of it"]
-    np.testing.assert_allclose(lexical_similarity(texts, outputs), [1, 0, 0, 0])
+    # abcd has the trigrams abc and bcd, abc one of them.
+    texts = ["Alpha beta", "abcd", "alpha", "alpha", "of it"]
+    outputs = ["alpha BETA", "abc", "gamm", "", "of"]
+    np.testing.assert_allclose(lexical_similarity(texts, outputs), [1, 0.5**0.5, 0, 0, 0])
 
 
 def test_embedding_similarity_encodes_each_text_once():

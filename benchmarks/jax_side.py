@@ -1,0 +1,138 @@
+"""The benchmark's one side: this project's own programs, as its stages run them.
+
+.venv/bin/python benchmarks/jax_side.py --case sft_frozen --dtype bfloat16 --repeats 3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import workloads
+
+from rlhf_jax import ppo, rollouts, sft
+from rlhf_jax.models import roles
+from rlhf_jax.models.families import Architecture
+from rlhf_jax.models.transformer import Model, Params
+from rlhf_jax.sequences import Sequences
+from rlhf_jax.training import optimizer
+from rlhf_jax.training.run import cast
+from rlhf_jax.training.update import State
+
+ARCHITECTURE = Architecture(
+    vocabulary=49152,
+    width=576,
+    layers=30,
+    heads=9,
+    kv_heads=3,
+    head_dim=64,
+    mlp_features=1536,
+    epsilon=1e-5,
+    rope_theta=100_000.0,
+    max_length=8192,
+    tied=True,
+)
+FREEZE = workloads.FROZEN_LAYERS / ARCHITECTURE.layers
+NEVER = -1  # an EOS id that is never sampled: every sample runs to its full length
+ADAMW = optimizer.Config(learning_rate=1e-5, clip_norm=0.0)
+
+# As in the torch side: none of them changes how long an iteration takes.
+PPO = ppo.Algorithm(
+    temperature=1.0,
+    max_new_tokens=workloads.NEW_TOKENS,
+    kl_coefficient=0.05,
+    kl_estimator="k1",
+    missing_eos_penalty=0.0,
+    discount=1.0,
+    decay=0.95,
+    epochs=workloads.PPO_EPOCHS,
+    minibatches=1,
+    policy_clip=0.2,
+    value_clip=0.2,
+    value_coefficient=0.1,
+)
+
+
+def network(dtype: str, freeze: float) -> tuple[Model, Params, Params]:
+    """A random model, its trunk in the compute dtype and its top in float32, as stages load them."""
+    model = Model(ARCHITECTURE, jnp.dtype(dtype), freeze)
+    trunk, top = model.split(nn.meta.unbox(jax.jit(model.init)(jax.random.key(0))))
+    return model, cast(trunk, model.dtype), top
+
+
+def random_prompts(rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    tokens = np.random.default_rng(0).integers(ARCHITECTURE.vocabulary, size=(rows, length), dtype=np.int32)
+    return tokens, np.ones((rows, length), bool)
+
+
+def best_of_n(prompt_length: int, dtype: str) -> Callable[[], None]:
+    model, trunk, top = network(dtype, FREEZE)
+    prompt, mask = random_prompts(1, prompt_length)
+    sample = rollouts.make_sample(
+        model,
+        samples=workloads.BON_SAMPLES,
+        max_new_tokens=workloads.NEW_TOKENS,
+        temperature=workloads.BON_TEMPERATURE,
+        eos_id=NEVER,
+    )
+    key = jax.random.key(0)
+    return lambda: jax.block_until_ready(sample(trunk, top, prompt, mask, np.zeros(1, np.int32), key))
+
+
+def fine_tune(freeze: float, dtype: str) -> Callable[[], None]:
+    model, trunk, top = network(dtype, freeze)
+    tokens, _ = random_prompts(workloads.SFT_BATCH, workloads.SFT_LENGTH)
+    cut = workloads.SFT_LENGTH - workloads.SFT_RESPONSE if freeze else 1
+    prompt, response = tokens[:, :cut], tokens[:, None, cut:]
+    batch = Sequences(prompt, np.ones(prompt.shape, bool), response, np.ones(response.shape, bool))
+    transform = optimizer.make_optimizer(ADAMW, 1)
+    train_step = sft.make_train_step(model, transform, workloads.SFT_BATCH)
+    state = State.create(top, transform)
+
+    def step() -> None:
+        nonlocal state
+        state, _ = jax.block_until_ready(train_step(state, trunk, batch))
+
+    return step
+
+
+def ppo_iteration(dtype: str) -> Callable[[], None]:
+    model, trunk, reference = network(dtype, FREEZE)
+    width = ARCHITECTURE.width
+    reward = roles.with_head(reference, "reward", roles.random_head(jax.random.key(1), width))
+    top = roles.with_head(jax.tree.map(jnp.copy, reference), "value", jnp.zeros(width))
+    transform = optimizer.make_optimizer(ADAMW, 1)
+    state = State.create(top, transform)
+    sample = rollouts.make_sample(
+        model, samples=1, max_new_tokens=workloads.NEW_TOKENS, temperature=PPO.temperature, eos_id=NEVER
+    )
+    evaluate = ppo.make_evaluate_rollout(model, PPO, workloads.PPO_PROMPTS)
+    update = ppo.make_update(model, PPO, transform, workloads.PPO_PROMPTS)
+    prompt, mask = random_prompts(workloads.PPO_PROMPTS, workloads.PPO_PROMPT_LENGTH)
+    ids, key = np.arange(workloads.PPO_PROMPTS, dtype=np.int32), jax.random.key(0)
+
+    def step() -> None:
+        nonlocal state
+        policy = {name: state.top[name] for name in reference}
+        sampled = sample(trunk, policy, prompt, mask, ids, key)
+        rollout, _ = evaluate(trunk, state.top, reference, reward, 0.0, 1.0, sampled)
+        state, _ = jax.block_until_ready(update(state, trunk, rollout, key))
+
+    return step
+
+
+def make_step(case: str, dtype: str) -> Callable[[], None]:
+    return {
+        "bon_128": lambda: best_of_n(128, dtype),
+        "bon_512": lambda: best_of_n(512, dtype),
+        "sft_frozen": lambda: fine_tune(FREEZE, dtype),
+        "sft_full": lambda: fine_tune(0.0, dtype),
+        "ppo": lambda: ppo_iteration(dtype),
+    }[case]()
+
+
+if __name__ == "__main__":
+    workloads.main(make_step, packages=("jax", "jaxlib", "flax"))
