@@ -59,7 +59,7 @@ class _State(NamedTuple):
     mask: jax.Array  # [B, N, R] bool
     log_probs: jax.Array  # [B, N, R] float32
     states: jax.Array  # [B, N, R + 1, D] at the trunk's edge
-    caches: list[KeysValues]  # [B, N, K, R + 1, d] a layer
+    caches: list[KeysValues]  # [B, K, N, R + 1, d] a layer
 
 
 def draw(logits: jax.Array, uniform: jax.Array) -> jax.Array:
@@ -79,10 +79,12 @@ def draw(logits: jax.Array, uniform: jax.Array) -> jax.Array:
     blocks = jnp.pad(mass, ((0, 0), (0, -size % BLOCK))).reshape(rows, -1, BLOCK)
 
     def pick(weights: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The first index whose cumulative weight exceeds the target, and what is left of the target there."""
-        cumulative = jnp.cumsum(weights, axis=-1)
-        last = jnp.max(jnp.where(weights > 0, jnp.arange(weights.shape[-1]), 0), axis=-1)
-        index = jnp.minimum(jnp.sum(cumulative <= target[:, None], axis=-1, dtype=jnp.int32), last)
+        """The first index with weight whose cumulative weight exceeds the target, and what is left of the target."""
+        cumulative = jnp.cumsum(weights, axis=-1)  # summed in parallel: rounding may move it even where the weight is 0
+        indices = jnp.arange(weights.shape[-1], dtype=jnp.int32)
+        last = jnp.max(jnp.where(weights > 0, indices, 0), axis=-1)
+        beyond = (weights > 0) & (cumulative > target[:, None])
+        index = jnp.min(jnp.where(beyond, indices, last[:, None]), axis=-1)
         before = jnp.take_along_axis(cumulative - weights, index[:, None], axis=-1)[:, 0]
         return index, target - before
 
@@ -121,18 +123,13 @@ def _feed(
 ) -> tuple[jax.Array, list[KeysValues]]:
     """Runs one token of every row, `[B, N, 1, D]`, through some of the layers and writes their caches at `slot`."""
     angles = model.angles(position)
-    filled = (jnp.arange(caches[0].keys.shape[3]) <= slot)[None, None]
+    filled = jnp.arange(caches[0].keys.shape[3]) <= slot
     caches = list(caches)
     for layer in layers:
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array, layer: int = layer) -> jax.Array:
-            new = attention.heads_first(k, v)
-            cache = KeysValues(
-                *(
-                    jax.lax.dynamic_update_slice_in_dim(old, x, slot, axis=3)
-                    for old, x in zip(caches[layer], new, strict=True)
-                )
-            )
+            new = zip(caches[layer], (k, v), strict=True)
+            cache = KeysValues(*(jax.lax.dynamic_update_slice_in_dim(old, x, slot, axis=3) for old, x in new))
             caches[layer] = cache
             own = attention.cached(q, cache, filled)
             return attention.merge(own, attention.shared(q, prompt.layers[layer], prompt.mask))
@@ -233,7 +230,7 @@ def sample(
         )
 
     a = model.architecture
-    cache = jnp.zeros((batch, samples, a.kv_heads, max_new_tokens + 1, a.head_dim), model.dtype)
+    cache = jnp.zeros((batch, a.kv_heads, samples, max_new_tokens + 1, a.head_dim), model.dtype)
     edge_shape = (batch, samples, max_new_tokens + 1)
     initial = _State(
         step=jnp.int32(0),

@@ -4,8 +4,11 @@
 output and its log-sum-exp and recomputes the weights (Dao et al., 2022). Parts over disjoint keys are merged exactly
 (flash-decoding), so a prompt's keys are stored and read once however many responses attend to them.
 
-Shape letters: B prompts, N responses of one prompt, P prompt length, S tokens of a response, K KV heads, G queries of
-one KV head, d head width.
+Heads come right after the batch, so that both parts are plain reshapes of one layout: queries `[B, K, ..., G, S, d]`,
+keys and values `[B, K, ..., T, d]`, where `...` is N for responses and nothing for prompts.
+
+Shape letters: B prompts, N responses of one prompt, P prompt length, S queries' tokens, T keys' tokens, K KV heads,
+G queries of one KV head, d head width.
 """
 
 from __future__ import annotations
@@ -15,8 +18,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-MASKED = -1e30  # finite: rows without any visible key stay finite and vanish when parts are merged
+from rlhf_jax.models.layers import transposed
+
+MASKED = -1e30  # finite: what no query may see vanishes in the sums, and rows that see nothing stay finite
 CHUNK = 128  # queries of one causal chunk; keys after its end are never touched
+
+
+class KeysValues(NamedTuple):
+    """What later tokens attend to: `[B, K, ..., T, d]` each."""
+
+    keys: jax.Array
+    values: jax.Array
 
 
 class Part(NamedTuple):
@@ -37,10 +49,15 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> Part:
       mask: bool, broadcastable to `[..., S, T]`, true where a query may see a key.
 
     Returns:
-      `Part(out [..., S, d] in q's dtype, lse [..., S] float32)`; a query that sees nothing has out 0 and lse `MASKED`.
+      `Part(out [..., S, d] in q's dtype, lse [..., S] float32)`. A query that sees nothing has an lse near `MASKED`, by
+      which `merge` gives its meaningless `out` no weight.
     """
-    weights, lse = _weights(q, k, mask)
-    return Part(_product("...st,...td->...sd", weights.astype(v.dtype), v).astype(q.dtype), lse)
+    scores = _scores(q, k, mask)
+    peak = scores.max(axis=-1, keepdims=True)
+    weights = jnp.exp(scores - peak)
+    total = weights.sum(axis=-1, keepdims=True)
+    out = _product("...st,...td->...sd", weights.astype(v.dtype), v) / total
+    return Part(out.astype(q.dtype), (peak + jnp.log(total))[..., 0])
 
 
 def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
@@ -52,15 +69,6 @@ def _scores(q: jax.Array, k: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.where(mask, _product("...sd,...td->...st", q, k), MASKED)
 
 
-def _weights(q: jax.Array, k: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    scores = _scores(q, k, mask)
-    peak = scores.max(axis=-1, keepdims=True)
-    weights = jnp.where(mask, jnp.exp(scores - peak), 0.0)
-    total = weights.sum(axis=-1, keepdims=True)
-    lse = jnp.where(total > 0, peak + jnp.log(jnp.maximum(total, 1e-30)), MASKED)[..., 0]
-    return weights / jnp.maximum(total, 1e-30), lse
-
-
 def _attend_forward(q, k, v, mask):
     part = attend(q, k, v, mask)
     return part, (q, k, v, mask, part)
@@ -69,14 +77,14 @@ def _attend_forward(q, k, v, mask):
 def _attend_backward(residuals, cotangent):
     q, k, v, mask, part = residuals
     d_out, d_lse = cotangent
-    d_out = d_out.astype(q.dtype)
-    weights = jnp.where(mask, jnp.exp(_scores(q, k, mask) - part.lse[..., None]), 0.0)
-    through_out = _product("...sd,...td->...st", d_out, v)
+    weights = jnp.exp(_scores(q, k, mask) - part.lse[..., None])
     drift = jnp.sum(d_out.astype(jnp.float32) * part.out.astype(jnp.float32), axis=-1, keepdims=True)
-    d_scores = (weights * (through_out - drift + d_lse[..., None])).astype(q.dtype)
+    d_weights = _product("...sd,...td->...st", d_out, v)
+    d_scores = (weights * (d_weights - drift + d_lse[..., None])).astype(q.dtype)
     d_q = _product("...st,...td->...sd", d_scores, k).astype(q.dtype)
-    d_k = _product("...st,...sd->...td", d_scores, q).astype(k.dtype)
-    d_v = _product("...st,...sd->...td", weights.astype(q.dtype), d_out).astype(v.dtype)
+    # The small matrices are transposed, not the weights.
+    d_k = transposed(_product("...ds,...st->...dt", transposed(q), d_scores)).astype(k.dtype)
+    d_v = transposed(_product("...ds,...st->...dt", transposed(d_out), weights.astype(q.dtype))).astype(v.dtype)
     return d_q, d_k, d_v, None
 
 
@@ -90,72 +98,59 @@ def merge(first: Part, second: Part) -> jax.Array:
     return (a * first.out.astype(jnp.float32) + b * second.out.astype(jnp.float32)).astype(first.out.dtype)
 
 
-class KeysValues(NamedTuple):
-    """Keys and values with heads before tokens, as the batched products read them: `[..., K, T, d]` each."""
-
-    keys: jax.Array
-    values: jax.Array
-
-
-def heads_first(k: jax.Array, v: jax.Array) -> KeysValues:
-    """`[..., T, K, d] -> KeysValues [..., K, T, d]`."""
-    return KeysValues(jnp.swapaxes(k, -2, -3), jnp.swapaxes(v, -2, -3))
-
-
 def causal(q: jax.Array, own: KeysValues, mask: jax.Array) -> Part:
     """Each token attends to the real tokens up to itself, in chunks of queries.
 
     Args:
-      q: `[..., S, K, G, d]`, scaled.
-      own: `[..., K, S, d]`.
-      mask: `[..., S]` bool, true on real tokens. A token always sees itself, so filler rows stay finite.
+      q: `[B, K, ..., G, S, d]`, scaled.
+      own: `[B, K, ..., S, d]`.
+      mask: `[B, ..., S]` bool, true on real tokens. A token always sees itself, so filler rows stay finite.
 
     Returns:
-      `Part(out [..., S, K, G, d], lse [..., S, K, G])`.
+      `Part(out [B, K, ..., G, S, d], lse [B, K, ..., G, S])`.
     """
-    *leading, length, kv_heads, group, width = q.shape
+    *leading, group, length, width = q.shape
     outs, lses = [], []
     for start in range(0, length, CHUNK):
         stop = min(start + CHUNK, length)
         rows, columns = jnp.arange(start, stop)[:, None], jnp.arange(stop)[None, :]
         visible = (mask[..., None, :stop] & (columns <= rows)) | (columns == rows)
-        visible = jnp.repeat(visible, group, axis=-2)[..., None, :, :]
-        chunk = jnp.moveaxis(q[..., start:stop, :, :, :], -3, -4)
-        chunk = chunk.reshape(*leading, kv_heads, (stop - start) * group, width)
+        # The G queries of a KV head are further rows, each with the same view.
+        visible = jnp.tile(visible, (*(1 for _ in visible.shape[:-2]), group, 1))[:, None]
+        chunk = q[..., start:stop, :].reshape(*leading, group * (stop - start), width)
         part = attend(chunk, own.keys[..., :stop, :], own.values[..., :stop, :], visible)
-        outs.append(jnp.moveaxis(part.out.reshape(*leading, kv_heads, stop - start, group, width), -4, -3))
-        lses.append(jnp.moveaxis(part.lse.reshape(*leading, kv_heads, stop - start, group), -3, -2))
-    return Part(jnp.concatenate(outs, axis=-4), jnp.concatenate(lses, axis=-3))
+        outs.append(part.out.reshape(*leading, group, stop - start, width))
+        lses.append(part.lse.reshape(*leading, group, stop - start))
+    return Part(jnp.concatenate(outs, axis=-2), jnp.concatenate(lses, axis=-1))
 
 
 def shared(q: jax.Array, prompt: KeysValues, mask: jax.Array) -> Part:
     """All tokens of all N responses attend to the one prompt, as a single product a head.
 
     Args:
-      q: `[B, N, S, K, G, d]`, scaled.
+      q: `[B, K, N, G, S, d]`, scaled.
       prompt: `[B, K, P, d]`.
       mask: `[B, P]` bool.
 
     Returns:
-      `Part(out [B, N, S, K, G, d], lse [B, N, S, K, G])`.
+      `Part(out [B, K, N, G, S, d], lse [B, K, N, G, S])`.
     """
-    batch, samples, length, kv_heads, group, width = q.shape
-    rows = q.transpose(0, 3, 1, 2, 4, 5).reshape(batch, kv_heads, samples * length * group, width)
+    rows = q.reshape(*q.shape[:2], -1, q.shape[-1])
     part = attend(rows, prompt.keys, prompt.values, mask[:, None, None, :])
-    out = part.out.reshape(batch, kv_heads, samples, length, group, width).transpose(0, 2, 3, 1, 4, 5)
-    return Part(out, part.lse.reshape(batch, kv_heads, samples, length, group).transpose(0, 2, 3, 1, 4))
+    return Part(part.out.reshape(q.shape), part.lse.reshape(q.shape[:-1]))
 
 
-def cached(q: jax.Array, cache: KeysValues, mask: jax.Array) -> Part:
+def cached(q: jax.Array, cache: KeysValues, filled: jax.Array) -> Part:
     """One new token of each response attends to that response's cache.
 
     Args:
-      q: `[B, N, 1, K, G, d]`, scaled.
-      cache: `[B, N, K, T, d]`.
-      mask: `[B, N, T]` bool, true on the filled slots, the new token's own included.
+      q: `[B, K, N, G, 1, d]`, scaled.
+      cache: `[B, K, N, T, d]`.
+      filled: `[T]` bool, true on the slots in use, the new token's own included.
 
     Returns:
-      `Part(out [B, N, 1, K, G, d], lse [B, N, 1, K, G])`.
+      `Part(out [B, K, N, G, 1, d], lse [B, K, N, G, 1])`.
     """
-    part = attend(q[:, :, 0], cache.keys, cache.values, mask[:, :, None, None, :])
-    return Part(part.out[:, :, None], part.lse[:, :, None])
+    part = attend(q[..., 0, :], cache.keys, cache.values, filled)
+    return Part(part.out[..., None, :], part.lse[..., None])
+

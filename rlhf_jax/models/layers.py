@@ -14,17 +14,26 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-TILE = 64  # edge of the blocks in which the CPU weight gradient transposes its activations
+TILE = 64  # edge of the blocks of `transposed`
+
+
+def transposed(x: jax.Array) -> jax.Array:
+    """`[..., n, m] -> [..., m, n]`, on CPU through tiles.
+
+    XLA's CPU backend folds a plain transpose into the dot that reads it and then computes that dot in float32 instead
+    of by its bfloat16 kernel. It cannot fold tiles. Measured in `docs/performance.md`.
+    """
+    *leading, rows, columns = x.shape
+    if jax.default_backend() != "cpu" or rows % TILE or columns % TILE:
+        return jnp.swapaxes(x, -1, -2)
+    tiles = x.reshape(*leading, rows // TILE, TILE, columns // TILE, TILE)
+    axes = (*range(len(leading)), *(len(leading) + axis for axis in (2, 3, 0, 1)))
+    return tiles.transpose(axes).reshape(*leading, columns, rows)
 
 
 @jax.custom_vjp
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`[T, D] @ [D, F] -> [T, F]`, with a weight gradient that the CPU compiler runs at full speed.
-
-    XLA's CPU backend falls back to float32 when it folds a transpose into a bfloat16 dot. So the gradient by the input
-    contracts the kernel's last axis without a transpose, and the activations are transposed through tiles, which
-    cannot be folded. Other backends get the plain product. Measured in `docs/performance.md`.
-    """
+    """`[T, D] @ [D, F] -> [T, F]`, with gradients that the CPU compiler runs at full speed (see `transposed`)."""
     return x @ kernel
 
 
@@ -34,13 +43,7 @@ def _matmul_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[j
 
 def _matmul_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    tokens, width = x.shape
-    if jax.default_backend() == "cpu" and tokens % TILE == 0 and width % TILE == 0:
-        tiles = x.reshape(tokens // TILE, TILE, width // TILE, TILE)
-        x_transposed = tiles.transpose(2, 3, 0, 1).reshape(width, tokens)
-    else:
-        x_transposed = x.T
-    return jnp.einsum("tf,df->td", dy, kernel), x_transposed @ dy
+    return jnp.einsum("tf,df->td", dy, kernel), transposed(x) @ dy
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)
@@ -109,10 +112,34 @@ def rotary_angles(positions: jax.Array, head_dim: int, theta: float) -> tuple[ja
 
 
 def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotates `x` `[..., heads, d]` by angles `[..., d / 2]`; pairs are the halves of d, as in Hugging Face."""
-    cos, sin = (a[..., None, :].astype(x.dtype) for a in angles)
+    """Rotates `x` `[..., d]` by angles that broadcast to `[..., d / 2]`; pairs are the two halves of d."""
+    cos, sin = (a.astype(x.dtype) for a in angles)
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+@jax.custom_vjp
+def gate_and_up(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`[T, D]` and `[D, 2, F]` to gate and up, `[T, F]` each: one product forward, one for each backward.
+
+    Joined backward, the gradient of the activation would be computed twice for every entry.
+    """
+    both = x @ kernel.reshape(kernel.shape[0], -1)
+    features = kernel.shape[2]
+    return both[:, :features], both[:, features:]
+
+
+def _gate_and_up_forward(x: jax.Array, kernel: jax.Array):
+    return gate_and_up(x, kernel), (x, kernel)
+
+
+def _gate_and_up_backward(residuals: tuple[jax.Array, jax.Array], gradients: tuple[jax.Array, jax.Array]):
+    x, kernel = residuals
+    halves = [_matmul_backward((x, kernel[:, i]), dy) for i, dy in enumerate(gradients)]
+    return halves[0][0] + halves[1][0], jnp.stack([halves[0][1], halves[1][1]], axis=1)
+
+
+gate_and_up.defvjp(_gate_and_up_forward, _gate_and_up_backward)
 
 
 class GatedMLP(nn.Module):
@@ -122,12 +149,13 @@ class GatedMLP(nn.Module):
     features: int
 
     def setup(self) -> None:
-        self.gate_up = Dense((self.width,), (2, self.features), ("embed", "gate_up", "mlp"))
+        init = nn.with_logical_partitioning(nn.initializers.normal(self.width**-0.5), ("embed", "gate_up", "mlp"))
+        self.gate_up = self.param("gate_up", init, (self.width, 2, self.features), jnp.float32)
         self.down = Dense((self.features,), (self.width,), ("mlp", "embed"))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        gate_up = self.gate_up(x)
-        return self.down(nn.silu(gate_up[..., 0, :]) * gate_up[..., 1, :])
+        gate, up = gate_and_up(x.reshape(-1, self.width), self.gate_up.astype(x.dtype))
+        return self.down(nn.silu(gate) * up).reshape(x.shape)
 
 
 Angles = tuple[jax.Array, jax.Array]
@@ -137,8 +165,8 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 class Block(nn.Module):
     """One pre-norm decoder block. It knows nothing of masks, prompts or caches: the caller passes `attend`.
 
-    `attend(q, k, v) -> out` gets scaled queries `[..., K, G, d]`, keys and values `[..., K, d]` and returns the shape
-    of `q`.
+    `attend(q, k, v) -> out` gets scaled queries `[B, K, ..., G, S, d]`, keys and values `[B, K, ..., S, d]`, and
+    returns the shape of `q`.
     """
 
     width: int
@@ -158,15 +186,28 @@ class Block(nn.Module):
         self.mlp = GatedMLP(self.width, self.mlp_features)
 
     def __call__(self, x: jax.Array, angles: Angles, attend: Attend) -> jax.Array:
-        """`[..., D] -> [..., D]`."""
-        x = x + self.out(attend(*self.queries_keys_values(x, angles)))
+        """`[B, ..., S, D] -> [B, ..., S, D]`."""
+        mixed = attend(*self.queries_keys_values(x, angles))
+        mixed = jnp.moveaxis(jnp.moveaxis(mixed, 1, -4), -2, -4)  # [B, ..., S, K, G, d]
+        x = x + self.out(mixed)
         return x + self.mlp(self.mlp_norm(x))
 
     def queries_keys_values(self, x: jax.Array, angles: Angles) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """`[..., D] ->` rotated, scaled queries `[..., K, G, d]`, rotated keys, values `[..., K, d]`: one product."""
-        qkv = self.qkv(self.attention_norm(x))
-        leading = qkv.shape[:-3]
-        rotated = rotate(qkv[..., : self.group + 1, :].reshape(*leading, -1, self.head_dim), angles)
-        rotated = rotated.reshape(*leading, self.kv_heads, self.group + 1, self.head_dim)
-        queries = rotated[..., : self.group, :] * jnp.asarray(self.head_dim**-0.5, x.dtype)
-        return queries, rotated[..., self.group, :], qkv[..., self.group + 1, :]
+        """Scaled and rotated queries, rotated keys, and values, by one product.
+
+        Heads move to the front before the rotation: between a transpose and the attention's dots stands arithmetic, so
+        the transpose is not folded into them (see `transposed`).
+
+        Args:
+          x: `[B, ..., S, D]`.
+          angles: `[B, ..., S, d / 2]` each.
+
+        Returns:
+          `[B, K, ..., G, S, d]`, `[B, K, ..., S, d]`, `[B, K, ..., S, d]`.
+        """
+        qkv = self.qkv(self.attention_norm(x))  # [B, ..., S, K, G + 2, d]
+        qkv = jnp.moveaxis(jnp.moveaxis(qkv, -4, -2), -4, 1)  # [B, K, ..., G + 2, S, d]
+        cos, sin = (jnp.expand_dims(a, (1, -3)) for a in angles)
+        rotated = rotate(qkv[..., : self.group + 1, :, :], (cos, sin))
+        queries = rotated[..., : self.group, :, :] * jnp.asarray(self.head_dim**-0.5, x.dtype)
+        return queries, rotated[..., self.group, :, :], qkv[..., self.group + 1, :, :]

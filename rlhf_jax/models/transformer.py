@@ -129,7 +129,7 @@ class Model:
         """Keys and values alone, for a prompt whose queries nobody asks for: `[B, K, P, d]` each."""
         block = {"params": params["layers"][str(layer)]}
         _, k, v = self._block.apply(block, x, angles, method=Block.queries_keys_values)
-        return attention.heads_first(k, v)
+        return KeysValues(k, v)
 
     def read_context(
         self, params: Params, layer: int, x: jax.Array, mask: jax.Array, angles: Angles
@@ -138,7 +138,7 @@ class Model:
         kept: list[KeysValues] = []
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            kept.append(attention.heads_first(k, v))
+            kept.append(KeysValues(k, v))
             return attention.causal(q, kept[0], mask).out
 
         return self.block(params, layer, x, angles, attend), kept[0]
@@ -157,7 +157,7 @@ class Model:
                 context, prompt = self.read_context(params, layer, context, context_mask, context_angles)
 
             def attend(q: jax.Array, k: jax.Array, v: jax.Array, prompt: KeysValues = prompt) -> jax.Array:
-                own = attention.causal(q, attention.heads_first(k, v), mask)
+                own = attention.causal(q, KeysValues(k, v), mask)
                 return attention.merge(own, attention.shared(q, prompt, context_mask))
 
             x = self.block(params, layer, x, angles, attend)
