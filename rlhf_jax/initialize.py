@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from rlhf_jax.data.records import Example, read
 from rlhf_jax.data.tokenizer import train_tokenizer
+from rlhf_jax.errors import UserError
 from rlhf_jax.models.families import Architecture
 from rlhf_jax.models.pretrained import save_pretrained
 from rlhf_jax.models.transformer import Model
@@ -52,8 +53,13 @@ def run(config: Config, workdir: Path) -> None:
     """Writes the folder `workdir/model`; returns at once when it is there.
 
     Raises:
-      UserError: no data, or too little for the vocabulary.
+      UserError: no data, or too little for the vocabulary; heads that do not divide the width, or each other.
     """
+    if config.heads % config.kv_heads or config.width % (2 * config.heads):
+        raise UserError(
+            f"config has width {config.width}, {config.heads} heads and {config.kv_heads} kv_heads, "
+            "expected kv_heads to divide heads and twice the heads the width"
+        )
     folder = workdir / "model"
     if (folder / "model.safetensors").exists():  # written last
         return

@@ -88,4 +88,5 @@ def clipped_value(
     near = old_values + jnp.clip(values - old_values, -clip, clip)
     error, clipped_error = (values - returns) ** 2, (near - returns) ** 2
     loss = 0.5 * jnp.sum(jnp.maximum(error, clipped_error) * mask)
-    return loss, {"value_clip_fraction": jnp.sum((clipped_error > error) & mask, dtype=jnp.float32)}
+    acted = (jnp.abs(values - old_values) > clip) & (clipped_error > error)  # without the first, rounding would count
+    return loss, {"value_clip_fraction": jnp.sum(acted & mask, dtype=jnp.float32)}

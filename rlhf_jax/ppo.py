@@ -34,7 +34,7 @@ from rlhf_jax.sequences import Sequences
 from rlhf_jax.training import optimizer
 from rlhf_jax.training.loop import Loop, is_finished
 from rlhf_jax.training.run import jit
-from rlhf_jax.training.update import State, check_microbatch, summed_gradients
+from rlhf_jax.training.update import State, check_microbatch, check_positive, summed_gradients
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,9 +247,13 @@ def make_update(
 
 
 def check(config: Config) -> None:
-    """Raises UserError for sizes that do not divide."""
+    """Raises UserError for sizes that are not positive or do not divide, and for greedy rollouts."""
+    check_positive(config, "prompts", "samples", "steps", "checkpoint_every")
+    check_positive(config.algorithm, "max_new_tokens", "epochs", "minibatches", where="config.algorithm")
+    if config.algorithm.temperature <= 0:
+        raise UserError(f"config.algorithm.temperature is {config.algorithm.temperature}, expected more than 0")
     minibatches = config.algorithm.minibatches
-    if minibatches < 1 or config.prompts % minibatches:
+    if config.prompts % minibatches:
         raise UserError(
             f"config.algorithm.minibatches is {minibatches}, which does not divide {config.prompts} prompts"
         )

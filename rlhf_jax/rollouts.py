@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from rlhf_jax import sampler
+from rlhf_jax.errors import UserError
 from rlhf_jax.models import roles
 from rlhf_jax.models.transformer import Edge, Model, Params, merge
 from rlhf_jax.sampler import Sampled
@@ -28,7 +29,12 @@ def make_sample(
     """`(trunk, top, prompt, prompt_mask, prompt_ids, key) -> Sampled`, jitted; see `sampler.sample`.
 
     The temperature is an argument of the compiled program, so that several temperatures share it.
+
+    Raises:
+      UserError: the temperature is negative.
     """
+    if temperature < 0:
+        raise UserError(f"the temperature is {temperature}, expected 0 (greedy) or more")
     sizes = {"samples": samples, "max_new_tokens": max_new_tokens, "eos_id": eos_id}
 
     def sample(trunk: Params, top: Params, *arguments: jax.Array) -> Sampled:
@@ -89,6 +95,9 @@ def sample_prompts(
       pad_id: any id.
       key: PRNG key.
       score: from `make_score`.
+
+    Raises:
+      UserError: a log-prob or score is not a finite number.
     """
     order = sorted(range(len(prompts)), key=lambda i: (-(-len(prompts[i]) // LENGTH_STEP), i))
     for start in range(0, len(order), batch_size):
@@ -103,6 +112,8 @@ def sample_prompts(
         ids = np.array([prompt_ids[i] for i in filled], np.int32)
         sampled = sample(trunk, top, prompt, mask, ids, key)
         scores = None if score is None else np.asarray(score(trunk, sampled.sequences, sampled.edge), np.float64)
+        if not np.isfinite(sampled.log_probs).all() or (scores is not None and not np.isfinite(scores).all()):
+            raise UserError("sampling gave log-probs or scores that are not finite; the weights are broken")
         response = np.asarray(sampled.sequences.response)
         lengths = np.asarray(sampled.sequences.response_mask.sum(axis=-1))
         finished = np.asarray(sampled.finished)

@@ -40,14 +40,13 @@ def load_policy(model: str, run: str, dtype: str) -> Pretrained:
       dtype: as `load_base`.
 
     Raises:
-      UserError: the run has no complete checkpoint, holds no policy, or was trained on another trunk.
+      UserError: the run has no complete checkpoint, holds no policy, or was trained on another trunk or architecture.
     """
     if not run:
         return load_base(model, 0.0, dtype)
     freeze = float(load_top(Path(run))[1]["freeze"])
     base = load_base(model, freeze, dtype)
-    top, meta = load_top_on(base, run, "policy")
-    del meta
+    top, _ = load_top_on(base, run, "policy")
     return base._replace(top={key: top[key] for key in base.top})
 
 
@@ -60,7 +59,7 @@ def load_top_on(base: Pretrained, run: str, role: str) -> tuple[Params, dict[str
       role: "policy" or "reward".
 
     Raises:
-      UserError: no complete checkpoint, another role, or another trunk.
+      UserError: no complete checkpoint, another role, another trunk, or arrays that are not this architecture's.
     """
     top, meta = load_top(Path(run))
     if meta["role"] != role:
@@ -70,7 +69,18 @@ def load_top_on(base: Pretrained, run: str, role: str) -> tuple[Params, dict[str
             f"{run} was trained on the trunk {meta['trunk'][:12]} (freeze {meta['freeze']}), "
             f"which is not this model's {base.fingerprint[:12]} (freeze {base.model.freeze})"
         )
+    expected, found = _shapes(base.top), _shapes({key: top[key] for key in base.top if key in top})
+    for name in sorted({*expected, *found}):
+        if expected.get(name) != found.get(name):
+            raise UserError(
+                f"{run} holds {name} with the shape {found.get(name)}, this model's is {expected.get(name)}"
+            )
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), top), meta
+
+
+def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree.leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
 
 
 def describe(base: Pretrained, role: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.runs import load_policy, load_top_on
 from rlhf_jax.training.metrics import Progress
 from rlhf_jax.training.run import stop_on_signal
+from rlhf_jax.training.update import check_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,7 @@ def sample_file(config: Sampling, workdir: Path, name: str, select: Callable[[li
     Raises:
       UserError: bad input, named.
     """
+    check_positive(config, "n", "max_new_tokens", "batch_size", where="config.sampling")
     examples = select_examples(config.data, config.prompts)
     path = workdir / "samples.jsonl"
     done = {record.id for record in read(path, Samples, partial=True)}

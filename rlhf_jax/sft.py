@@ -28,7 +28,7 @@ from rlhf_jax.sequences import Sequences
 from rlhf_jax.training import optimizer
 from rlhf_jax.training.loop import Loop, is_finished
 from rlhf_jax.training.run import jit
-from rlhf_jax.training.update import State, check_microbatch, summed_gradients
+from rlhf_jax.training.update import State, check_microbatch, check_positive, summed_gradients
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +143,7 @@ def run(config: Config, workdir: Path) -> None:
     Raises:
       UserError: bad input, named.
     """
+    check_positive(config, "batch_size", "steps", "evaluate_every", "checkpoint_every")
     check_microbatch(config.batch_size, config.microbatch)
     if is_finished(workdir, config.steps):
         return

@@ -78,12 +78,15 @@ def from_hugging_face(config: Mapping[str, Any], source: str) -> Architecture:
         raise UserError(f"{source}: rope_type is {rope['rope_type']!r}; only 'default' is supported")
     try:
         heads = config["num_attention_heads"]
+        kv_heads = config.get("num_key_value_heads") or heads
+        if heads % kv_heads:
+            raise UserError(f"{source}: {kv_heads} key-value heads do not divide {heads} attention heads")
         return Architecture(
             vocabulary=config["vocab_size"],
             width=config["hidden_size"],
             layers=config["num_hidden_layers"],
             heads=heads,
-            kv_heads=config.get("num_key_value_heads") or heads,
+            kv_heads=kv_heads,
             head_dim=config.get("head_dim") or config["hidden_size"] // heads,
             mlp_features=config["intermediate_size"],
             epsilon=config["rms_norm_eps"],

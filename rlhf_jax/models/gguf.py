@@ -51,13 +51,12 @@ class GGUFSource:
         self.architecture = _architecture(reader, path, tied="output.weight" not in self._tensors)
 
     def names(self) -> set[str]:
-        """Hugging Face names of all tensors in the file."""
-        names = {name for name, inside in _OUTER.items() if inside in self._tensors}
+        """Hugging Face names of all tensors in the file; one that has none goes by its own."""
+        outside = {inside: name for name, inside in _OUTER.items()}
         for layer in range(self.architecture.layers):
             for name, inside in _INNER.items():
-                if f"blk.{layer}.{inside}.weight" in self._tensors:
-                    names.add(f"model.layers.{layer}.{name}.weight")
-        return names
+                outside[f"blk.{layer}.{inside}.weight"] = f"model.layers.{layer}.{name}.weight"
+        return {outside.get(inside, inside) for inside in self._tensors}
 
     def tensor(self, name: str) -> np.ndarray:
         """One tensor in float32, in Hugging Face's shape and row order."""
@@ -101,8 +100,10 @@ def _architecture(reader: Any, path: Path, tied: bool) -> Architecture:
             "head_dim": fields.get("llama.attention.key_length"),
             "intermediate_size": fields["llama.feed_forward_length"],
             "rms_norm_eps": float(fields["llama.attention.layer_norm_rms_epsilon"]),
-            "rope_theta": fields.get("llama.rope.freq_base", 10000.0),
-            "rope_parameters": None,
+            "rope_parameters": {
+                "rope_type": fields.get("llama.rope.scaling.type", "none").replace("none", "default"),
+                "rope_theta": fields.get("llama.rope.freq_base", 10000.0),
+            },
             "max_position_embeddings": fields["llama.context_length"],
             "tie_word_embeddings": tied,
         }

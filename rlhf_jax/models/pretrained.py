@@ -105,7 +105,7 @@ def _kernels(a: Architecture) -> dict[str, tuple[list[str], Callable, Callable]]
             lambda x: [x.reshape(heads * d, a.width).T],
         ),
         "mlp_norm/scale": (["post_attention_layernorm"], lambda x: x, same),
-        "mlp/gate_up/kernel": (
+        "mlp/gate_up": (
             ["mlp.gate_proj", "mlp.up_proj"],
             join_gate_up,
             lambda x: [x[:, 0].T, x[:, 1].T],
@@ -230,8 +230,10 @@ def load_pretrained(path_or_hub_name: str, dtype: str = "float32") -> tuple[Mode
       `(model, params)`.
 
     Raises:
-      UserError: as `load`.
+      UserError: another dtype, or as `load`.
     """
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"the dtype is {dtype!r}, expected 'float32' or 'bfloat16'")
     loaded = load(path_or_hub_name, freeze=0.0, dtype=jnp.dtype(dtype))
     return loaded.model, loaded.top
 

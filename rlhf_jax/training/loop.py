@@ -25,7 +25,7 @@ class Loop:
                 loop.log(step, metrics, seconds, tokens)
                 loop.save_if_due(step, state, meta)
 
-    The first Ctrl-C or SIGTERM ends `steps` after the step that runs, whose state is saved.
+    The first Ctrl-C or SIGTERM ends `steps` after the next step that `save_if_due` has saved.
 
     Args:
       workdir: the run's folder.
@@ -37,6 +37,7 @@ class Loop:
     def __init__(self, workdir: Path, name: str, steps: int, checkpoint_every: int) -> None:
         self._workdir, self._name, self._steps, self._every = workdir, name, steps, checkpoint_every
         self._start = 0
+        self._stopping = False
 
     def __enter__(self) -> Loop:
         with contextlib.ExitStack() as stack:
@@ -63,7 +64,7 @@ class Loop:
         """The numbers of the steps to run, counted from 1."""
         for step in range(self._start + 1, self._steps + 1):
             yield step
-            if self._stop.requested:
+            if self._stopping:
                 return
 
     def is_due(self, step: int, every: int) -> bool:
@@ -74,20 +75,23 @@ class Loop:
         """Writes a step's numbers and moves the progress on.
 
         Raises:
-          UserError: the loss is not finite; checkpoints of earlier steps stay as they are.
+          UserError: the loss is not finite, or the gradient, which spoils the new state even where the loss is still
+            good; checkpoints of earlier steps stay as they are.
         """
-        if not math.isfinite(metrics["loss"]):
-            raise UserError(
-                f"{self._name}: the loss of step {step} is {metrics['loss']}; "
-                f"the last good checkpoint is that of step {self._checkpoints.latest()}"
-            )
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(metrics[name]):
+                raise UserError(
+                    f"{self._name}: the {name} of step {step} is {metrics[name]}; "
+                    f"the last good checkpoint is that of step {self._checkpoints.latest()}"
+                )
         self._writer.write(step, metrics)
         self._writer.timing(step, {**timing, "programs": compile_count()})
         self._progress.update(1, tokens)
 
     def save_if_due(self, step: int, state: State, meta: Mapping[str, Any]) -> None:
         """Starts to write a checkpoint if one is due or the run was asked to stop."""
-        if self.is_due(step, self._every) or self._stop.requested:
+        self._stopping = self._stop.requested  # read once: a signal after this waits for the next step's save
+        if self._stopping or self.is_due(step, self._every):
             self._checkpoints.save(step, state, meta)
 
 

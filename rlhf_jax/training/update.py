@@ -72,3 +72,10 @@ def check_microbatch(batch: int, microbatch: int, what: str = "config.batch_size
     if microbatch < 1 or batch % microbatch:
         nearest = min((n for n in range(1, batch + 1) if batch % n == 0), key=lambda n: abs(n - microbatch))
         raise UserError(f"config.microbatch is {microbatch}, which does not divide {what} {batch}; {nearest} does")
+
+
+def check_positive(settings: Any, *names: str, where: str = "config") -> None:
+    """Raises UserError unless each named field of a config is 1 or more."""
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise UserError(f"{where}.{name} is {getattr(settings, name)}, expected 1 or more")
