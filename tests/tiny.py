@@ -1,0 +1,129 @@
+"""A LLaMA small enough to compile in a second or two, and the files that stages read, for tests of both.
+
+The embedding is drawn wider than a real one: logits then differ by whole nats, and a wrong state shows in them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlhf_jax.data.records import Example, write
+from rlhf_jax.data.tokenizer import train_tokenizer
+from rlhf_jax.models.families import Architecture
+from rlhf_jax.models.pretrained import save_pretrained
+from rlhf_jax.models.transformer import Model, Params
+from rlhf_jax.sequences import Sequences
+from rlhf_jax.training.checkpoint import Checkpoints
+
+VOCABULARY = 300
+FREEZE = 0.4  # one block of three
+
+
+def architecture(**changes: Any) -> Architecture:
+    """Three blocks, two KV heads of two queries each."""
+    sizes = {"vocabulary": VOCABULARY, "width": 32, "layers": 3, "heads": 4, "kv_heads": 2, "head_dim": 8}
+    rest = {"mlp_features": 48, "epsilon": 1e-5, "rope_theta": 10000.0, "max_length": 256, "tied": True}
+    return Architecture(**{**sizes, **rest, **changes})
+
+
+def network(freeze: float = FREEZE, dtype: str = "float32", seed: int = 0, **changes: Any) -> tuple[Model, Params]:
+    """A random network and all its parameters in float32, with norms that are not all ones; nothing is compiled."""
+    model = Model(architecture(**changes), jnp.dtype(dtype), freeze)
+    abstract = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0)))
+    rng = np.random.default_rng(seed)
+
+    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        kind = path[-1].key
+        if kind == "scale":
+            values = rng.uniform(0.5, 1.5, leaf.shape)
+        else:
+            values = rng.normal(0.0, 0.5 if kind == "table" else model.architecture.width**-0.5, leaf.shape)
+        return jnp.asarray(values, jnp.float32)
+
+    return model, jax.tree.map_with_path(draw, abstract)
+
+
+def with_role(params: Params, role: str, seed: int = 5) -> Params:
+    """Parameters with a random head of a role."""
+    width = params["norm"]["scale"].shape[0]
+    return {**params, role: {"kernel": jnp.asarray(np.random.default_rng(seed).normal(0.0, 0.3, width), jnp.float32)}}
+
+
+def sequences(
+    prompts: list[int], responses: list[list[int]], prompt: int, response: int, seed: int = 0, pad: int = 1
+) -> Sequences:
+    """Random tokens (2 and above) of the given real lengths, right-padded to `prompt` and `response` with `pad`.
+
+    A response ends in the EOS id 1, so with the default `pad` an EOS is told from padding by the mask alone.
+    """
+    rng = np.random.default_rng(seed)
+    shape = (len(prompts), len(responses[0]), response)
+    batch = Sequences(
+        np.full((len(prompts), prompt), pad, np.int32),
+        np.arange(prompt) < np.array(prompts)[:, None],
+        np.full(shape, pad, np.int32),
+        np.arange(response) < np.array(responses)[..., None],
+    )
+    for row, length in enumerate(prompts):
+        batch.prompt[row, :length] = rng.integers(2, VOCABULARY, length)
+        for sample, n in enumerate(responses[row]):
+            batch.response[row, sample, :n] = [*rng.integers(2, VOCABULARY, max(n - 1, 0)), 1][:n]
+    return batch
+
+
+def ids(batch: Sequences, row: int, sample: int) -> list[int]:
+    """The real tokens of one prompt and one response, joined."""
+    prompt, response = batch.prompt[row][batch.prompt_mask[row]], batch.response[row, sample]
+    return [int(i) for i in [*prompt, *response[batch.response_mask[row, sample]]]]
+
+
+def examples(splits: dict[str, int]) -> list[Example]:
+    """Made-up documentation, every record a different one."""
+    rng = np.random.default_rng(7)
+    verbs, nouns = ("Return", "Sort", "Copy", "Join", "Read"), ("array", "file", "list", "tree", "axis", "buffer")
+    made = []
+    for split, count in splits.items():
+        for i in range(count):
+            verb, noun, other = rng.choice(verbs), *rng.choice(nouns, 2)
+            text = f"{verb} the {noun} number {i} of the {split} {other}. The {other} stays as it is."
+            prompt = f"PACKAGE: p\nNAME: {noun}{i}\nTEXT: {text[: 20 + 9 * (i % 5)]}\nTL;DR:"
+            made.append(Example(f"{split}/{i}", split, prompt, f"{verb} {noun} {i}." if i % 3 else f"{verb} it."))
+    return made
+
+
+def write_data(folder: Path) -> str:
+    """`examples.jsonl` with splits train, validation and id_test."""
+    path = folder / "examples.jsonl"
+    write(path, examples({"train": 24, "validation": 5, "id_test": 4}))
+    return str(path)
+
+
+def write_model(folder: Path, seed: int = 0, **changes: Any) -> str:
+    """A Hugging Face folder: the random network and a tokenizer of its vocabulary."""
+    model, params = network(seed=seed, **changes)
+    texts = [f"{example.prompt} {example.response}" for example in examples({"train": 24, "validation": 5})]
+    train_tokenizer(texts, model.architecture.vocabulary).save_pretrained(folder)
+    save_pretrained(folder, model, params)
+    return str(folder)
+
+
+def write_run(folder: Path, top: Params, meta: dict[str, Any]) -> str:
+    """A run's folder with one checkpoint, as `load_top` reads it."""
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.save(1, {"step": jnp.int32(1), "top": top}, meta)
+    return str(folder)
+
+
+def assert_same(actual: Any, expected: Any) -> None:
+    """Bit for bit, leaf by leaf."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for (path, left), right in zip(jax.tree.leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
+        left, right = np.asarray(left), np.asarray(right)
+        assert left.dtype == right.dtype, path
+        assert left.tobytes() == right.tobytes(), path
