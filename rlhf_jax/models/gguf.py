@@ -45,7 +45,7 @@ class GGUFSource:
         self._path = path
         try:
             reader = gguf.GGUFReader(path)
-        except (ValueError, OSError) as error:
+        except (ValueError, IndexError, OSError) as error:  # IndexError is how the reader meets a file cut short
             raise UserError(f"{path}: not a readable GGUF file ({error})") from None
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self.architecture = _architecture(reader, path, tied="output.weight" not in self._tensors)

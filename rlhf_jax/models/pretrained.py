@@ -46,7 +46,10 @@ class SafetensorsSource:
         self.architecture = read_config(folder)
         index = folder / "model.safetensors.index.json"
         if index.exists():
-            files = {folder / file for file in json.loads(index.read_text())["weight_map"].values()}
+            try:
+                files = {folder / file for file in json.loads(index.read_text())["weight_map"].values()}
+            except (json.JSONDecodeError, KeyError) as error:
+                raise UserError(f"{index}: no JSON with a weight_map ({error})") from None
         else:
             files = {folder / "model.safetensors"}
         self._file: dict[str, Path] = {}

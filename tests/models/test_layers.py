@@ -1,0 +1,85 @@
+"""Layers against NumPy in float64; the dense product's own gradient; what makes rotary positions relative."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.models import layers
+from rlhf_jax.models.layers import TILE, Dense, GatedMLP, RMSNorm
+from tests import oracle
+
+
+def normal(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(3, 2 * TILE, TILE), (3, TILE, 5), (4, 2)])
+def test_transposed_swaps_the_last_two_axes(shape):
+    x = normal(0, *shape)
+    np.testing.assert_array_equal(layers.transposed(jnp.asarray(x)), np.swapaxes(x, -1, -2))
+
+
+@pytest.mark.parametrize(("tokens", "width"), [(2 * TILE, TILE), (2 * TILE, TILE + 8), (5, 2 * TILE)])
+def test_matmul_and_its_gradients(tokens, width):
+    """Shapes that go through the tiles and shapes that do not."""
+    x, kernel, pull = normal(0, tokens, width), normal(1, width, 24), normal(2, tokens, 24)
+    y, backward = jax.vjp(layers.matmul, x, kernel)
+    d_x, d_kernel = backward(jnp.asarray(pull))
+    for actual, expected in ((y, x @ kernel), (d_x, pull @ kernel.T), (d_kernel, x.T @ pull)):
+        np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+def test_dense_contracts_groups_of_axes_in_the_dtype_of_its_input():
+    x, kernel = normal(0, 2, 3, 4, 5), normal(1, 4, 5, 6, 7)
+    np.testing.assert_allclose(layers.dense(x, kernel, 2), np.tensordot(x, kernel, 2), atol=1e-5)
+    assert layers.dense(jnp.asarray(x, jnp.bfloat16), kernel, 2).dtype == jnp.bfloat16
+    module = Dense((4, 5), (6,), ("a", "b", "c"))
+    assert module.apply({"params": {"kernel": kernel[..., 0]}}, x).shape == (2, 3, 6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rms_norm(dtype):
+    x, scale = jnp.asarray(100 * normal(0, 3, 16), dtype), normal(1, 16)
+    y = RMSNorm(1e-5).apply({"params": {"scale": scale}}, x)
+    assert y.dtype == dtype
+    expected = oracle.rms_norm(np.asarray(x, np.float64), scale.astype(np.float64), 1e-5)
+    np.testing.assert_allclose(np.asarray(y, np.float64), expected, rtol=1e-5 if dtype == "float32" else 0.02)
+
+
+def test_rotary_embeddings_turn_the_halves_of_each_head():
+    """Hugging Face's layout, and theta's wavelengths, against complex numbers."""
+    x = normal(0, 3, 50, 8)
+    actual = layers.rotate(jnp.asarray(x), layers.rotary_angles(jnp.arange(50), 8, 500.0))
+    expected = oracle.rotate(x.astype(np.float64).swapaxes(0, 1), 500.0)
+    np.testing.assert_allclose(actual, expected.swapaxes(0, 1), atol=2e-5)
+
+
+def test_rotary_products_depend_on_the_distance_alone():
+    q, k = jnp.asarray(normal(0, 8)), jnp.asarray(normal(1, 8))
+
+    def product(at_q: int, at_k: int) -> float:
+        angles = layers.rotary_angles(jnp.array([at_q, at_k]), 8, 10000.0)
+        turned = layers.rotate(jnp.stack([q, k]), angles)
+        return float(jnp.vdot(turned[0], turned[1]))
+
+    assert product(3, 1) == pytest.approx(product(90, 88), abs=1e-4)
+    assert product(0, 0) == pytest.approx(float(jnp.vdot(q, k)), abs=1e-6)
+    assert abs(product(3, 1) - product(1, 3)) > 0.01
+
+
+def test_gated_mlp_and_its_gradients():
+    x, gate_up, down = normal(0, 2, 3, 4), normal(1, 4, 2, 6), normal(2, 6, 4)
+    pull = normal(3, 2, 3, 4)
+
+    def expected(x, gate_up, down):
+        return (jax.nn.silu(x @ gate_up[:, 0]) * (x @ gate_up[:, 1])) @ down
+
+    def actual(x, gate_up, down):
+        return GatedMLP(4, 6).apply({"params": {"gate_up": gate_up, "down": {"kernel": down}}}, x)
+
+    both = [jax.vjp(function, x, gate_up, down) for function in (actual, expected)]
+    for a, e in zip(*((out, *backward(jnp.asarray(pull))) for out, backward in both), strict=True):
+        np.testing.assert_allclose(a, e, atol=1e-4)
