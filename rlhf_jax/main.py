@@ -66,6 +66,7 @@ def prepare_process(stage: str | None) -> None:
     """
     if stage in HOST_ONLY:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # about torch, which is not needed
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlhf_jax" / "xla"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 

@@ -71,9 +71,10 @@ def run_stage(config: Mapping[str, Any], workdir: Path, study: Path | None = Non
 
 
 def substitute(config: Any, study: Path) -> Any:
-    """`config` with `{workdir}` in every string replaced by `study`."""
+    """`config` with `{workdir}` in every string replaced by `study`; a pipeline's stages keep it, for its own folder."""
     if isinstance(config, Mapping):
-        return {key: substitute(value, study) for key, value in config.items()}
+        inner = {"stages"} if config.get("stage") == "pipeline" else set()
+        return {key: value if key in inner else substitute(value, study) for key, value in config.items()}
     if isinstance(config, list | tuple):
         return [substitute(value, study) for value in config]
     return config.replace("{workdir}", str(study)) if isinstance(config, str) else config
