@@ -80,10 +80,12 @@ class Loop:
         """
         for name in ("loss", "gradient_norm"):
             if not math.isfinite(metrics[name]):
-                raise UserError(
-                    f"{self._name}: the {name} of step {step} is {metrics[name]}; "
-                    f"the last good checkpoint is that of step {self._checkpoints.latest()}"
+                self._checkpoints.wait()
+                good = self._checkpoints.latest()
+                standing = (
+                    "no checkpoint is complete yet" if good is None else f"the last good checkpoint is step {good}"
                 )
+                raise UserError(f"{self._name}: the {name} of step {step} is {metrics[name]}; {standing}")
         self._writer.write(step, metrics)
         self._writer.timing(step, {**timing, "programs": compile_count()})
         self._progress.update(1, tokens)

@@ -1,0 +1,129 @@
+"""What surrounds the steps: when it saves and stops, what it writes, and what it does not let pass."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import jax.numpy as jnp
+import optax
+import pytest
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.training.checkpoint import Checkpoints, load_top
+from rlhf_jax.training.loop import Loop, is_finished
+from rlhf_jax.training.update import State
+
+TRANSFORM = optax.sgd(1.0)
+
+
+def fresh() -> State:
+    return State.create({"w": jnp.zeros(2)}, TRANSFORM)
+
+
+def train(workdir: Path, steps: int, every: int, during=lambda step: None, metrics=lambda step: {}) -> State:
+    """A run that adds the step's number to `w`; `during(step)` is called in the middle of a step."""
+    with Loop(workdir, "test", steps, every) as loop:
+        state = loop.restore(fresh())
+        for step in loop.steps():
+            state = state.updated({"w": jnp.full(2, -float(step))}, TRANSFORM).advanced(4)
+            loop.log(step, {"loss": 1 / step, "gradient_norm": 1.0, **metrics(step)}, {"seconds": 0.1}, 10)
+            during(step)
+            loop.save_if_due(step, state, {"role": "policy", "at": step})
+    return state
+
+
+def logged(workdir: Path, name: str = "metrics") -> list[int]:
+    return [json.loads(line)["step"] for line in (workdir / f"{name}.jsonl").read_text().splitlines()]
+
+
+def test_a_run_saves_when_due_and_at_its_end(tmp_path):
+    state = train(tmp_path, 5, 2)
+    assert float(state.top["w"][0]) == 15.0
+    assert sorted(folder.name for folder in (tmp_path / "checkpoints").iterdir() if folder.name.isdigit()) == ["4", "5"]
+    top, meta = load_top(tmp_path)
+    assert (top["w"].tolist(), meta) == ([15.0, 15.0], {"role": "policy", "at": 5})
+    assert logged(tmp_path) == logged(tmp_path, "timing") == [1, 2, 3, 4, 5]
+    assert all("programs" in line for line in (tmp_path / "timing.jsonl").read_text().splitlines())
+    assert is_finished(tmp_path, 5) and not is_finished(tmp_path, 6)
+
+
+def is_there(workdir: Path) -> int | None:
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        return checkpoints.latest()
+
+
+def test_a_crash_loses_what_came_after_the_checkpoint_and_no_more(tmp_path):
+    """Invariant 13: the lines of the lost steps are cut off and written again."""
+
+    def crash(step: int) -> None:
+        if step == 4:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path / "crashed", 6, 2, during=crash)
+    assert logged(tmp_path / "crashed") == [1, 2, 3, 4]
+    assert is_there(tmp_path / "crashed") == 2
+    resumed, undisturbed = train(tmp_path / "crashed", 6, 2), train(tmp_path / "undisturbed", 6, 2)
+    assert resumed.top["w"].tolist() == undisturbed.top["w"].tolist() == [21.0, 21.0]
+    assert (int(resumed.step), int(resumed.position)) == (6, 24)
+    texts = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("crashed", "undisturbed")]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_ends_the_run_after_the_step_and_saves_it(tmp_path, number, error):
+    with pytest.raises(error):
+        train(tmp_path, 9, 100, during=lambda step: os.kill(os.getpid(), number) if step == 3 else None)
+    assert logged(tmp_path) == [1, 2, 3]
+    assert is_there(tmp_path) == 3
+    assert float(train(tmp_path, 5, 100).top["w"][0]) == 15.0
+
+
+def test_a_signal_between_two_steps_loses_nothing(tmp_path):
+    """It comes after a step's save was not due, so the next step must be saved, or this one would be lost."""
+    with pytest.raises(KeyboardInterrupt), Loop(tmp_path, "test", 9, 100) as loop:
+        state = loop.restore(fresh())
+        for step in loop.steps():
+            state = state.advanced(4)
+            loop.log(step, {"loss": 1.0, "gradient_norm": 1.0}, {}, 1)
+            loop.save_if_due(step, state, {})
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+    assert is_there(tmp_path) == logged(tmp_path)[-1] == 3
+
+
+@pytest.mark.parametrize("name", ["loss", "gradient_norm"])
+def test_a_number_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path, name):
+    """A gradient that is not finite has spoilt the new state, though the loss of its step is still good."""
+    for first, standing in {3: "the last good checkpoint is step 2", 1: "no checkpoint is complete yet"}.items():
+        workdir = tmp_path / str(first)
+        workdir.mkdir()
+        with pytest.raises(UserError, match=f"test: the {name} of step {first} is nan; {standing}"):
+            train(workdir, 6, 1, metrics=lambda step, first=first: {name: float("nan")} if step == first else {})
+        assert logged(workdir) == list(range(1, first))
+        assert is_there(workdir) == (first - 1 or None)
+
+
+def test_something_is_due_every_so_often_and_at_the_end(tmp_path):
+    with Loop(tmp_path, "test", 7, 100) as loop:
+        assert [step for step in range(1, 8) if loop.is_due(step, 3)] == [3, 6, 7]
+
+
+def test_a_finished_run_has_no_steps_left(tmp_path):
+    train(tmp_path, 3, 1)
+    steps = []
+    train(tmp_path, 3, 1, during=steps.append)
+    assert steps == []
+    assert logged(tmp_path) == [1, 2, 3]
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
+    train(tmp_path, 2, 1)
+    with (
+        pytest.raises(UserError, match=r"holds float32\[2\] as 'w', expected float32\[3\]"),
+        Loop(tmp_path, "test", 4, 1) as loop,
+    ):
+        loop.restore(State.create({"w": jnp.zeros(3)}, TRANSFORM))
