@@ -1,0 +1,59 @@
+"""Every config in configs/ is complete and fits its stage, so that any of its keys can be set on the command line."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from rlhf_jax.config import to_dict
+from rlhf_jax.stages import resolve
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FILES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem not in ("__init__", "common"))
+VARIANTS = [(name, None) for name in FILES] + [("quickstart", "long")]
+
+
+def load(name: str, argument: str | None):
+    spec = importlib.util.spec_from_file_location(f"config_{name}", CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, to_dict(module.get_config(argument) if argument else module.get_config())
+
+
+def stages_of(config: dict, where: str = "config"):
+    """The config and, of a pipeline, all that it runs."""
+    yield where, config
+    if config["stage"] == "pipeline":
+        for name, stage in config["stages"].items():
+            yield from stages_of(stage, f"{where}.stages.{name}")
+
+
+@pytest.mark.parametrize(("name", "argument"), VARIANTS)
+def test_config_fits_its_stages(name, argument):
+    module, config = load(name, argument)
+    assert f"--config=configs/{name}.py" in module.__doc__, "the lab note gives the command"
+    for where, stage in stages_of(config):
+        resolve(stage, where)
+
+
+def test_quickstart_refuses_an_unknown_size():
+    with pytest.raises(ValueError, match=r"quickstart.py:short is unknown"):
+        load("quickstart", "short")
+
+
+def test_the_seed_reaches_every_stage():
+    module, _ = load("tiny", None)
+    config = module.get_config()
+    config.seed = 7
+    seeds = {value for stage in to_dict(config)["stages"].values() for value in find(stage, "seed")}
+    assert seeds == {7}
+
+
+def find(config: dict, key: str):
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from find(value, key)
+        elif name == key:
+            yield value
