@@ -69,8 +69,11 @@ def generate(
       For each prompt its n responses, without special tokens.
 
     Raises:
-      UserError: a prompt is empty.
+      UserError: a prompt is empty, n or max_new_tokens is below 1, or the temperature is negative.
     """
+    for name, value in {"n": n, "max_new_tokens": max_new_tokens}.items():
+        if value < 1:
+            raise UserError(f"{name} is {value}, expected 1 or more")
     for index, prompt in enumerate(prompts):
         if not prompt:
             raise UserError(f"prompts[{index}] is empty, expected a text")

@@ -5,6 +5,8 @@ The embedding is drawn wider than a real one: logits then differ by whole nats, 
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from rlhf_jax.models.pretrained import save_pretrained
 from rlhf_jax.models.transformer import Model, Params
 from rlhf_jax.sequences import Sequences
 from rlhf_jax.training.checkpoint import Checkpoints
+from rlhf_jax.training.update import State
 
 VOCABULARY = 300
 FREEZE = 0.4  # one block of three
@@ -127,3 +130,19 @@ def assert_same(actual: Any, expected: Any) -> None:
         left, right = np.asarray(left), np.asarray(right)
         assert left.dtype == right.dtype, path
         assert left.tobytes() == right.tobytes(), path
+
+
+def final_state(workdir: Path, like: State) -> State:
+    """The state in a run's last checkpoint."""
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        return checkpoints.restore(like)
+
+
+def logged(workdir: Path, name: str = "metrics") -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl` or `timing.jsonl`."""
+    return [json.loads(line) for line in (workdir / f"{name}.jsonl").read_text().splitlines()]
+
+
+def keep_compiled_programs() -> None:
+    """Several runs in one session, in this process or another, compile a program once: `main` keeps it here too."""
+    jax.config.update("jax_compilation_cache_dir", str(Path(os.environ["XDG_CACHE_HOME"]) / "rlhf_jax" / "xla"))
