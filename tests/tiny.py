@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 from rlhf_jax.data.records import Example, write
 from rlhf_jax.data.tokenizer import train_tokenizer
@@ -146,3 +147,4 @@ def logged(workdir: Path, name: str = "metrics") -> list[dict[str, Any]]:
 def keep_compiled_programs() -> None:
     """Several runs in one session, in this process or another, compile a program once: `main` keeps it here too."""
     jax.config.update("jax_compilation_cache_dir", str(Path(os.environ["XDG_CACHE_HOME"]) / "rlhf_jax" / "xla"))
+    compilation_cache.reset_cache()  # what was compiled before has settled that there is none

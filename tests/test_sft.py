@@ -1,0 +1,222 @@
+"""Fine-tuning: the mean loss of response tokens however a batch is divided, a trunk that stays, a run that resumes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax import sft
+from rlhf_jax.config import to_dict
+from rlhf_jax.data.batches import Buckets, Item, in_order
+from rlhf_jax.errors import UserError
+from rlhf_jax.models.pretrained import save_pretrained
+from rlhf_jax.runs import load_base, load_policy
+from rlhf_jax.training import optimizer
+from rlhf_jax.training.checkpoint import load_top
+from rlhf_jax.training.update import State
+from tests import oracle, tiny
+
+ADAM = optimizer.Config(learning_rate=3e-3, schedule="cosine")
+BATCH = tiny.sequences([7, 1, 4, 9], [[5], [1], [8], [3]], prompt=9, response=8)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """24 steps of 8 examples in microbatches of 4."""
+    tiny.keep_compiled_programs()
+    folder = tmp_path_factory.mktemp("inputs")
+    return sft.Config(
+        stage="sft",
+        model=tiny.write_model(folder / "model"),
+        data=tiny.write_data(folder),
+        evaluate_splits=("validation",),
+        evaluate_examples=5,
+        evaluate_every=8,
+        freeze=tiny.FREEZE,
+        dtype="float32",
+        prompt_buckets=(96,),
+        response_buckets=(24,),
+        batch_size=8,
+        microbatch=4,
+        steps=24,
+        optimizer=ADAM,
+        checkpoint_every=3,
+        seed=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    """The folder of a run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("sft")
+    sft.run(config, workdir)
+    return workdir
+
+
+def losses_of_tokens(tensors, model, batch):
+    """`-log p` of every response token, by the oracle."""
+    return np.concatenate(
+        [
+            -oracle.response_log_probs(tensors, model.architecture, tiny.ids(batch, row, 0), int(length))
+            for row, (length,) in enumerate(batch.response_mask.sum(axis=-1))
+            if length
+        ]
+    )
+
+
+def test_the_loss_is_the_mean_over_response_tokens_however_the_batch_is_divided(tmp_path):
+    """Invariant 6, by the oracle: 5, 1, 8 and 3 response tokens in one microbatch, and in four of unequal weight."""
+    model, params = tiny.network()
+    trunk, top = model.split(params)
+    transform = optimizer.make_optimizer(ADAM, 10)
+    states = []
+    for microbatch in (4, 1):
+        state = State.create(jax.tree.map(jnp.copy, top), transform)
+        state, metrics = sft.make_train_step(model, transform, microbatch)(state, trunk, BATCH)
+        expected = losses_of_tokens(oracle.tensors_of(tmp_path, model, params), model, BATCH)
+        assert float(metrics["loss"]) == pytest.approx(expected.mean(), rel=1e-5)
+        assert int(metrics["tokens"]) == len(expected) == 17
+        states.append((state, metrics))
+    (whole, metrics), (divided, divided_metrics) = states
+    assert float(metrics["gradient_norm"]) == pytest.approx(float(divided_metrics["gradient_norm"]), rel=1e-5)
+    assert (int(whole.step), int(whole.position)) == (1, 4)
+    # The first step of Adam divides each gradient by itself, so moments are compared: they are the gradients.
+    for a, b in zip(jax.tree.leaves(whole.moments), jax.tree.leaves(divided.moments), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-6)
+
+
+def test_the_evaluation_loss_counts_no_filler_row(tmp_path):
+    """Three items in batches of two."""
+    model, params = tiny.network()
+    trunk, top = model.split(params)
+    batch = jax.tree.map(lambda x: x[:3], BATCH)
+    items = [
+        Item(batch.prompt[i][batch.prompt_mask[i]].tolist(), [batch.response[i, 0][batch.response_mask[i, 0]].tolist()])
+        for i in range(3)
+    ]
+    batches = [b for b, _ in in_order(items, 2, Buckets((9,), (8,)), pad_id=1)]
+    assert len(batches) == 2
+    loss = sft.evaluation_loss(sft.make_evaluate(model), trunk, top, batches)
+    expected = losses_of_tokens(oracle.tensors_of(tmp_path, model, params), model, batch)
+    assert loss == pytest.approx(expected.mean(), rel=1e-5)
+
+
+def test_a_run_learns_and_says_what_it_did(finished, config):
+    lines = tiny.logged(finished)
+    assert [line["step"] for line in lines] == list(range(1, 25))
+    assert set(lines[0]) == {"step", "loss", "tokens", "gradient_norm", "learning_rate"}
+    assert [line["step"] for line in lines if "eval/validation/loss" in line] == [8, 16, 24]
+    assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
+    assert lines[-1]["eval/validation/loss"] < lines[7]["eval/validation/loss"]
+    assert lines[0]["learning_rate"] == pytest.approx(3e-3)
+    _, meta = load_top(finished)
+    assert (meta["role"], meta["freeze"]) == ("policy", tiny.FREEZE)
+
+
+def test_nothing_is_compiled_after_the_first_evaluation(finished):
+    """Invariant 14."""
+    programs = {line["step"]: line["programs"] for line in tiny.logged(finished, "timing")}
+    assert len({count for step, count in programs.items() if step >= 9}) == 1
+
+
+def test_the_trunk_stays_and_the_top_moves(finished, config):
+    """Invariant 11: what is frozen is the base model's, bit for bit, tied embeddings included."""
+    base, policy = (
+        load_base(config.model, config.freeze, "float32"),
+        load_policy(config.model, str(finished), "float32"),
+    )
+    tiny.assert_same(policy.trunk, base.trunk)
+    tiny.assert_same(base.model.head_table(policy.trunk), base.model.head_table(base.trunk))
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), policy.top, base.top)
+    assert all(jax.tree.leaves(moved))
+
+
+PROGRAM = """
+from pathlib import Path
+from ml_collections import ConfigDict
+def get_config():
+    return ConfigDict({config!r})
+"""
+
+
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(finished, config, tmp_path):
+    """Invariant 13: SIGKILL in another process, then the same command here; parameters, moments and metrics agree."""
+    (tmp_path / "config.py").write_text(PROGRAM.format(config=to_dict(config)))
+    workdir, log = tmp_path / "run", tmp_path / "log"
+    command = [sys.executable, "-m", "rlhf_jax.main", f"--config={tmp_path / 'config.py'}", f"--workdir={workdir}"]
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=output, stderr=output)
+        metrics = workdir / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if metrics.exists() and metrics.read_bytes().count(b"\n") >= 8:
+                break
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, log.read_text()
+    steps = len(tiny.logged(workdir))
+    assert 8 <= steps < 24
+    sft.run(config, workdir)
+    assert (workdir / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+    like = State.create(load_base(config.model, config.freeze, "float32").top, optimizer.make_optimizer(ADAM, 24))
+    tiny.assert_same(tiny.final_state(workdir, like), tiny.final_state(finished, like))
+
+
+def test_a_finished_run_is_left_alone(finished, config):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    sft.run(config, finished)
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"microbatch": 3}, "config.microbatch is 3, which does not divide config.batch_size 8; 4 does|2 does"),
+        ({"steps": 0}, "config.steps is 0, expected 1 or more"),
+        ({"checkpoint_every": 0}, "config.checkpoint_every is 0"),
+        ({"evaluate_every": -1}, "config.evaluate_every is -1"),
+        ({"batch_size": 0}, "config.batch_size is 0"),
+        ({"model": "/nowhere/model"}, "The model '/nowhere/model' is not there"),
+        ({"data": "nowhere.jsonl"}, "nowhere.jsonl does not exist"),
+        ({"evaluate_splits": ("test",)}, "has no example of the split 'test'"),
+        ({"batch_size": 32}, "There are 24 examples, expected at least one batch of 32"),
+        ({"response_buckets": (1,)}, "All 5 responses are longer than 1 tokens"),
+        ({"prompt_buckets": (8,)}, "needs more than 8 tokens without any of its text"),
+        ({"freeze": 1.0}, "config.freeze is 1.0, expected a fraction"),
+        ({"dtype": "float16"}, "the dtype is 'float16'"),
+    ],
+)
+def test_bad_input_is_a_sentence_and_no_checkpoint(config, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        sft.run(dataclasses.replace(config, **changes), tmp_path)
+    assert not list(tmp_path.glob("checkpoints/*"))
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_weights_that_are_not_numbers_stop_the_run_before_anything_is_saved(config, tmp_path):
+    model, params = tiny.network()
+    params["norm"]["scale"] = params["norm"]["scale"].at[3].set(jnp.nan)
+    broken = tmp_path / "model"
+    tiny.write_model(broken)
+    save_pretrained(broken, model, params)
+    with pytest.raises(UserError, match="sft: the loss of step 1 is nan; no checkpoint is complete yet"):
+        sft.run(dataclasses.replace(config, model=str(broken)), tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_an_absurd_learning_rate_stops_the_run_at_the_last_good_checkpoint(config, tmp_path):
+    absurd = dataclasses.replace(ADAM, learning_rate=1e38, clip_norm=0.0)
+    with pytest.raises(UserError, match=r"sft: the (loss|gradient_norm) of step \d is (nan|inf); the last good"):
+        sft.run(dataclasses.replace(config, optimizer=absurd, checkpoint_every=1), tmp_path)
+    top, _ = load_top(tmp_path)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(top))
