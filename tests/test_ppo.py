@@ -1,0 +1,357 @@
+"""PPO from sampling to update against NumPy in float64, and the ways in which published code got it wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rlhf_jax import ppo, rollouts
+from rlhf_jax.data.records import Example, write
+from rlhf_jax.errors import UserError
+from rlhf_jax.models import roles
+from rlhf_jax.models.transformer import merge
+from rlhf_jax.runs import describe, load_base, load_policy
+from rlhf_jax.training import optimizer
+from rlhf_jax.training.checkpoint import load_top
+from rlhf_jax.training.loop import Loop
+from rlhf_jax.training.run import jit
+from rlhf_jax.training.update import State
+from tests import oracle, tiny
+
+EOS = 1
+MEAN, DEVIATION = 0.4, 1.7
+ALGORITHM = ppo.Algorithm(
+    temperature=0.7,
+    max_new_tokens=8,
+    kl_coefficient=0.3,
+    kl_estimator="k1",
+    missing_eos_penalty=1.5,
+    discount=0.97,
+    decay=0.9,
+    epochs=3,
+    minibatches=2,
+    policy_clip=0.2,
+    value_clip=0.2,
+    value_coefficient=0.1,
+)
+PROMPTS = tiny.sequences([7, 1, 4, 9], [[1]] * 4, prompt=9, response=1)
+PROMPT_IDS = np.arange(4, dtype=np.int32)
+
+
+@dataclasses.dataclass
+class Setting:
+    """A policy with a value head, another reference and a reward model on one trunk; what it sampled; the programs."""
+
+    model: object
+    trunk: dict
+    top: dict
+    reference: dict
+    reward: dict
+    sampled: object
+    evaluate: object
+
+    def rollout(self, top=None, reference=None):
+        """`(Rollout, metrics)`; by default the policy that sampled, against itself."""
+        top, reference = top or self.top, reference or {key: self.top[key] for key in self.reference}
+        return self.evaluate(self.trunk, top, reference, self.reward, MEAN, DEVIATION, self.sampled)
+
+
+def nudged(top, size, seed=9):
+    """Every array moved a little, each in a direction of its own."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: leaf + size * jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), top)
+
+
+@pytest.fixture(scope="module")
+def setting():
+    tiny.keep_compiled_programs()
+    model, params = tiny.network()
+    table = params["embed"]["table"]
+    params["embed"]["table"] = table.at[EOS].set(-4.0 * table[EOS])  # some responses end, some are cut
+    trunk, top = model.split(params)
+    sample = rollouts.make_sample(model, samples=2, max_new_tokens=8, temperature=ALGORITHM.temperature, eos_id=EOS)
+    sampled = sample(trunk, top, PROMPTS.prompt, PROMPTS.prompt_mask, PROMPT_IDS, jax.random.key(2))
+    return Setting(
+        model=model,
+        trunk=trunk,
+        top=tiny.with_role(top, "value"),
+        reference=nudged(top, 0.02),
+        reward=tiny.with_role(nudged(top, 0.05, seed=3), "reward"),
+        sampled=sampled,
+        evaluate=ppo.make_evaluate_rollout(model, ALGORITHM, microbatch=2),
+    )
+
+
+def by_the_oracle(setting, tmp_path, top, head=None):
+    """`[4, 2, 8]` log-probs of the sampled tokens, states before each token dotted with a head, and scores `[4, 2]`."""
+    model, sequences = setting.model, jax.tree.map(np.asarray, setting.sampled.sequences)
+    tensors = oracle.tensors_of(tmp_path, model, merge(setting.trunk, top))
+    log_probs, before, after = np.zeros((4, 2, 8)), np.zeros((4, 2, 8)), np.zeros((4, 2))
+    kernel = np.zeros(32) if head is None else np.asarray(top[head]["kernel"], np.float64)
+    for row, n in np.ndindex(4, 2):
+        ids, length = tiny.ids(sequences, row, n), int(sequences.response_mask[row, n].sum())
+        states = oracle.hidden_states(tensors, model.architecture, ids) @ kernel
+        log_probs[row, n, :length] = oracle.response_log_probs(
+            tensors, model.architecture, ids, length, ALGORITHM.temperature
+        )
+        before[row, n, :length], after[row, n] = states[-length - 1 : -1], states[-1]
+    return log_probs, before, after
+
+
+def test_the_rollout_is_worth_testing(setting):
+    """Responses that ended and that were cut, and one of a single token."""
+    lengths = np.asarray(setting.sampled.sequences.response_mask.sum(axis=-1))
+    assert {1, 8} <= set(lengths.ravel().tolist())
+    assert bool(setting.sampled.finished.any()) and not bool(setting.sampled.finished.all())
+
+
+def test_the_first_minibatch_has_ratio_one_and_step_zero_no_divergence(setting):
+    """Invariant 1: by the update's own function at its own microbatch."""
+    rollout, metrics = setting.rollout()
+    for name in ("kl_k1", "kl_k3"):
+        assert float(metrics[name]) == pytest.approx(0.0, abs=1e-7)
+    update = ppo.make_update(setting.model, ALGORITHM, optax.sgd(0.05), microbatch=2)
+    state = State.create(jax.tree.map(jnp.copy, setting.top), optax.sgd(0.05))
+    state, metrics = update(state, setting.trunk, rollout, jax.random.key(0))
+    assert float(metrics["first_ratio_error"]) <= 1e-6
+    assert abs(float(metrics["first_kl"])) <= 1e-7
+    # Invariant 8: the old log-probs stay, so the ratio moves and the clip acts as the epochs go on.
+    assert float(metrics["ratio_max"]) > 1.2 and float(metrics["ratio_min"]) < 0.8
+    assert float(metrics["clip_fraction"]) > 0
+    assert float(metrics["approximate_kl"]) > 1e-4
+    assert (int(state.step), int(state.position)) == (1, 4)
+
+
+def test_the_update_does_not_depend_on_the_microbatch(setting):
+    """Invariant 6: minibatches of two prompts, each in one pass or in two, with unequal numbers of tokens."""
+    rollout, _ = setting.rollout()
+    tops = []
+    for microbatch in (2, 1):
+        update = ppo.make_update(setting.model, ALGORITHM, optax.sgd(0.01), microbatch)
+        state = State.create(jax.tree.map(jnp.copy, setting.top), optax.sgd(0.01))
+        tops.append(update(state, setting.trunk, rollout, jax.random.key(0))[0].top)
+    for a, b, start in zip(*map(jax.tree.leaves, (*tops, setting.top)), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 + 1e-3 * float(jnp.abs(a - start).max()))
+
+
+def test_log_probs_values_and_scores_are_those_of_whole_networks(setting, tmp_path):
+    """Invariants 2 and 12: each role run whole by the oracle, for ended, cut and one-token responses."""
+    rollout, metrics = setting.rollout()
+    log_probs, values, _ = by_the_oracle(setting, tmp_path, setting.top, "value")
+    _, _, scores = by_the_oracle(setting, tmp_path, setting.reward, "reward")
+    mask = np.asarray(setting.sampled.sequences.response_mask)
+    np.testing.assert_allclose(np.where(mask, rollout.log_probs, 0), log_probs, atol=5e-4)
+    np.testing.assert_allclose(np.where(mask, rollout.values, 0), values, atol=1e-4)
+    assert float(metrics["score"]) == pytest.approx(((scores - MEAN) / DEVIATION).mean(), abs=1e-4)
+    assert float(metrics["sampler_difference"]) < 1e-5
+
+
+def test_advantages_are_those_of_the_textbook(setting, tmp_path):
+    """Invariants 5, 7 and 8, in float64 from the oracle's numbers: rewards, GAE and whitening of one rollout."""
+    rollout, metrics = setting.rollout(reference=setting.reference)
+    log_probs, values, _ = by_the_oracle(setting, tmp_path, setting.top, "value")
+    expected, _, _ = by_the_oracle(setting, tmp_path, setting.reference)
+    _, _, scores = by_the_oracle(setting, tmp_path, setting.reward, "reward")
+    mask, finished = (np.asarray(x) for x in (setting.sampled.sequences.response_mask, setting.sampled.finished))
+    advantages, returns, objective = np.zeros((4, 2, 8)), np.zeros((4, 2, 8)), []
+    for row, n in np.ndindex(4, 2):
+        length = int(mask[row, n].sum())
+        rewards = -ALGORITHM.kl_coefficient * (log_probs - expected)[row, n, :length]
+        penalty = 0.0 if finished[row, n] else ALGORITHM.missing_eos_penalty
+        rewards[-1] += (scores[row, n] - MEAN) / DEVIATION - penalty
+        objective.append(rewards.sum())
+        running = 0.0
+        for t in reversed(range(length)):
+            following = values[row, n, t + 1] if t + 1 < length else 0.0
+            delta = rewards[t] + ALGORITHM.discount * following - values[row, n, t]
+            running = delta + ALGORITHM.discount * ALGORITHM.decay * running
+            advantages[row, n, t], returns[row, n, t] = running, running + values[row, n, t]
+    real = advantages[mask]
+    np.testing.assert_allclose(rollout.returns, returns, atol=2e-3)
+    np.testing.assert_allclose(np.asarray(rollout.advantages)[mask], (real - real.mean()) / real.std(), atol=2e-3)
+    assert not np.asarray(rollout.advantages)[~mask].any()
+    assert float(metrics["objective"]) == pytest.approx(np.mean(objective), abs=1e-3)
+    ratio = np.exp(expected - log_probs)
+    assert float(metrics["kl_k1"]) == pytest.approx((log_probs - expected).sum(axis=-1).mean(), abs=1e-3)
+    assert float(metrics["kl_k3"]) == pytest.approx((ratio - 1 - np.log(ratio)).sum(axis=-1).mean(), abs=1e-3)
+    assert float(metrics["advantage_mean"]) == pytest.approx(real.mean(), abs=1e-3)
+    assert float(metrics["length"]) == mask.sum(axis=-1).mean()
+    assert float(metrics["finished"]) == finished.mean()
+
+
+def test_the_loss_equals_float64(setting, tmp_path):
+    """A policy that has moved: clipped ratios and clipped values, token by token from the oracle's numbers."""
+    rollout, _ = setting.rollout()
+    moved = nudged(setting.top, 0.02)
+    total, metrics = jit(lambda top: ppo.ppo_loss(setting.model, ALGORITHM, setting.trunk, top, rollout))(moved)
+    log_probs, values, _ = by_the_oracle(setting, tmp_path, moved, "value")
+    old, advantages, old_values, returns = (
+        np.asarray(x, np.float64) for x in (rollout.log_probs, rollout.advantages, rollout.values, rollout.returns)
+    )
+    mask = np.asarray(rollout.sequences.response_mask)
+    ratio = np.exp(np.where(mask, log_probs - old, 0))
+    policy = -np.minimum(ratio * advantages, np.clip(ratio, 0.8, 1.2) * advantages)
+    near = old_values + np.clip(values - old_values, -0.2, 0.2)
+    value = 0.5 * np.maximum((values - returns) ** 2, (near - returns) ** 2)
+    assert 0.05 < ((np.abs(ratio - 1) > 0.2) & mask).sum() / mask.sum() < 0.95
+    assert float(metrics["policy_loss"]) == pytest.approx(policy[mask].sum(), abs=0.02)
+    assert float(metrics["value_loss"]) == pytest.approx(value[mask].sum(), rel=1e-3)
+    assert float(total) == pytest.approx(policy[mask].sum() + 0.1 * value[mask].sum(), abs=0.02)
+    assert int(metrics["tokens"]) == mask.sum()
+
+
+def test_the_reference_and_the_trunk_stay(setting):
+    """Invariant 11: logits of the reference before and after an update, bit for bit."""
+    rollout, _ = setting.rollout()
+    reference = {key: setting.top[key] for key in setting.reference}
+    logits = jit(setting.model.logits)
+    before = logits(merge(setting.trunk, reference), PROMPTS.prompt, PROMPTS.prompt_mask)
+    update = ppo.make_update(setting.model, ALGORITHM, optax.sgd(0.05), microbatch=2)
+    state = State.create(jax.tree.map(jnp.copy, setting.top), optax.sgd(0.05))
+    state, _ = update(state, setting.trunk, rollout, jax.random.key(0))
+    tiny.assert_same(logits(merge(setting.trunk, reference), PROMPTS.prompt, PROMPTS.prompt_mask), before)
+    assert set(state.top) == set(setting.top)
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), state.top, setting.top)))
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """Four rollouts of four prompts and two samples, from an SFT run's top and against a reward run's."""
+    tiny.keep_compiled_programs()
+    folder = tmp_path_factory.mktemp("inputs")
+    model = tiny.write_model(folder / "model")
+    base = load_base(model, tiny.FREEZE, "float32")
+    reward = tiny.with_role(nudged(base.top, 0.05), "reward")
+    meta = {**describe(base, "reward"), "mean": MEAN, "deviation": DEVIATION}
+    return ppo.Config(
+        stage="ppo",
+        model=model,
+        policy=tiny.write_run(folder / "sft", nudged(base.top, 0.01), describe(base, "policy")),
+        reward=tiny.write_run(folder / "reward", reward, meta),
+        data=tiny.write_data(folder),
+        dtype="float32",
+        prompt_buckets=(96,),
+        prompts=4,
+        samples=2,
+        microbatch=2,
+        steps=4,
+        algorithm=ALGORITHM,
+        optimizer=optimizer.Config(learning_rate=1e-3),
+        checkpoint_every=2,
+        seed=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("ppo")
+    ppo.run(config, workdir)
+    return workdir
+
+
+def test_a_run_starts_on_its_reference_and_leaves_it(finished):
+    """Invariant 1 in every step, and KL 0 in the first."""
+    lines = tiny.logged(finished)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert lines[0]["kl_k1"] == pytest.approx(0.0, abs=1e-7)
+    assert lines[0]["kl_k3"] == pytest.approx(0.0, abs=1e-7)
+    assert lines[3]["kl_k3"] > 1e-4
+    for line in lines:
+        assert line["first_ratio_error"] <= 1e-6
+        assert abs(line["first_kl"]) <= 1e-7
+        assert line["sampler_difference"] < 1e-5
+        assert line["ratio_min"] < 1.0 < line["ratio_max"]
+    assert lines[0]["explained_variance"] == pytest.approx(0.0, abs=1e-3)  # the value head starts at zero
+
+
+def test_nothing_is_compiled_after_the_first_step(finished):
+    """Invariant 14."""
+    timing = tiny.logged(finished, "timing")
+    assert len({line["programs"] for line in timing[1:]}) == 1
+    assert {"sample_seconds", "evaluate_seconds", "update_seconds", "tokens_per_second"} <= set(timing[0])
+
+
+def test_the_run_that_it_started_from_is_as_it_was_and_the_new_top_fits_its_trunk(finished, config):
+    """Invariant 11: a policy with a value head beside it, on the trunk of the SFT run."""
+    policy, start = (load_policy(config.model, run, "float32") for run in (str(finished), config.policy))
+    tiny.assert_same(policy.trunk, start.trunk)
+    tiny.assert_same(start.top, nudged(load_base(config.model, tiny.FREEZE, "float32").top, 0.01))
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), policy.top, start.top)))
+    top, meta = load_top(finished)
+    assert set(top) - set(policy.top) == {"value"}
+    assert np.abs(top["value"]["kernel"]).max() > 0
+    assert (meta["role"], meta["trunk"]) == ("policy", start.fingerprint)
+
+
+def test_a_run_that_crashed_goes_on_bit_for_bit(finished, config, tmp_path, monkeypatch):
+    """Invariant 13: in the third step, after its metrics were written and before anything was saved."""
+    log = Loop.log
+
+    def crash(self, step, *arguments):
+        log(self, step, *arguments)
+        if step == 3:
+            raise ZeroDivisionError
+
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Loop, "log", crash)
+        ppo.run(config, tmp_path)
+    assert len(tiny.logged(tmp_path)) == 3
+    ppo.run(config, tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+    base = load_base(config.model, tiny.FREEZE, "float32")
+    top = roles.with_head(base.top, "value", jnp.zeros(32))
+    like = State.create(top, optimizer.make_optimizer(config.optimizer, 24))
+    tiny.assert_same(tiny.final_state(tmp_path, like), tiny.final_state(finished, like))
+
+
+def algorithm(**changes):
+    return {"algorithm": dataclasses.replace(ALGORITHM, **changes)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"microbatch": 3}, "config.microbatch is 3, which does not divide a minibatch of prompts, 2; 2 does"),
+        (algorithm(minibatches=3), "config.algorithm.minibatches is 3, which does not divide 4 prompts"),
+        (algorithm(minibatches=0), "config.algorithm.minibatches is 0, expected 1 or more"),
+        (algorithm(epochs=0), "config.algorithm.epochs is 0"),
+        (algorithm(max_new_tokens=0), "config.algorithm.max_new_tokens is 0"),
+        (algorithm(temperature=0.0), "config.algorithm.temperature is 0.0, expected more than 0"),
+        ({"samples": 0}, "config.samples is 0"),
+        ({"prompts": 32, "microbatch": 1}, "There are 24 examples, expected at least one batch of 32"),
+        ({"policy": "/nowhere"}, "/nowhere/checkpoints holds no complete checkpoint"),
+        ({"reward": "/nowhere"}, "/nowhere/checkpoints holds no complete checkpoint"),
+        ({"data": "nowhere.jsonl"}, "nowhere.jsonl does not exist"),
+    ],
+)
+def test_bad_input_is_a_sentence_and_no_checkpoint(config, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        ppo.run(dataclasses.replace(config, **changes), tmp_path)
+    assert not list(tmp_path.glob("checkpoints/*"))
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_reward_run_that_does_not_fit_is_refused(config, tmp_path):
+    """Invariant 9: without constants, of another role, on another trunk."""
+    base = load_base(config.model, tiny.FREEZE, "float32")
+    top = tiny.with_role(base.top, "reward")
+    meta = {**describe(base, "reward"), "mean": 0.0, "deviation": 1.0}
+    for name, said, message in (
+        ("unfinished", describe(base, "reward"), "has no normalisation constants; let its training end first"),
+        ("policy", describe(base, "policy"), "holds a policy, expected a reward"),
+        ("foreign", {**meta, "trunk": "f" * 64}, "was trained on the trunk ffffffffffff"),
+    ):
+        run = tiny.write_run(tmp_path / name, top, said)
+        with pytest.raises(UserError, match=f"{run} {message}"):
+            ppo.run(dataclasses.replace(config, reward=run), tmp_path / "run")
+
+
+def test_without_prompts_to_learn_from_it_is_refused(config, tmp_path):
+    write(tmp_path / "examples.jsonl", [Example("a", "id_test", "PACKAGE: p\nTL;DR:", "Text.")])
+    with pytest.raises(UserError, match="There are 0 examples"):
+        ppo.run(dataclasses.replace(config, data=str(tmp_path / "examples.jsonl")), tmp_path)
