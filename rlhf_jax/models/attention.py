@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.models.layers import transposed
+from rlhf_jax.models.layers import contract_rows
 
 MASKED = -1e30  # finite: what no query may see vanishes in the sums, and rows that see nothing stay finite
 CHUNK = 128  # queries of one causal chunk; keys after its end are never touched
@@ -77,14 +77,15 @@ def _attend_forward(q, k, v, mask):
 def _attend_backward(residuals, cotangent):
     q, k, v, mask, part = residuals
     d_out, d_lse = cotangent
+    # A row that saw nothing passes nothing on. The select also keeps transposes from being folded into the products.
+    d_out = jnp.where(part.lse[..., None] > 0.5 * MASKED, d_out, 0)
     weights = jnp.exp(_scores(q, k, mask) - part.lse[..., None])
     drift = jnp.sum(d_out.astype(jnp.float32) * part.out.astype(jnp.float32), axis=-1, keepdims=True)
     d_weights = _product("...sd,...td->...st", d_out, v)
     d_scores = (weights * (d_weights - drift + d_lse[..., None])).astype(q.dtype)
     d_q = _product("...st,...td->...sd", d_scores, k).astype(q.dtype)
-    # The small matrices are transposed, not the weights.
-    d_k = transposed(_product("...ds,...st->...dt", transposed(q), d_scores)).astype(k.dtype)
-    d_v = transposed(_product("...ds,...st->...dt", transposed(d_out), weights.astype(q.dtype))).astype(v.dtype)
+    d_k = contract_rows(d_scores, q).astype(k.dtype)
+    d_v = contract_rows(weights.astype(q.dtype), d_out).astype(v.dtype)
     return d_q, d_k, d_v, None
 
 

@@ -14,26 +14,28 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-TILE = 64  # edge of the blocks of `transposed`
+TILE = 64  # edge of the blocks in which `contract_rows` transposes
 
 
-def transposed(x: jax.Array) -> jax.Array:
-    """`[..., n, m] -> [..., m, n]`, on CPU through tiles.
+def contract_rows(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Sum over rows of outer products, `[..., s, n]` and `[..., s, m]` to `[..., n, m]` float32.
 
-    XLA's CPU backend folds a plain transpose into the dot that reads it and then computes that dot in float32 instead
-    of by its bfloat16 kernel. It cannot fold tiles. Measured in `docs/performance.md`.
+    This is the shape of a weight's gradient, for which XLA's CPU backend has no bfloat16 kernel. Given `a` transposed it
+    has one, but folds a plain transpose back into the product. It cannot fold a transpose through tiles. Measured in
+    `docs/performance.md`.
     """
-    *leading, rows, columns = x.shape
+    *leading, rows, columns = a.shape
     if jax.default_backend() != "cpu" or rows % TILE or columns % TILE:
-        return jnp.swapaxes(x, -1, -2)
-    tiles = x.reshape(*leading, rows // TILE, TILE, columns // TILE, TILE)
+        return jnp.einsum("...sn,...sm->...nm", a, b, preferred_element_type=jnp.float32)
+    tiles = a.reshape(*leading, rows // TILE, TILE, columns // TILE, TILE)
     axes = (*range(len(leading)), *(len(leading) + axis for axis in (2, 3, 0, 1)))
-    return tiles.transpose(axes).reshape(*leading, columns, rows)
+    transposed = tiles.transpose(axes).reshape(*leading, columns, rows)
+    return jnp.einsum("...ns,...sm->...nm", transposed, b, preferred_element_type=jnp.float32)
 
 
 @jax.custom_vjp
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`[T, D] @ [D, F] -> [T, F]`, with gradients that the CPU compiler runs at full speed (see `transposed`)."""
+    """`[T, D] @ [D, F] -> [T, F]`, with gradients that the CPU compiler runs at full speed."""
     return x @ kernel
 
 
@@ -43,7 +45,7 @@ def _matmul_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[j
 
 def _matmul_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    return jnp.einsum("tf,df->td", dy, kernel), transposed(x) @ dy
+    return jnp.einsum("tf,df->td", dy, kernel), contract_rows(x, dy).astype(kernel.dtype)
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)
@@ -196,7 +198,7 @@ class Block(nn.Module):
         """Scaled and rotated queries, rotated keys, and values, by one product.
 
         Heads move to the front before the rotation: between a transpose and the attention's dots stands arithmetic, so
-        the transpose is not folded into them (see `transposed`).
+        the compiler cannot fold the transpose into them (see `contract_rows`).
 
         Args:
           x: `[B, ..., S, D]`.

@@ -77,10 +77,14 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """`jax.jit` that rounds to bfloat16 wherever the program says so; `options` are those of `jax.jit`.
 
     By default XLA may keep a bfloat16 intermediate in float32 inside a fused kernel. What is fused depends on where a
-    network is split and on the batch's shape, so trunk-then-top would differ from the whole, and a resumed run from one
-    that was not killed. With `xla_allow_excess_precision` off neither does.
+    network is split, on the batch's shape and on whether a gradient is taken, so trunk-then-top would differ from the
+    whole, a resumed run from one that was not killed, and PPO's first ratio from 1. With `xla_allow_excess_precision`
+    off, and on CPU with matrix products fused with nothing else, none of them does.
     """
-    return jax.jit(function, compiler_options={"xla_allow_excess_precision": False}, **options)
+    compiler_options: dict[str, Any] = {"xla_allow_excess_precision": False}
+    if jax.default_backend() == "cpu":
+        compiler_options["xla_cpu_experimental_ynn_fusion_type"] = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+    return jax.jit(function, compiler_options=compiler_options, **options)
 
 
 def compile_count() -> int:
