@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlhf_jax.generate import generate
+    from rlhf_jax.generation import generate
     from rlhf_jax.models.pretrained import load_pretrained, save_pretrained
 
 __version__ = "0.1.0"
@@ -18,7 +18,7 @@ __all__ = ["__version__", "generate", "load_pretrained", "save_pretrained"]
 _MODULE_OF = {
     "load_pretrained": "rlhf_jax.models.pretrained",
     "save_pretrained": "rlhf_jax.models.pretrained",
-    "generate": "rlhf_jax.generate",
+    "generate": "rlhf_jax.generation",
 }
 
 

@@ -25,7 +25,7 @@ STAGES = {
     "reward": "rlhf_jax.reward",
     "ppo": "rlhf_jax.ppo",
     "best_of_n": "rlhf_jax.best_of_n",
-    "generate": "rlhf_jax.generate",
+    "generate": "rlhf_jax.generation",
     "evaluate": "rlhf_jax.evaluation.evaluate",
     "judge": "rlhf_jax.evaluation.judge",
     "report": "rlhf_jax.evaluation.report",

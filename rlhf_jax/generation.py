@@ -1,4 +1,7 @@
-"""Stage `generate`: N samples a prompt from one policy, as `samples.jsonl`; and the Python call of that name."""
+"""Stage `generate`: N samples a prompt from one policy, as `samples.jsonl`; and the Python call of that name.
+
+The module has another name than both, or importing it would put it where the package offers the call.
+"""
 
 from __future__ import annotations
 
