@@ -1,0 +1,153 @@
+"""The tiny study from its config to its report, run once through the command line's own entry; what it leaves fits."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from rlhf_jax.data.records import Example, Preference, Samples, read
+from rlhf_jax.main import main
+from rlhf_jax.runs import load_base
+from rlhf_jax.training.checkpoint import load_top
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
+MODEL_STAGES = ["sft", "sample_pairs", "preferences", "reward", "ppo", "sample_sft", "sample_ppo", "best_of_n"]
+STAGES = ["prepare", "initialize", *MODEL_STAGES, "judge", "evaluate", "report"]
+
+
+class Study(NamedTuple):
+    """A finished study: its folder, its exit status and what it printed."""
+
+    folder: Path
+    status: int
+    printed: str
+
+
+def run(folder: Path, *arguments: str) -> Study:
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), contextlib.chdir(ROOT):
+        status = main(["main", "--config=configs/tiny.py", f"--workdir={folder}", *arguments])
+    return Study(folder, status, output.getvalue())
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Iterator[Study]:
+    before = dict(os.environ)
+    tiny.keep_compiled_programs()
+    yield run(tmp_path_factory.mktemp("tiny"))
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """A digest of every file."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def samples(study: Study, name: str) -> list[Samples]:
+    return read(study.folder / name / "samples.jsonl", Samples)
+
+
+def test_every_stage_runs_in_its_folder(study):
+    assert study.status == 0, study.printed
+    lines = study.printed.splitlines()
+    assert [line.split()[1].rstrip(":") for line in lines if line.startswith("[") and "/13]" in line] == STAGES
+    assert lines[-1].startswith(f"all 13 stages are complete in {study.folder}")
+    assert {path.name for path in study.folder.iterdir() if path.is_dir()} == set(STAGES)
+
+
+def test_the_report_has_a_row_for_every_model(study):
+    report = json.loads((study.folder / "report" / "report.json").read_text())
+    assert list(report["models"]) == ["sft", "ppo", "bon"]
+    table = (study.folder / "report" / "report.md").read_text()
+    for name in report["models"]:
+        assert f"| {name} |" in table
+        assert any(line.split()[:1] == [name] for line in study.printed.splitlines())
+    html = (study.folder / "report" / "report.html").read_text()
+    assert "<table" in html and "<svg" in html
+    assert "http://" not in html.replace("http://www.w3.org", "") and "src=" not in html.replace('src="data:', "")
+
+
+def test_training_logs_what_the_report_and_the_reader_need(study):
+    names = {name: set().union(*tiny.logged(study.folder / name)) for name in ("sft", "reward", "ppo")}
+    assert {"loss", "eval/validation/loss", "eval/ood_test/loss", "learning_rate", "gradient_norm"} <= names["sft"]
+    assert {"accuracy", "eval/validation/accuracy", "eval/ood_test/accuracy", "score_mean"} <= names["reward"]
+    assert {"score", "objective", "kl_k1", "kl_k3", "entropy", "clip_fraction", "value_loss", "length"} <= names["ppo"]
+    for name, steps in (("sft", 4), ("reward", 4), ("ppo", 3)):
+        assert [line["step"] for line in tiny.logged(study.folder / name)] == list(range(1, steps + 1))
+        assert list((study.folder / name).glob("events.out.tfevents.*"))
+
+
+def test_ppo_starts_at_ratio_one_and_divergence_zero(study):
+    """Invariant 1, through every stage before it."""
+    lines = tiny.logged(study.folder / "ppo")
+    assert lines[0]["kl_k1"] == pytest.approx(0.0, abs=1e-6)
+    assert lines[0]["kl_k3"] == pytest.approx(0.0, abs=1e-6)
+    assert all(line["first_ratio_error"] <= 1e-6 and abs(line["first_kl"]) <= 1e-7 for line in lines)
+
+
+def test_nothing_is_compiled_after_warm_up(study):
+    """Invariant 14; the last step also evaluates."""
+    for name in ("sft", "reward", "ppo"):
+        programs = [line["programs"] for line in tiny.logged(study.folder / name, "timing")]
+        assert len(set(programs[1:3])) == 1, (name, programs)
+
+
+def test_all_tops_belong_to_one_trunk(study):
+    """Idea 1: stage checkpoints hold tops, each a fraction of the model, and the trunk's fingerprint."""
+    base = load_base(str(study.folder / "initialize" / "model"), 0.8, "float32")
+    for name, head in (("sft", set()), ("reward", {"reward"}), ("ppo", {"value"})):
+        top, meta = load_top(study.folder / name)
+        assert meta["trunk"] == base.fingerprint
+        assert set(top) == set(base.top) | head
+        assert sorted(top["layers"]) == ["4"]
+
+
+def test_splits_share_no_prompt_and_pairs_come_from_samples(study):
+    examples = read(study.folder / "prepare" / "examples.jsonl", Example)
+    prompts = {split: {e.prompt for e in examples if e.split == split} for split in ("train", "id_test", "ood_test")}
+    assert all(not prompts[a] & prompts[b] for a in prompts for b in prompts if a != b)
+    outputs = {record.prompt: set(record.outputs) for record in samples(study, "sample_pairs")}
+    for pair in read(study.folder / "preferences" / "preferences.jsonl", Preference):
+        assert {pair.chosen, pair.rejected} <= outputs[pair.prompt]
+
+
+def test_models_are_sampled_on_the_same_prompts(study):
+    """And each is named, scored and finished; best-of-N answers with its best (invariant 16)."""
+    everything = {name: samples(study, name) for name in ("sample_sft", "sample_ppo", "best_of_n")}
+    assert len({tuple(record.id for record in records) for records in everything.values()}) == 1
+    for records in everything.values():
+        assert {record.split for record in records} == {"id_test", "ood_test"}
+        assert all(len(record.rewards) == record.n == 4 for record in records)
+    assert all(record.selected == int(np.argmax(record.rewards)) for record in everything["best_of_n"])
+    assert all(record.selected is None for record in everything["sample_sft"])
+
+
+def test_the_same_command_again_changes_nothing(study):
+    before = contents(study.folder)
+    again = run(study.folder)
+    assert again.status == 0
+    assert again.printed.splitlines()[-1].startswith("all 13 stages are complete")
+    after = contents(study.folder)
+    assert sorted(after) == sorted(before)
+    assert [name for name in before if after[name] != before[name]] == []
+
+
+def test_another_config_in_the_same_folder_is_refused(study):
+    before = contents(study.folder)
+    refused = run(study.folder, "--config.seed=1")
+    assert refused.status == 1
+    assert "error: " in refused.printed and "was written by another config" in refused.printed
+    assert "seed: 0 -> 1" in refused.printed
+    assert contents(study.folder) == before
