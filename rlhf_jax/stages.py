@@ -71,7 +71,7 @@ def run_stage(config: Mapping[str, Any], workdir: Path, study: Path | None = Non
 
 
 def substitute(config: Any, study: Path) -> Any:
-    """`config` with `{workdir}` in every string replaced by `study`; a pipeline's stages keep it, for its own folder."""
+    """`config` with `{workdir}` in every string replaced by `study`; a pipeline's stages keep it for its own folder."""
     if isinstance(config, Mapping):
         inner = {"stages"} if config.get("stage") == "pipeline" else set()
         return {key: value if key in inner else substitute(value, study) for key, value in config.items()}

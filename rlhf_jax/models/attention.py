@@ -154,4 +154,3 @@ def cached(q: jax.Array, cache: KeysValues, filled: jax.Array) -> Part:
     """
     part = attend(q[..., 0, :], cache.keys, cache.values, filled)
     return Part(part.out[..., None, :], part.lse[..., None])
-

@@ -18,9 +18,9 @@ TILE = 64  # edge of the blocks in which `contract_rows` transposes
 
 
 def contract_rows(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Sum over rows of outer products, `[..., s, n]` and `[..., s, m]` to `[..., n, m]` float32.
+    """Sum over rows of outer products: `[..., s, n]` and `[..., s, m]` to `[..., n, m]` float32.
 
-    This is the shape of a weight's gradient, for which XLA's CPU backend has no bfloat16 kernel. Given `a` transposed it
+    It is the shape of a weight's gradient, for which XLA's CPU backend has no bfloat16 kernel. Given `a` transposed it
     has one, but folds a plain transpose back into the product. It cannot fold a transpose through tiles. Measured in
     `docs/performance.md`.
     """

@@ -17,9 +17,14 @@ def normal(seed: int, *shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(3, 2 * TILE, TILE), (3, TILE, 5), (4, 2)])
-def test_transposed_swaps_the_last_two_axes(shape):
-    x = normal(0, *shape)
-    np.testing.assert_array_equal(layers.transposed(jnp.asarray(x)), np.swapaxes(x, -1, -2))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_contract_rows_is_a_product_with_the_transpose(shape, dtype):
+    """Shapes that go through the tiles and shapes that do not."""
+    a, b = (jnp.asarray(normal(seed, *shape[:-1], width), dtype) for seed, width in ((0, shape[-1]), (1, 24)))
+    expected = np.swapaxes(np.asarray(a, np.float64), -1, -2) @ np.asarray(b, np.float64)
+    actual = jax.jit(layers.contract_rows)(a, b)
+    assert actual.dtype == jnp.float32
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(("tokens", "width"), [(2 * TILE, TILE), (2 * TILE, TILE + 8), (5, 2 * TILE)])
