@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.models.layers import contract_rows
+from rlhf_jax.models.products import contract_rows
 
 MASKED = -1e30  # finite: what no query may see vanishes in the sums, and rows that see nothing stay finite
 CHUNK = 128  # queries of one causal chunk; keys after its end are never touched

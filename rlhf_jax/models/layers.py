@@ -1,4 +1,4 @@
-"""Layers: dense with its own backward pass, norms, rotary positions, gated MLP.
+"""Layers: dense, norms, rotary positions, gated MLP, the decoder block.
 
 Shape letters: T tokens (all leading axes flattened), D model width, F MLP width, K KV heads, G queries of one KV head,
 H = K * G heads, d head width. Every module declares the logical axes of its parameters once, by
@@ -14,58 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-TILE = 64  # edge of the blocks in which `contract_rows` transposes
-
-
-def contract_rows(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Sum over rows of outer products: `[..., s, n]` and `[..., s, m]` to `[..., n, m]` float32.
-
-    It is the shape of a weight's gradient, for which XLA's CPU backend has no bfloat16 kernel. Given `a` transposed it
-    has one, but folds a plain transpose back into the product. It cannot fold a transpose through tiles. Measured in
-    `docs/performance.md`.
-    """
-    *leading, rows, columns = a.shape
-    if jax.default_backend() != "cpu" or rows % TILE or columns % TILE:
-        return jnp.einsum("...sn,...sm->...nm", a, b, preferred_element_type=jnp.float32)
-    tiles = a.reshape(*leading, rows // TILE, TILE, columns // TILE, TILE)
-    axes = (*range(len(leading)), *(len(leading) + axis for axis in (2, 3, 0, 1)))
-    transposed = tiles.transpose(axes).reshape(*leading, columns, rows)
-    return jnp.einsum("...ns,...sm->...nm", transposed, b, preferred_element_type=jnp.float32)
-
-
-@jax.custom_vjp
-def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`[T, D] @ [D, F] -> [T, F]`, with gradients that the CPU compiler runs at full speed."""
-    return x @ kernel
-
-
-def _matmul_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return x @ kernel, (x, kernel)
-
-
-def _matmul_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = residuals
-    return jnp.einsum("tf,df->td", dy, kernel), contract_rows(x, dy).astype(kernel.dtype)
-
-
-matmul.defvjp(_matmul_forward, _matmul_backward)
-
-
-def dense(x: jax.Array, kernel: jax.Array, contract: int = 1) -> jax.Array:
-    """Contracts the last `contract` axes of `x` with the first of `kernel`, in `x`'s dtype, tokens flattened.
-
-    Args:
-      x: `[..., *inputs]`.
-      kernel: `[*inputs, *outputs]`, cast to `x.dtype`.
-      contract: the number of input axes.
-
-    Returns:
-      `[..., *outputs]`.
-    """
-    leading, inputs, outputs = x.shape[: x.ndim - contract], kernel.shape[:contract], kernel.shape[contract:]
-    width = math.prod(inputs)
-    y = matmul(x.reshape(-1, width), kernel.astype(x.dtype).reshape(width, -1))
-    return y.reshape(*leading, *outputs)
+from rlhf_jax.models.products import dense, matmul_gradients
 
 
 class Dense(nn.Module):
@@ -137,7 +86,7 @@ def _gate_and_up_forward(x: jax.Array, kernel: jax.Array):
 
 def _gate_and_up_backward(residuals: tuple[jax.Array, jax.Array], gradients: tuple[jax.Array, jax.Array]):
     x, kernel = residuals
-    halves = [_matmul_backward((x, kernel[:, i]), dy) for i, dy in enumerate(gradients)]
+    halves = [matmul_gradients((x, kernel[:, i]), dy) for i, dy in enumerate(gradients)]
     return halves[0][0] + halves[1][0], jnp.stack([halves[0][1], halves[1][1]], axis=1)
 
 
