@@ -55,7 +55,6 @@ def test_what_is_selected_has_the_highest_reward(records):
     """Invariant 16, first half."""
     assert len(records) == 4
     for record in records:
-        assert len(set(record.rewards)) == 4
         assert record.selected == max(range(4), key=lambda i: record.rewards[i])
     assert len({record.selected for record in records}) > 1
 

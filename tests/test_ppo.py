@@ -70,7 +70,7 @@ def nudged(top, size, seed=9):
 @pytest.fixture(scope="module")
 def setting():
     tiny.keep_compiled_programs()
-    model, params = tiny.network()
+    model, params = tiny.network(layers=2)
     table = params["embed"]["table"]
     params["embed"]["table"] = table.at[EOS].set(-4.0 * table[EOS])  # some responses end, some are cut
     trunk, top = model.split(params)

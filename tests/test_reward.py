@@ -83,7 +83,7 @@ def expected_scores(tensors, model, params, batch):
 
 def test_the_loss_is_the_mean_over_pairs_however_the_batch_is_divided(tmp_path):
     """Invariants 6 and 9, by the oracle, which scores each response alone."""
-    model, params = tiny.network()
+    model, params = tiny.network(layers=2)
     params = tiny.with_role(params, "reward")
     trunk, top = model.split(params)
     scores = expected_scores(oracle.tensors_of(tmp_path, model, params), model, params, BATCH)

@@ -73,14 +73,14 @@ def test_a_top_of_another_trunk_is_refused(model, base, tmp_path):
     other = tiny.write_model(tmp_path / "other", seed=1)
     with pytest.raises(UserError, match=f"{run} was trained on the trunk {base.fingerprint[:12]} .* not this model's"):
         load_policy(other, run, "float32")
-    with pytest.raises(UserError, match=r"\(freeze 0.4\), which is not this model's .* \(freeze 0.1\)"):
+    with pytest.raises(UserError, match=r"\(freeze 0.5\), which is not this model's .* \(freeze 0.1\)"):
         load_top_on(load_base(model, 0.1, "float32"), run, "policy")
 
 
 def test_a_top_of_another_architecture_is_refused_where_there_is_no_trunk(model, tmp_path):
-    """Nothing frozen has no fingerprint: five blocks would run as three, other widths would fail inside a program."""
+    """Nothing frozen has no fingerprint: three blocks would run as two, other widths would fail inside a program."""
     for changes, message in (
-        ({"layers": 4}, "layers/3/.* with the shape .*, this model's is None"),
+        ({"layers": 3}, "layers/2/.* with the shape .*, this model's is None"),
         ({"mlp_features": 64}, r"mlp/.*64.*, this model's is .*48"),
     ):
         whole = load_base(tiny.write_model(tmp_path / str(changes), **changes), 0.0, "float32")

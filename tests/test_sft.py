@@ -76,7 +76,7 @@ def losses_of_tokens(tensors, model, batch):
 
 def test_the_loss_is_the_mean_over_response_tokens_however_the_batch_is_divided(tmp_path):
     """Invariant 6, by the oracle: 5, 1, 8 and 3 response tokens in one microbatch, and in four of unequal weight."""
-    model, params = tiny.network()
+    model, params = tiny.network(layers=2)
     trunk, top = model.split(params)
     transform = optimizer.make_optimizer(ADAM, 10)
     states = []
@@ -97,7 +97,7 @@ def test_the_loss_is_the_mean_over_response_tokens_however_the_batch_is_divided(
 
 def test_the_evaluation_loss_counts_no_filler_row(tmp_path):
     """Three items in batches of two."""
-    model, params = tiny.network()
+    model, params = tiny.network(layers=2)
     trunk, top = model.split(params)
     batch = jax.tree.map(lambda x: x[:3], BATCH)
     items = [
@@ -204,7 +204,7 @@ def test_bad_input_is_a_sentence_and_no_checkpoint(config, tmp_path, changes, me
 
 
 def test_weights_that_are_not_numbers_stop_the_run_before_anything_is_saved(config, tmp_path):
-    model, params = tiny.network()
+    model, params = tiny.network(layers=2)
     params["norm"]["scale"] = params["norm"]["scale"].at[3].set(jnp.nan)
     broken = tmp_path / "model"
     tiny.write_model(broken)

@@ -26,7 +26,7 @@ from rlhf_jax.training.checkpoint import Checkpoints
 from rlhf_jax.training.update import State
 
 VOCABULARY = 300
-FREEZE = 0.4  # one block of three
+FREEZE = 0.5  # one block of two or three
 
 
 def architecture(**changes: Any) -> Architecture:
@@ -109,8 +109,8 @@ def write_data(folder: Path) -> str:
 
 
 def write_model(folder: Path, seed: int = 0, **changes: Any) -> str:
-    """A Hugging Face folder: the random network and a tokenizer of its vocabulary."""
-    model, params = network(seed=seed, **changes)
+    """A Hugging Face folder: the random network, of two blocks only, and a tokenizer of its vocabulary."""
+    model, params = network(seed=seed, **{"layers": 2, **changes})
     texts = [f"{example.prompt} {example.response}" for example in examples({"train": 24, "validation": 5})]
     train_tokenizer(texts, model.architecture.vocabulary).save_pretrained(folder)
     save_pretrained(folder, model, params)
@@ -147,4 +147,5 @@ def logged(workdir: Path, name: str = "metrics") -> list[dict[str, Any]]:
 def keep_compiled_programs() -> None:
     """Several runs in one session, in this process or another, compile a program once: `main` keeps it here too."""
     jax.config.update("jax_compilation_cache_dir", str(Path(os.environ["XDG_CACHE_HOME"]) / "rlhf_jax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     compilation_cache.reset_cache()  # what was compiled before has settled that there is none
