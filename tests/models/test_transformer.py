@@ -123,21 +123,14 @@ def test_the_whole_network_is_differentiable_through_prompt_and_response():
         np.testing.assert_allclose(a, e, atol=2e-4 * float(jnp.abs(e).max() + 1e-3), err_msg=str(path))
 
 
-def test_bfloat16_states_are_the_same_cut_or_whole_and_with_or_without_a_gradient():
-    """Other programs change no bit, as `run.jit` promises; invariant 1 rests on it."""
+def test_bfloat16_states_are_the_same_cut_or_whole():
+    """Two programs instead of one change no bit, as `run.jit` promises."""
     model, params = tiny.network(0.5, dtype="bfloat16", layers=2)
     trunk, top = model.split(params)
     edge = jit(model.trunk)(trunk, BATCH)
     assert edge.context.dtype == edge.continuation.dtype == jnp.bfloat16
-
-    def from_the_edge(top, edge):
-        hidden = model.top(merge(trunk, top), BATCH, edge)
-        return jnp.sum(hidden.astype(jnp.float32)), hidden
-
-    _, cut = jit(from_the_edge)(top, edge)
+    cut = jit(lambda top, edge: model.top(merge(trunk, top), BATCH, edge))(top, edge)
     tiny.assert_same(cut, run(model, params, BATCH))
-    _, with_gradient = jit(jax.grad(from_the_edge, has_aux=True))(top, edge)
-    tiny.assert_same(with_gradient, cut)
 
 
 def test_split_and_merge_are_inverse_and_copy_nothing():
