@@ -9,9 +9,9 @@ Stages: SFT, 4 samples a prompt, pairs labelled by the gold scorer, reward model
 
 Demo, 2026-11-22, 2 cores of an AMD EPYC (AVX-512 with BF16, no AMX), nothing compiled before: 13 min 24 s, 5.3 GB.
 Seconds by stage: prepare 37, sft 172, sample_pairs 57, preferences 8, reward 167, ppo 189, sample_sft 59, sample_ppo
-45, best_of_n 42, judge 7, evaluate 14, report 4. Reward model 52 % (ID) and 58 % (OOD) right; wins against SFT (ID): PPO
-48.2 +- 2.0, best-of-16 76.6 +- 6.9. With 288 pairs the reward model is near chance and PPO follows it there. `long` has
-not run to its end yet.
+45, best_of_n 42, judge 7, evaluate 14, report 4. Reward model 52 % (ID) and 58 % (OOD) right; wins against SFT (ID):
+PPO 48.2 +- 2.0, best-of-16 76.6 +- 6.9. With 288 pairs the reward model is near chance and PPO follows it there.
+`long` has not run to its end yet.
 """
 
 from ml_collections import ConfigDict
