@@ -15,7 +15,7 @@ import workloads
 
 from rlhf_jax import ppo, rollouts, sft
 from rlhf_jax.models import roles
-from rlhf_jax.models.families import Architecture, Rotary
+from rlhf_jax.models.architecture import Architecture, Rotary
 from rlhf_jax.models.transformer import Model, Params
 from rlhf_jax.rl.settings import Algorithm, Paper
 from rlhf_jax.sequences import Sequences

@@ -9,7 +9,7 @@ from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.models.pretrained import DTYPES, save_pretrained, save_reward_model
 from rlhf_jax.models.transformer import merge
-from rlhf_jax.runs import load_base, load_top_on
+from rlhf_jax.runs import load_base, load_reward, load_top_on
 from rlhf_jax.training.checkpoint import load_meta
 
 
@@ -42,13 +42,10 @@ def run(config: Config, workdir: Path) -> None:
     tokenizer = load_tokenizer(config.model)
     meta = load_meta(Path(config.run))
     base = load_base(config.model, float(meta["freeze"]), "float32")
-    top, meta = load_top_on(base, config.run, meta["role"])
-    params = merge(base.trunk, top)
     if meta["role"] == "policy":
-        save_pretrained(folder, base.model, params, tokenizer, config.dtype)
-    elif "mean" in meta:
-        constants = {"mean": meta["mean"], "deviation": meta["deviation"]}
-        save_reward_model(folder, base.model, params, tokenizer, **constants, dtype=config.dtype)
+        top, _ = load_top_on(base, config.run, "policy")
+        save_pretrained(folder, base.model, merge(base.trunk, top), tokenizer, config.dtype)
     else:
-        raise UserError(f"{config.run} has no normalisation constants; let its training end first")
+        top, mean, deviation = load_reward(base, config.run)
+        save_reward_model(folder, base.model, merge(base.trunk, top), tokenizer, mean, deviation, config.dtype)
     print(f"{folder}: the {meta['role']} of {config.run}, for transformers", flush=True)

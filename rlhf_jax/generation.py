@@ -92,7 +92,6 @@ def generate(
         batch_size=min(len(prompts), max(1, 64 // n)) or 1,
         pad_id=eos,
         key=jax.random.key(seed),
-        longest=model.longest_prompt(max_new_tokens),
     )
-    by_index = {responses.index: responses.tokens for batch in batches for responses in batch}
+    by_index = {index: responses.tokens for batch in batches for index, responses in batch}
     return [[decode(tokenizer, tokens) for tokens in by_index[i]] for i in range(len(prompts))]

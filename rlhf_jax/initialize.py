@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from rlhf_jax.data.records import Example, read
 from rlhf_jax.data.tokenizer import train_tokenizer
 from rlhf_jax.errors import UserError
-from rlhf_jax.models.families import Architecture
+from rlhf_jax.models.architecture import Architecture
 from rlhf_jax.models.pretrained import save_pretrained
 from rlhf_jax.models.transformer import Model
 

@@ -33,7 +33,7 @@ from rlhf_jax.rl.fixed_prompts import FixedPrompts
 from rlhf_jax.rl.objective import Rollout, policy_and_value, ppo_loss, start_value, whiten
 from rlhf_jax.rl.rewards import coefficient_now, next_coefficient, shaped_scores, token_rewards
 from rlhf_jax.rl.settings import Algorithm
-from rlhf_jax.runs import describe, load_policy, load_top_on
+from rlhf_jax.runs import describe, load_policy, load_reward
 from rlhf_jax.sampler import Sampled
 from rlhf_jax.sampling import select_examples
 from rlhf_jax.sequences import Sequences
@@ -309,10 +309,7 @@ def run(config: Config, workdir: Path) -> None:
 
     base = load_policy(config.model, config.policy, config.dtype, id_count(tokenizer))
     model, trunk, start = base.model, base.trunk, base.top
-    reward, constants = load_top_on(base, config.reward, "reward")
-    if "mean" not in constants:
-        raise UserError(f"{config.reward} has no normalisation constants; let its training end first")
-    mean, deviation = constants["mean"], constants["deviation"]
+    reward, mean, deviation = load_reward(base, config.reward)
     key = jax.random.key(config.seed)
     value = start_value(settings, start, reward, mean, deviation, key)
     transform = optimizer.make_optimizer(config.optimizer, config.steps * settings.epochs * settings.minibatches)

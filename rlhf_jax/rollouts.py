@@ -27,10 +27,12 @@ class Sampler(NamedTuple):
     """The two programs of sampling, called one after the other or, to be timed, each for itself.
 
     Attributes:
+      longest_prompt: tokens of the longest prompt that its responses' positions leave room for, or None for any.
       prefill: `(trunk, top, prompt, prompt_mask) -> Prefilled`, jitted; see `sampler.prefill`.
       decode: `(trunk, top, prompt, prompt_mask, prefilled, prompt_ids, key) -> Sampled`; see `sampler.decode`.
     """
 
+    longest_prompt: int | None
     prefill: Callable[..., Prefilled]
     decode: Callable[..., Sampled]
 
@@ -63,7 +65,8 @@ def make_sample(
         return sampler.decode(model, merge(trunk, top), *arguments, **sizes)
 
     program = jit(decode)
-    return Sampler(jit(prefill), lambda *arguments: program(*arguments, temperature))
+    longest = model.longest_prompt(max_new_tokens)
+    return Sampler(longest, jit(prefill), lambda *arguments: program(*arguments, temperature))
 
 
 def make_score(model: Model, top: Params, mean: float, deviation: float) -> Score:
@@ -78,23 +81,48 @@ def prompt_id(name: str) -> int:
 
 
 class Responses(NamedTuple):
-    """The N responses to one prompt.
+    """The N responses to one prompt, as lists.
 
     Attributes:
-      index: the prompt's place in the list that was given.
       tokens: ids of each response, EOS included.
       finished: whether each ended in EOS.
       scores: normalised scores, or None without a reward model.
     """
 
-    index: int
     tokens: list[list[int]]
     finished: list[bool]
     scores: list[float] | None
 
 
+def unpack(sampled: Sampled, scores: np.ndarray | None, rows: int) -> list[Responses]:
+    """The responses to the first `rows` prompts of a batch.
+
+    Args:
+      sampled: of B prompts.
+      scores: `[B, N]` normalised, or None.
+      rows: prompts that are no fillers.
+
+    Raises:
+      UserError: a log-prob or score is not a finite number.
+    """
+    log_probs, response, mask, finished = jax.device_get(
+        (sampled.log_probs, sampled.sequences.response, sampled.sequences.response_mask, sampled.finished)
+    )
+    if not np.isfinite(log_probs).all() or (scores is not None and not np.isfinite(scores).all()):
+        raise UserError("sampling gave log-probs or scores that are not finite; the weights are broken")
+    lengths = mask.sum(axis=-1)
+    return [
+        Responses(
+            tokens=[ids[:length].tolist() for ids, length in zip(response[row], lengths[row], strict=True)],
+            finished=finished[row].tolist(),
+            scores=None if scores is None else scores[row].tolist(),
+        )
+        for row in range(rows)
+    ]
+
+
 def sample_prompts(
-    sample: Callable[..., Sampled],
+    sample: Sampler,
     trunk: Params,
     top: Params,
     prompts: Sequence[Sequence[int]],
@@ -104,9 +132,8 @@ def sample_prompts(
     pad_id: int,
     key: jax.Array,
     score: Score | None = None,
-    longest: int | None = None,
-) -> Iterator[list[Responses]]:
-    """Samples every prompt, neighbours in length together; yields a batch's responses as soon as it is done.
+) -> Iterator[list[tuple[int, Responses]]]:
+    """Samples every prompt, neighbours in length together; yields a batch as soon as it is done.
 
     Args:
       sample: from `make_sample`.
@@ -118,7 +145,9 @@ def sample_prompts(
       pad_id: any id.
       key: PRNG key.
       score: from `make_score`.
-      longest: what no prompt is padded beyond, where the network's positions end (`Model.longest_prompt`).
+
+    Yields:
+      Of each prompt of a batch, its place in `prompts` and the responses to it.
 
     Raises:
       UserError: a log-prob or score is not a finite number.
@@ -129,7 +158,8 @@ def sample_prompts(
         filled = rows + rows[:1] * (batch_size - len(rows))
         needed = max(len(prompts[i]) for i in rows)
         length = -(-needed // LENGTH_STEP) * LENGTH_STEP
-        length = length if longest is None else max(needed, min(length, longest))
+        if sample.longest_prompt is not None:  # padding must not ask for positions that no token needs
+            length = max(needed, min(length, sample.longest_prompt))
         prompt = np.full((batch_size, length), pad_id, np.int32)
         mask = np.zeros((batch_size, length), bool)
         for row, i in enumerate(filled):
@@ -138,17 +168,4 @@ def sample_prompts(
         ids = np.array([prompt_ids[i] for i in filled], np.int32)
         sampled = sample(trunk, top, prompt, mask, ids, key)
         scores = None if score is None else np.asarray(score(trunk, sampled.sequences, sampled.edge), np.float64)
-        if not np.isfinite(sampled.log_probs).all() or (scores is not None and not np.isfinite(scores).all()):
-            raise UserError("sampling gave log-probs or scores that are not finite; the weights are broken")
-        response = np.asarray(sampled.sequences.response)
-        lengths = np.asarray(sampled.sequences.response_mask.sum(axis=-1))
-        finished = np.asarray(sampled.finished)
-        yield [
-            Responses(
-                index=i,
-                tokens=[ids[:n].tolist() for ids, n in zip(response[row], lengths[row], strict=True)],
-                finished=finished[row].tolist(),
-                scores=None if scores is None else scores[row].tolist(),
-            )
-            for row, i in enumerate(rows)
-        ]
+        yield list(zip(rows, unpack(sampled, scores, len(rows)), strict=True))

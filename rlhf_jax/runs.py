@@ -80,6 +80,18 @@ def load_top_on(base: Pretrained, run: str, role: str) -> tuple[Params, dict[str
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), top), meta
 
 
+def load_reward(base: Pretrained, run: str) -> tuple[Params, float, float]:
+    """A reward model on its trunk, and the mean and deviation that its raw scores are normalised by.
+
+    Raises:
+      UserError: as `load_top_on`, or the run ended before it had fitted them.
+    """
+    top, meta = load_top_on(base, run, "reward")
+    if "mean" not in meta:
+        raise UserError(f"{run} has no normalisation constants; let its training end first")
+    return top, meta["mean"], meta["deviation"]
+
+
 def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree.leaves_with_path(params)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}

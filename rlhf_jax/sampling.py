@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 
@@ -15,10 +16,13 @@ from rlhf_jax import rollouts
 from rlhf_jax.data.records import Example, Samples, append, read
 from rlhf_jax.data.tokenizer import decode, encode_prompt, id_count, load_tokenizer
 from rlhf_jax.errors import UserError
-from rlhf_jax.runs import load_policy, load_top_on
+from rlhf_jax.runs import load_policy, load_reward
 from rlhf_jax.training.metrics import Progress
 from rlhf_jax.training.run import stop_on_signal
 from rlhf_jax.training.update import check_positive
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +74,35 @@ def select_examples(path: str, prompts: dict[str, int]) -> list[Example]:
     return chosen
 
 
+def answered(
+    example: Example,
+    responses: rollouts.Responses,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    selected: int | None,
+    model: str,
+    checkpoint: str,
+    temperature: float,
+    seed: int,
+) -> Samples:
+    """The record of an example's prompt and the responses to it; the keyword arguments are the record's own fields."""
+    return Samples(
+        id=example.id,
+        split=example.split,
+        prompt=example.prompt,
+        reference=example.response,
+        outputs=[decode(tokenizer, tokens) for tokens in responses.tokens],
+        rewards=responses.scores,
+        finish=["eos" if finished else "length" for finished in responses.finished],
+        selected=selected,
+        model=model,
+        checkpoint=checkpoint,
+        temperature=temperature,
+        n=len(responses.tokens),
+        seed=seed,
+    )
+
+
 def sample_file(config: Sampling, workdir: Path, name: str, select: Callable[[list[float]], int] | None = None) -> None:
     """Samples what is missing in `workdir/samples.jsonl`.
 
@@ -93,10 +126,7 @@ def sample_file(config: Sampling, workdir: Path, name: str, select: Callable[[li
     base = load_policy(config.model, config.policy, config.dtype, id_count(tokenizer))
     score = None
     if config.reward:
-        top, meta = load_top_on(base, config.reward, "reward")
-        if "mean" not in meta:
-            raise UserError(f"{config.reward} has no normalisation constants; let its training end first")
-        score = rollouts.make_score(base.model, top, meta["mean"], meta["deviation"])
+        score = rollouts.make_score(base.model, *load_reward(base, config.reward))
     sample = rollouts.make_sample(
         base.model,
         samples=config.n,
@@ -114,34 +144,26 @@ def sample_file(config: Sampling, workdir: Path, name: str, select: Callable[[li
         pad_id=tokenizer.eos_token_id,
         key=jax.random.key(config.seed),
         score=score,
-        longest=base.model.longest_prompt(config.max_new_tokens),
     )
     with (
         stop_on_signal() as stop,
         Progress(len(examples), unit="prompt", description=name, initial=len(done)) as progress,
     ):
         for batch in batches:
-            records = []
-            for responses in batch:
-                example = missing[responses.index]
-                records.append(
-                    Samples(
-                        id=example.id,
-                        split=example.split,
-                        prompt=example.prompt,
-                        reference=example.response,
-                        outputs=[decode(tokenizer, tokens) for tokens in responses.tokens],
-                        rewards=responses.scores,
-                        finish=["eos" if finished else "length" for finished in responses.finished],
-                        selected=None if select is None else select(responses.scores),
-                        model=name,
-                        checkpoint=config.policy,
-                        temperature=config.temperature,
-                        n=config.n,
-                        seed=config.seed,
-                    )
+            records = [
+                answered(
+                    missing[index],
+                    responses,
+                    tokenizer,
+                    selected=None if select is None else select(responses.scores),
+                    model=name,
+                    checkpoint=config.policy,
+                    temperature=config.temperature,
+                    seed=config.seed,
                 )
+                for index, responses in batch
+            ]
             append(path, records)
-            progress.update(len(batch), sum(len(tokens) for responses in batch for tokens in responses.tokens))
+            progress.update(len(batch), sum(len(tokens) for _, responses in batch for tokens in responses.tokens))
             if stop.requested:
                 break

@@ -22,7 +22,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.diversity import judged
 from rlhf_jax.evaluation.reward_quality import agreement_matrix
 from rlhf_jax.evaluation.statistics import mean_and_error
-from rlhf_jax.runs import load_base, load_top_on
+from rlhf_jax.runs import load_base, load_reward
 from rlhf_jax.scoring import make_score, score_batches
 from rlhf_jax.training.checkpoint import load_meta
 from rlhf_jax.training.metrics import Progress
@@ -83,9 +83,7 @@ def rate(config: Config, records: Sequence[Samples]) -> Iterator[list[Samples]]:
     tokenizer = load_tokenizer(config.model)
     items = [encode(config, tokenizer, record) for record in records]
     base = load_base(config.model, float(load_meta(Path(config.reward))["freeze"]), config.dtype, id_count(tokenizer))
-    top, meta = load_top_on(base, config.reward, "reward")
-    if "mean" not in meta:
-        raise UserError(f"{config.reward} has no normalisation constants; let its training end first")
+    top, mean, deviation = load_reward(base, config.reward)
     tokens = sum(len(item.prompt) + sum(map(len, item.responses)) for item in items)
     print(
         f"{config.reward} reads {len(items)} prompts with their outputs as text: {tokens:,} tokens through "
@@ -103,7 +101,7 @@ def rate(config: Config, records: Sequence[Samples]) -> Iterator[list[Samples]]:
             raw = score_batches(score, base.trunk, top, [(batch, real)])
             if not np.isfinite(raw).all():
                 raise UserError(f"{config.reward} gives scores that are not finite; its weights are broken")
-            scores = (raw - meta["mean"]) / meta["deviation"]
+            scores = (raw - mean) / deviation
             yield [dataclasses.replace(records[rows.pop(0)], rewards=found) for found in scores.tolist()]
 
 

@@ -157,7 +157,7 @@ def samples_rouge(
         pad_id=tokenizer.eos_token_id,
         key=jax.random.key(0),  # greedy: not used
     )
-    outputs = {responses.index: responses.tokens[0] for batch in batches for responses in batch}
+    outputs = {index: responses.tokens[0] for batch in batches for index, responses in batch}
     texts = [(decode(tokenizer, outputs[i]), decode(tokenizer, item.responses[0])) for i, item in enumerate(items)]
     return float(np.mean([rouge_l(output, reference) for output, reference in texts]))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlhf_jax.models.families import Rotary
+from rlhf_jax.models.architecture import Rotary
 
 LLAMA3 = Rotary(5e5, "llama3", 8.0, 1.0, 4.0, 8192)
 OPT: dict[str, Any] = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from rlhf_jax.models.families import Architecture
+from rlhf_jax.models.architecture import Architecture
 from rlhf_jax.models.pretrained import save_pretrained
 from rlhf_jax.models.transformer import Model, Params
 

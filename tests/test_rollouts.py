@@ -24,8 +24,9 @@ IDS = [100 + i for i in range(len(LENGTHS))]
 class FakeSampler:
     """Responds to prompt `i` with `i % LENGTH + 1` copies of its id, the second sample unfinished; keeps its calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest_prompt: int | None = None) -> None:
         self.prompts: list[np.ndarray] = []
+        self.longest_prompt = longest_prompt
 
     def __call__(self, trunk, top, prompt, mask, ids, key) -> Sampled:
         np.testing.assert_array_equal(mask.sum(axis=-1) > 0, True)
@@ -41,7 +42,7 @@ class FakeSampler:
         )
 
 
-def run(sample, **changes) -> list[list[Responses]]:
+def run(sample, **changes) -> list[list[tuple[int, Responses]]]:
     arguments = {"batch_size": 3, "pad_id": PAD, "key": jax.random.key(0), **changes}
     return list(sample_prompts(sample, {}, {}, PROMPTS, IDS, **arguments))
 
@@ -49,10 +50,10 @@ def run(sample, **changes) -> list[list[Responses]]:
 def test_every_prompt_comes_back_once_with_its_own_responses():
     batches = run(FakeSampler())
     assert [len(batch) for batch in batches] == [3, 3, 1]
-    responses = sorted((r for batch in batches for r in batch), key=lambda r: r.index)
-    assert [r.index for r in responses] == list(range(7))
-    for r in responses:
-        assert r.tokens == [[IDS[r.index]] * (IDS[r.index] % LENGTH + 1)] * SAMPLES
+    responses = dict(pair for batch in batches for pair in batch)
+    assert sorted(responses) == list(range(7))
+    for i, r in responses.items():
+        assert r.tokens == [[IDS[i]] * (IDS[i] % LENGTH + 1)] * SAMPLES
         assert (r.finished, r.scores) == ([True, False], None)
 
 
@@ -63,23 +64,32 @@ def test_neighbours_in_length_share_a_batch_of_one_of_few_shapes():
     assert LENGTH_STEP == 64
 
 
+@pytest.mark.parametrize(("longest", "lengths"), [(150, [64, 128, 150]), (130, [64, 128, 130]), (100, [64, 100, 130])])
+def test_padding_ends_where_positions_do(longest, lengths):
+    """A prompt beyond it is handed on as it is, for the sampler to refuse."""
+    sample = FakeSampler(longest)
+    run(sample)
+    assert [prompt.shape[1] for prompt in sample.prompts] == lengths
+
+
 def test_scores_are_those_of_each_row():
     def score(trunk, sequences, edge):
         return sequences.response[:, :, 0] + jnp.array([0.25, 0.75])
 
     for batch in run(FakeSampler(), score=score):
-        for r in batch:
-            assert r.scores == [IDS[r.index] + 0.25, IDS[r.index] + 0.75]
+        for i, r in batch:
+            assert r.scores == [IDS[i] + 0.25, IDS[i] + 0.75]
 
 
 @pytest.mark.parametrize("broken", ["log_probs", "scores"])
 def test_numbers_that_are_not_finite_stop_it(broken):
-    def sample(*arguments):
-        sampled = FakeSampler()(*arguments)
-        return sampled.replace(log_probs=sampled.log_probs * jnp.nan) if broken == "log_probs" else sampled
+    class Broken(FakeSampler):
+        def __call__(self, *arguments) -> Sampled:
+            sampled = super().__call__(*arguments)
+            return sampled.replace(log_probs=sampled.log_probs * jnp.nan) if broken == "log_probs" else sampled
 
     with pytest.raises(UserError, match="not finite; the weights are broken"):
-        run(sample, score=lambda *_: jnp.full((3, SAMPLES), jnp.inf))
+        run(Broken(), score=lambda *_: jnp.full((3, SAMPLES), jnp.inf))
 
 
 def test_a_prompt_id_is_a_function_of_the_name_and_fits_int32():

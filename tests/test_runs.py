@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.errors import UserError
-from rlhf_jax.runs import describe, load_base, load_policy, load_top_on
+from rlhf_jax.runs import describe, load_base, load_policy, load_reward, load_top_on
 from tests import tiny
 
 
@@ -51,6 +51,17 @@ def test_a_reward_model_comes_with_what_its_checkpoint_says(base, tmp_path):
     loaded, said = load_top_on(base, tiny.write_run(tmp_path, top, meta), "reward")
     tiny.assert_same(loaded, top)
     assert said == meta
+
+
+def test_a_reward_model_comes_with_its_normalisation_and_without_it_is_refused(base, tmp_path):
+    top = tiny.with_role(base.top, "reward")
+    run = tiny.write_run(tmp_path / "whole", top, {**describe(base, "reward"), "mean": 0.5, "deviation": 2.0})
+    loaded, mean, deviation = load_reward(base, run)
+    tiny.assert_same(loaded, top)
+    assert (mean, deviation) == (0.5, 2.0)
+    unfinished = tiny.write_run(tmp_path / "unfinished", top, describe(base, "reward"))
+    with pytest.raises(UserError, match=f"{unfinished} has no normalisation constants; let its training end first"):
+        load_reward(base, unfinished)
 
 
 def test_a_run_without_a_checkpoint_is_refused(model, base, tmp_path):

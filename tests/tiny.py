@@ -19,7 +19,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from rlhf_jax.data.records import Example, write
 from rlhf_jax.data.tokenizer import train_tokenizer
-from rlhf_jax.models.families import Architecture
+from rlhf_jax.models.architecture import Architecture
 from rlhf_jax.models.pretrained import save_pretrained
 from rlhf_jax.models.transformer import Model, Params
 from rlhf_jax.rl.settings import Algorithm, Paper

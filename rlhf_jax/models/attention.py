@@ -94,5 +94,6 @@ def responses(
     """
     kernel = choose(jax.devices()[0], q.dtype, q.shape[-1], prompt_mask.shape[1] + own_mask.shape[2], window)
     if kernel is None:
-        return attention_parts.responses(q, own, prompt, own_mask, prompt_mask, positions, window)
+        part = attention_parts.causal(q, own, own_mask, window)
+        return merge(part, shared(q, prompt, prompt_mask, positions, window))
     return attention_joined.responses(kernel, q, own, prompt, own_mask, prompt_mask)

@@ -155,33 +155,6 @@ def shared(q: jax.Array, prompt: KeysValues, mask: jax.Array, positions: jax.Arr
     return Part(part.out.reshape(q.shape), part.lse.reshape(q.shape[:-1]))
 
 
-def responses(
-    q: jax.Array,
-    own: KeysValues,
-    prompt: KeysValues,
-    own_mask: jax.Array,
-    prompt_mask: jax.Array,
-    positions: jax.Array,
-    window: int | None = None,
-) -> jax.Array:
-    """Each token of N responses attends to the prompt that they share and to its own response up to itself.
-
-    Args:
-      q: `[B, K, N, G, S, d]`, scaled.
-      own: `[B, K, N, S, d]`.
-      prompt: `[B, K, P, d]`.
-      own_mask: `[B, N, S]` bool.
-      prompt_mask: `[B, P]` bool.
-      positions: `[B, N, S]` of the responses' tokens, counted from the prompt's first real token.
-      window: how many real tokens a token sees, itself included; None for all.
-
-    Returns:
-      `[B, K, N, G, S, d]` in q's dtype.
-    """
-    part = causal(q, own, own_mask, window)
-    return merge(part, shared(q, prompt, prompt_mask, positions, window))
-
-
 def cached(q: jax.Array, cache: KeysValues, visible: jax.Array) -> Part:
     """One new token of each response attends to that response's cache.
 

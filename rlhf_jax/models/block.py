@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.models.families import Architecture
+from rlhf_jax.models.architecture import Architecture
 from rlhf_jax.models.layers import Dense, GatedMLP, LayerNorm, PlainMLP, RMSNorm, rotate
 
 Angles = tuple[jax.Array, jax.Array]

@@ -11,7 +11,8 @@ import numpy as np
 
 from rlhf_jax.assets import open_gguf
 from rlhf_jax.errors import UserError
-from rlhf_jax.models.families import Architecture, from_hugging_face
+from rlhf_jax.models.architecture import Architecture
+from rlhf_jax.models.families import from_hugging_face
 from rlhf_jax.models.layout import entries
 
 KINDS = ("llama", "qwen2", "qwen3")  # of GGUF's `general.architecture`; Mistral's files say "llama"

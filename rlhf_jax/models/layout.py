@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlhf_jax.models.families import POSITION_OFFSET, Architecture
+from rlhf_jax.models.architecture import POSITION_OFFSET, Architecture
 
 type Shape = tuple[int, ...]
 

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from rlhf_jax.errors import UserError
-from rlhf_jax.models.families import Architecture, read_config
+from rlhf_jax.models.architecture import Architecture
+from rlhf_jax.models.families import read_config
 from rlhf_jax.models.gguf import GGUFSource
 from rlhf_jax.models.torch_file import open_checkpoint
 

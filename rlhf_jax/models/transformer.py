@@ -26,9 +26,9 @@ import jax.numpy as jnp
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import attention
+from rlhf_jax.models.architecture import POSITION_OFFSET, Architecture
 from rlhf_jax.models.attention import KeysValues
 from rlhf_jax.models.block import NORMS, Angles, Attend, Block
-from rlhf_jax.models.families import POSITION_OFFSET, Architecture
 from rlhf_jax.models.layers import rotary_angles
 from rlhf_jax.models.products import dense
 from rlhf_jax.sequences import Sequences, real_positions

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from rlhf_jax.data.batches import Buckets, Item, in_order
-from rlhf_jax.data.records import Example, Samples, write
-from rlhf_jax.data.tokenizer import decode
-from rlhf_jax.rollouts import prompt_id
+from rlhf_jax.data.records import Example, write
+from rlhf_jax.rollouts import prompt_id, unpack
 from rlhf_jax.sampler import Sampled
+from rlhf_jax.sampling import answered
 from rlhf_jax.sequences import Sequences
 
 if TYPE_CHECKING:
@@ -63,27 +63,11 @@ class FixedPrompts:
             ids = np.zeros(len(batch.prompt), np.int32)
             ids[:rows] = [prompt_id(example.id) for example in examples]
             sampled, scores = answer(batch, ids)
-            sequences, ended, scores = jax.device_get((sampled.sequences, sampled.finished, scores))
-            lengths = sequences.response_mask.sum(axis=-1)
-            for row, example in enumerate(examples):
-                responses = zip(sequences.response[row], lengths[row], strict=True)
-                records.append(
-                    Samples(
-                        id=example.id,
-                        split=example.split,
-                        prompt=example.prompt,
-                        reference=example.response,
-                        outputs=[decode(self._tokenizer, tokens[:length].tolist()) for tokens, length in responses],
-                        rewards=scores[row].tolist(),
-                        finish=["eos" if finished else "length" for finished in ended[row]],
-                        selected=None,
-                        model="ppo",
-                        checkpoint=f"step {step}",
-                        temperature=temperature,
-                        n=len(lengths[row]),
-                        seed=seed,
-                    )
-                )
+            source = {"model": "ppo", "checkpoint": f"step {step}", "temperature": temperature, "seed": seed}
+            records += [
+                answered(example, responses, self._tokenizer, selected=None, **source)
+                for example, responses in zip(examples, unpack(sampled, np.asarray(scores), rows), strict=True)
+            ]
         write(path, records)
         scores_of: dict[str, list[float]] = {}
         for record in records:

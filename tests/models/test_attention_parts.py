@@ -110,7 +110,8 @@ def test_responses_that_share_a_prompt_attend_to_it_and_to_themselves(window):
     def actual(q, k, v, prompt_k, prompt_v):
         positions = prompt_mask.sum(-1)[:, None, None] + np.cumsum(mask, -1) - 1
         own, prompt = KeysValues(k, v), KeysValues(prompt_k, prompt_v)
-        return attention_parts.responses(q, own, prompt, mask, prompt_mask, positions, window)
+        part = attention_parts.causal(q, own, mask, window)
+        return attention_parts.merge(part, attention_parts.shared(q, prompt, prompt_mask, positions, window))
 
     def expected(*arguments):
         return dense_responses(*arguments, mask, prompt_mask, window)

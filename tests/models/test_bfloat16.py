@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.models import roles
-from rlhf_jax.models.families import Architecture
+from rlhf_jax.models.architecture import Architecture
 from rlhf_jax.models.transformer import Model, merge
 from rlhf_jax.sequences import Sequences
 from rlhf_jax.training.run import cast, jit

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from rlhf_jax.errors import UserError
-from rlhf_jax.models.families import Rotary, from_hugging_face, read_config, to_hugging_face
+from rlhf_jax.models.architecture import Rotary
+from rlhf_jax.models.families import from_hugging_face, read_config, to_hugging_face
 from tests import tiny
 from tests.families import FAMILIES, LLAMA3, OPT
 

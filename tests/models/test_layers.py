@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.models import layers
-from rlhf_jax.models.families import Rotary
+from rlhf_jax.models.architecture import Rotary
 from rlhf_jax.models.layers import Dense, GatedMLP, RMSNorm
 from tests import numpy_llama
 
