@@ -69,7 +69,7 @@ PPO = Algorithm(
     value_coefficient=0.1,
     entropy_coefficient=0.0,
     target_kl=0.0,
-    paper=Paper(whiten_microbatches=False, divide_by_cells=False, sample_top_50=False, recompute_advantages=False),
+    paper=Paper(whiten_microbatches=False, divide_by_cells=False, recompute_advantages=False),
 )
 
 

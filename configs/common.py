@@ -97,8 +97,10 @@ def sampling(folder: str, model: str, policy: str, seed) -> ConfigDict:
             "prompts": {"id_test": 16, "ood_test": 16},
             "n": 16,
             "temperature": 1.0,
+            "top_k": 0,
             "max_new_tokens": 32,
             "max_prompt": PROMPT_LENGTH,
+            "truncation": "text",
             "batch_size": 4,
             "dtype": "auto",
             "seed": seed,
@@ -235,7 +237,6 @@ def ppo(folder: str, model: str, seed) -> ConfigDict:
                 "paper": {
                     "whiten_microbatches": False,
                     "divide_by_cells": False,
-                    "sample_top_50": False,
                     "recompute_advantages": False,
                 },
             },
@@ -332,6 +333,11 @@ def evaluate(folder: str, encoder: str, seed) -> ConfigDict:
             "seed": seed,
         }
     )
+
+
+def frontier(title: str, pools: dict[str, str], policies: dict[str, str], seed) -> ConfigDict:
+    """Reward against KL of best-of-n, by its pools of samples, and of PPO's checkpoints."""
+    return ordered(stage="frontier", title=title, pools=ordered(**pools), policies=ordered(**policies), seed=seed)
 
 
 def report(title: str, runs: tuple[str, ...]) -> ConfigDict:

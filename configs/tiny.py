@@ -45,12 +45,16 @@ def get_config() -> ConfigDict:
         stage.update({"response_buckets": (64,), "batch_size": 8, "steps": 4, "evaluate_every": 4})
     stages.ppo.update({"prompts": 8, "steps": 3})
     stages.ppo.algorithm.update({"max_new_tokens": 12, "epochs": 2})
+    stages.ppo.evaluate_prompts = ConfigDict({"id_test": 4, "ood_test": 4})
+    stages.ppo.evaluate_every = 3
     sampled = (stages.sample_pairs, stages.sample_sft, stages.sample_ppo, stages.best_of_n)
     for stage in sampled:
         stage.sampling.update({"max_new_tokens": 12, "dtype": "float32", "batch_size": 4, "n": 4})
         stage.sampling.prompts = ConfigDict({"id_test": 4, "ood_test": 4})
     stages.sample_pairs.sampling.prompts = ConfigDict({"train": 16, "validation": 4, "ood_test": 4})
     report = common.report(TITLE, ("{workdir}",))
-    before, after = {"prepare": corpus, "initialize": model}, {"report": report}
+    pools = {"bon": "{workdir}/sample_sft/samples.jsonl", "bon_cold": "{workdir}/best_of_n/samples.jsonl"}
+    frontier = common.frontier("Reward and KL", pools, {"ppo": "{workdir}/ppo"}, seed)
+    before, after = {"prepare": corpus, "initialize": model}, {"frontier": frontier, "report": report}
     everything = common.ordered(**before, **{name: stages[name] for name in stages}, **after)
     return common.ordered(stage="pipeline", title=TITLE, seed=seed, stages=everything)

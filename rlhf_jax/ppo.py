@@ -319,7 +319,6 @@ def run(config: Config, workdir: Path) -> None:
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
         eos_id=tokenizer.eos_token_id,
-        top_k=choices.PAPER_TOP_K if settings.paper.sample_top_50 else 0,
     )
     evaluate = make_evaluate_rollout(model, settings, config.microbatch)
     update = make_update(model, settings, transform, config.microbatch)
@@ -333,15 +332,14 @@ def run(config: Config, workdir: Path) -> None:
     def policy_of(state: PolicyState) -> Params:
         return {name: state.top[name] for name in start}
 
-    def score(state: PolicyState, sampled: Sampled) -> tuple[Rollout, dict[str, jax.Array]]:
-        reference = start if state.reference is None else state.reference
+    def score(state: PolicyState, sampled: Sampled, reference: Params) -> tuple[Rollout, dict[str, jax.Array]]:
         return evaluate(trunk, state.top, reference, reward, mean, deviation, state.kl_coefficient, sampled)
 
     def write_samples(state: PolicyState, step: int) -> dict[str, float]:
-        def answer(batch: Sequences, ids: np.ndarray) -> tuple[Sampled, jax.Array]:
+        def answer(batch: Sequences, ids: np.ndarray) -> tuple[Sampled, Rollout]:
             same_each_time = jax.random.fold_in(key, 0)
             sampled = sample(trunk, policy_of(state), batch.prompt, batch.prompt_mask, ids, same_each_time)
-            return sampled, score(state, sampled)[0].scores
+            return sampled, score(state, sampled, start)[0]
 
         path = workdir / f"samples-{step}.jsonl"
         return fixed.write(path, answer, step=step, temperature=settings.temperature, seed=config.seed)
@@ -360,7 +358,8 @@ def run(config: Config, workdir: Path) -> None:
             sampled = clock.time(  # the prompts' keys and values are freed before anything else runs
                 "decode", sample.decode, *inputs, clock.time("prefill", sample.prefill, *inputs), ids, sample_key
             )
-            rollout, metrics = clock.time("score", score, state, sampled)
+            reference = start if state.reference is None else state.reference
+            rollout, metrics = clock.time("score", score, state, sampled, reference)
             state, update_metrics = clock.time("update", update, state, trunk, rollout, order_key)
             if settings.refresh_reference_every and step % settings.refresh_reference_every == 0:
                 state = state.replace(reference=jax.tree.map(jnp.copy, policy_of(state)))

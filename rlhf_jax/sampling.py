@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import jax
 
@@ -37,8 +37,10 @@ class Sampling:
       prompts: how many prompts of each split, the first ones; 0 is all.
       n: samples a prompt.
       temperature: of sampling; 0 is greedy.
+      top_k: draws from so many of the likeliest tokens alone; 0 from all (the study's code: 50, docs/method.md, M11).
       max_new_tokens: R, EOS included.
-      max_prompt: tokens; a longer prompt loses the end of its text.
+      max_prompt: tokens; a longer prompt is shortened.
+      truncation: what a too long prompt loses: "text", the end of its text field, or "left", its start but the BOS.
       batch_size: prompts of one batch.
       dtype: of computation: "auto", "bfloat16" or "float32".
       seed: of the samples.
@@ -51,8 +53,10 @@ class Sampling:
     prompts: dict[str, int]
     n: int
     temperature: float
+    top_k: int
     max_new_tokens: int
     max_prompt: int
+    truncation: Literal["text", "left"]
     batch_size: int
     dtype: str
     seed: int
@@ -84,6 +88,8 @@ def answered(
     checkpoint: str,
     temperature: float,
     seed: int,
+    kl_k1: list[float] | None = None,
+    kl_k3: list[float] | None = None,
 ) -> Samples:
     """The record of an example's prompt and the responses to it; the keyword arguments are the record's own fields."""
     return Samples(
@@ -100,6 +106,8 @@ def answered(
         temperature=temperature,
         n=len(responses.tokens),
         seed=seed,
+        kl_k1=kl_k1,
+        kl_k3=kl_k3,
     )
 
 
@@ -116,6 +124,8 @@ def sample_file(config: Sampling, workdir: Path, name: str, select: Callable[[li
       UserError: bad input, named.
     """
     check_positive(config, "n", "max_new_tokens", "batch_size", where="config.sampling")
+    if config.top_k < 0:
+        raise UserError(f"config.sampling.top_k is {config.top_k}, expected 0 (all tokens) or more")
     examples = select_examples(config.data, config.prompts)
     path = workdir / "samples.jsonl"
     done = {record.id for record in read(path, Samples, partial=True)}
@@ -132,13 +142,14 @@ def sample_file(config: Sampling, workdir: Path, name: str, select: Callable[[li
         samples=config.n,
         max_new_tokens=config.max_new_tokens,
         temperature=config.temperature,
+        top_k=config.top_k,
         eos_id=tokenizer.eos_token_id,
     )
     batches = rollouts.sample_prompts(
         sample,
         base.trunk,
         base.top,
-        [encode_prompt(tokenizer, example.prompt, config.max_prompt) for example in missing],
+        [encode_prompt(tokenizer, example.prompt, config.max_prompt, config.truncation) for example in missing],
         [rollouts.prompt_id(example.id) for example in missing],
         batch_size=config.batch_size,
         pad_id=tokenizer.eos_token_id,

@@ -32,6 +32,7 @@ STAGES = {
     "judge": "rlhf_jax.evaluation.judge",
     "agreement": "rlhf_jax.evaluation.agreement",
     "report": "rlhf_jax.evaluation.report",
+    "frontier": "rlhf_jax.evaluation.frontier",
     "export": "rlhf_jax.export",
     "pipeline": "rlhf_jax.pipeline",
 }

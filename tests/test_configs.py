@@ -21,6 +21,7 @@ VARIANTS = [(name, None) for name in FILES] + [
     ("paper/sft", "released"),
     ("paper/reward", "released"),
     ("paper/ppo", "released"),
+    ("paper/best_of_n", "released"),
 ]
 
 
@@ -47,7 +48,7 @@ def test_config_fits_its_stages(name, argument):
         resolve(stage, where)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "paper/sft", "paper/reward", "paper/ppo"])
+@pytest.mark.parametrize("name", ["quickstart", "paper/sft", "paper/reward", "paper/ppo", "paper/best_of_n"])
 def test_an_unknown_argument_is_refused(name):
     with pytest.raises(ValueError, match=rf"{name}.py:short is unknown"):
         load(name, "short")

@@ -34,8 +34,10 @@ def config(tmp_path_factory):
         prompts={"id_test": 0, "validation": 3},
         n=2,
         temperature=0.8,
+        top_k=0,
         max_new_tokens=6,
         max_prompt=64,
+        truncation="text",
         batch_size=3,
         dtype="float32",
         seed=5,
@@ -85,12 +87,29 @@ def test_a_prompt_has_the_same_samples_among_others(finished, config, tmp_path):
     assert all(record == all_records[record.id] for record in few)
 
 
+def test_top_k_and_truncation_reach_the_sampler(config, tmp_path):
+    """Of one token alone a hot sampler is greedy; a prompt cut on the left may be shorter than its own tail."""
+    changes = {
+        "top": {"top_k": 1, "temperature": 50.0},
+        "greedy": {"temperature": 0.0},
+        "left": {"max_prompt": 4, "truncation": "left"},
+    }
+    outputs = {}
+    for name, change in changes.items():
+        (tmp_path / name).mkdir()
+        generation.run(changed(config, **change), tmp_path / name)
+        outputs[name] = [record.outputs for record in read(tmp_path / name / "samples.jsonl", Samples)]
+    assert outputs["top"] == outputs["greedy"]
+    assert len(outputs["left"]) == 7
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"n": 0}, "config.sampling.n is 0, expected 1 or more"),
         ({"max_new_tokens": 0}, "config.sampling.max_new_tokens is 0"),
         ({"batch_size": 0}, "config.sampling.batch_size is 0"),
+        ({"top_k": -1}, "config.sampling.top_k is -1, expected 0"),
         ({"temperature": -1.0}, "the temperature is -1.0, expected 0"),
         ({"data": "nowhere.jsonl"}, "nowhere.jsonl does not exist"),
         ({"prompts": {"test": 3}}, "has no example of the split 'test'"),

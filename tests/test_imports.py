@@ -60,7 +60,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "runs": ("models", "training", *LOWER),
     "rl": ("rl", "models", *LOWER),
     "rl.settings": ("errors",),
-    "rl.fixed_prompts": ("rollouts", "sampler", "sampling", "data", *LOWER),
+    "rl.fixed_prompts": ("rl", "rollouts", "sampler", "sampling", "data", *LOWER),
     "scoring": ("models", "training.run", *LOWER),
     "sampling": ("models", "rollouts", "data", "training", "runs", *LOWER),
     "evaluation": ("evaluation", "data", "assets", "config", "errors", "__init__"),
@@ -92,6 +92,7 @@ STAGE_MODULES = {
     "evaluation.agreement",
     "evaluation.convert",
     "evaluation.evaluate",
+    "evaluation.frontier",
     "evaluation.judge",
     "evaluation.report",
 }

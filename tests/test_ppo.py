@@ -294,7 +294,6 @@ def elaborate(config):
         "value_warmup_steps": 1,
         "entropy_coefficient": 0.01,
         "target_kl": 0.002,
-        "sample_top_50": True,
         "recompute_advantages": True,
     }
     return dataclasses.replace(config, algorithm=tiny.algorithm(**changes))

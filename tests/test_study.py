@@ -22,7 +22,7 @@ from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 MODEL_STAGES = ["sft", "sample_pairs", "preferences", "reward", "ppo", "sample_sft", "sample_ppo", "best_of_n"]
-STAGES = ["prepare", "initialize", *MODEL_STAGES, "judge", "evaluate", "report"]
+STAGES = ["prepare", "initialize", *MODEL_STAGES, "judge", "evaluate", "frontier", "report"]
 
 
 class Study(NamedTuple):
@@ -62,8 +62,8 @@ def samples(study: Study, name: str) -> list[Samples]:
 def test_every_stage_runs_in_its_folder(study):
     assert study.status == 0, study.printed
     lines = study.printed.splitlines()
-    assert [line.split()[1].rstrip(":") for line in lines if line.startswith("[") and "/13]" in line] == STAGES
-    assert lines[-1].startswith(f"all 13 stages are complete in {study.folder}")
+    assert [line.split()[1].rstrip(":") for line in lines if line.startswith("[") and "/14]" in line] == STAGES
+    assert lines[-1].startswith(f"all 14 stages are complete in {study.folder}")
     assert {path.name for path in study.folder.iterdir() if path.is_dir()} == set(STAGES)
 
 
@@ -138,7 +138,7 @@ def test_the_same_command_again_changes_nothing(study):
     before = contents(study.folder)
     again = run(study.folder)
     assert again.status == 0
-    assert again.printed.splitlines()[-1].startswith("all 13 stages are complete")
+    assert again.printed.splitlines()[-1].startswith("all 14 stages are complete")
     after = contents(study.folder)
     assert sorted(after) == sorted(before)
     assert [name for name in before if after[name] != before[name]] == []

@@ -56,7 +56,8 @@ class Preference:
 class Samples:
     """What one model said to one prompt: `n` outputs, each with how it finished and, once scored, its reward.
 
-    `selected` is the index of the output that a selecting policy (best-of-N) answers with.
+    `selected` is the index of the output that a selecting policy (best-of-N) answers with. `kl_k1` and `kl_k3` are of
+    each output its KL to the policy that training started from, in nats, where the sampler knew it (stage `ppo`).
     """
 
     id: str
@@ -72,6 +73,8 @@ class Samples:
     temperature: float
     n: int
     seed: int
+    kl_k1: list[float] | None = None
+    kl_k3: list[float] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.outputs)
@@ -79,9 +82,10 @@ class Samples:
         _require(count > 0, "outputs is empty, expected at least one")
         _require(self.n == count, f"n is {self.n}, expected the number of outputs, {count}")
         _require(len(self.finish) == count, f"finish has {len(self.finish)} entries, expected one an output, {count}")
-        if self.rewards is not None:
-            found = len(self.rewards)
-            _require(found == count, f"rewards has {found} entries, expected one an output, {count}")
+        for name in ("rewards", "kl_k1", "kl_k3"):
+            found = getattr(self, name)
+            wrong = found is not None and len(found) != count
+            _require(not wrong, f"{name} has {found and len(found)} entries, expected one an output, {count}")
         if self.selected is not None:
             _require(0 <= self.selected < count, f"selected is {self.selected}, expected an index below {count}")
 
@@ -144,10 +148,9 @@ def append(path: str | Path, records: Sequence[Record]) -> None:
 
 
 def to_line(record: Record) -> str:
-    """One JSON object and a newline, fields in their declared order; a `margin` that is not known is left out."""
-    fields = dataclasses.asdict(record)
-    if isinstance(record, Preference) and record.margin is None:
-        del fields["margin"]
+    """One JSON object and a newline, fields in their declared order; those that may be missing and are, left out."""
+    optional = {field.name for field in dataclasses.fields(record) if field.default is None}
+    fields = {k: v for k, v in dataclasses.asdict(record).items() if v is not None or k not in optional}
     return json.dumps(fields, allow_nan=False) + "\n"
 
 

@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from rlhf_jax.evaluation.summary import ID, OOD, Metric, Summary, values
@@ -16,7 +17,17 @@ from rlhf_jax.evaluation.summary import ID, OOD, Metric, Summary, values
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SERIES = 6
+COLOURS = {  # on a light page; a dark one has its own
+    "ink": "#1d2126",
+    "rule": "#d9dad6",
+    "series-0": "#2b6cb0",
+    "series-1": "#c05b14",
+    "series-2": "#22855a",
+    "series-3": "#8446a0",
+    "series-4": "#b5344a",
+    "series-5": "#6b6f2a",
+}
+SERIES = len(COLOURS) - 2
 _INK, _RULE = "#000001", "#000002"
 _MARKERS = "osD^vP"
 _POINTS = 300
@@ -103,6 +114,51 @@ def policy_curves(runs: Sequence[Training]) -> list[Plot]:
         plots.append(_curves(runs, stage, f"{stage}: reward", "score", {"score": "score"}))
         plots.append(_curves(runs, stage, f"{stage}: KL", "KL, nats", {"kl_k1": "k1", "kl_k3": "k3"}))
     return plots
+
+
+def reward_against_kl(title: str, pools: Mapping[str, Any], policies: Mapping[str, Any]) -> Plot:
+    """Best-of-n as lines over n, a policy's steps as points: full at their KL by k1, hollow by k3.
+
+    Args:
+      title: of the figure.
+      pools: of one split, as in frontier.json (stage `frontier`).
+      policies: the same.
+    """
+
+    def draw(axes: Axes) -> None:
+        for index, (name, pool) in enumerate(pools.items()):
+            kl, reward, error = ([x[key] or 0.0 for x in pool["best_of_n"]] for key in ("kl", "mean", "standard_error"))
+            low, high = ([y + sign * e for y, e in zip(reward, error, strict=True)] for sign in (-1, 1))
+            label = f"{name}, temperature {pool['temperature']:g}"
+            axes.plot(kl, reward, color=series(index), label=label)
+            axes.fill_between(kl, low, high, color=series(index), alpha=0.18, linewidth=0)
+        for index, (name, points) in enumerate(policies.items(), start=len(pools)):
+            reward = [point["score"]["mean"] for point in points]
+            axes.plot([p["kl_k1"]["mean"] for p in points], reward, ":", color=series(index), label=name)
+            for point in points:
+                _point(axes, point["kl_k1"], point["score"], index, filled=True)
+                _point(axes, point["kl_k3"], point["score"], index, filled=False)
+        axes.set_xlabel("KL, nats a response")
+        axes.set_ylabel("score")
+        axes.legend()
+
+    told = [f"{name} from {_ends(pool['best_of_n'], 'kl', 'mean')}" for name, pool in pools.items()]
+    for name, points in policies.items():
+        flat = [{"kl": point["kl_k1"]["mean"], "score": point["score"]["mean"]} for point in points]
+        told.append(f"{name} from {_ends(flat, 'kl', 'score')}")
+    return Plot(title, f"Score against KL: {'; '.join(told)}.", _svg(title, draw))
+
+
+def _ends(points: Sequence[Mapping[str, float]], x: str, y: str) -> str:
+    return " to ".join(f"{point[y]:.2f} at {point[x]:.2f} nats" for point in (points[0], points[-1]))
+
+
+def standalone(plot: Plot) -> str:
+    """A plot as an SVG file that needs no page around it: the report's light colours, its description for readers."""
+    style = "".join(f"--{name}:{colour};" for name, colour in COLOURS.items())
+    style = f"<style>svg{{{style}background:#fdfdfc;font-family:sans-serif}}</style>"
+    start = plot.svg.index(">") + 1
+    return f"{plot.svg[:start]}<title>{escape(plot.description)}</title>{style}{plot.svg[start:]}"
 
 
 def training_curves(runs: Sequence[Training]) -> list[Plot]:

@@ -63,15 +63,30 @@ def best_of_n_estimates(scores: np.ndarray, values: np.ndarray | None = None) ->
     Raises:
       UserError: no prompts, or values of another shape.
     """
-    values = scores if values is None else values
-    if scores.ndim != 2 or scores.shape != values.shape:
-        raise UserError(f"scores have the shape {scores.shape} and values {values.shape}, expected one [B, N]")
     estimates = []
-    for n in range(1, scores.shape[1] + 1):
-        means = [float(best_weights(row, n) @ chosen) for row, chosen in zip(scores, values, strict=True)]
-        measured = mean_and_error(means)
+    for n, of_prompts in enumerate(best_of_n_values(scores, values).T, start=1):
+        measured = mean_and_error(of_prompts)
         estimates.append({"n": n, "kl": best_of_n_kl(n), **{k: measured[k] for k in ("mean", "standard_error")}})
     return estimates
+
+
+def best_of_n_values(scores: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
+    """`[B, N]` float64: of each prompt the expected value of the best of n, for n = 1 to N.
+
+    Args:
+      scores: `[B, N]`, what the best is chosen by.
+      values: `[B, N]`, what is reported of the chosen one; the scores themselves by default.
+
+    Raises:
+      UserError: no prompts, or values of another shape.
+    """
+    values = scores if values is None else values
+    if scores.ndim != 2 or scores.shape != values.shape or not len(scores):
+        raise UserError(f"scores have the shape {scores.shape} and values {values.shape}, expected one [B, N]")
+    sizes = range(1, scores.shape[1] + 1)
+    return np.array(
+        [[best_weights(row, n) @ chosen for n in sizes] for row, chosen in zip(scores, values, strict=True)]
+    )
 
 
 def best_of_n_kl(n: int) -> float:

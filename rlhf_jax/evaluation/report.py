@@ -161,6 +161,7 @@ def _html(config: Config, studies: Sequence[Study], summary: Summary, tables: Se
         reading=_reading(summary),
         models=list(summary.rows),
         series=plots.SERIES,
+        colours=plots.COLOURS,
         figures={
             "Diversity against win rate": plots.diversity_against_win_rate(summary),
             "In distribution against out of distribution": plots.in_against_out(summary),

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from rlhf_jax import ops
 from rlhf_jax.data.batches import Buckets, Item, in_order
-from rlhf_jax.data.records import Example, write
+from rlhf_jax.data.records import Example, Samples, write
+from rlhf_jax.rl.objective import Rollout
 from rlhf_jax.rollouts import prompt_id, unpack
 from rlhf_jax.sampler import Sampled
 from rlhf_jax.sampling import answered
@@ -19,7 +23,7 @@ from rlhf_jax.sequences import Sequences
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-Answer = Callable[[Sequences, np.ndarray], tuple[Sampled, jax.Array]]
+Answer = Callable[[Sequences, np.ndarray], tuple[Sampled, Rollout]]
 
 
 class FixedPrompts:
@@ -49,27 +53,50 @@ class FixedPrompts:
 
         Args:
           path: of the file.
-          answer: `(prompts, prompt ids) -> (Sampled, normalised scores [B, N])`.
+          answer: `(prompts, prompt ids) -> (Sampled, Rollout)`; the rollout's reference is what the KL is to.
           step: of training, for the records.
           temperature: of sampling, for the records.
           seed: the run's, for the records.
 
         Returns:
-          The mean score of each split, as `eval/<split>/score`.
+          The mean score and KL of each split, as `eval/<split>/score`, `.../kl_k1` and `.../kl_k3`.
         """
         waiting, records = iter(self._examples), []
         for batch, rows in self._batches:
             examples = [next(waiting) for _ in range(rows)]
             ids = np.zeros(len(batch.prompt), np.int32)
             ids[:rows] = [prompt_id(example.id) for example in examples]
-            sampled, scores = answer(batch, ids)
-            source = {"model": "ppo", "checkpoint": f"step {step}", "temperature": temperature, "seed": seed}
+            sampled, rollout = answer(batch, ids)
+            kl_k1, kl_k3 = (np.asarray(_kl(rollout, estimator)).tolist() for estimator in ("k1", "k3"))
+            responses = unpack(sampled, np.asarray(rollout.scores), rows)
             records += [
-                answered(example, responses, self._tokenizer, selected=None, **source)
-                for example, responses in zip(examples, unpack(sampled, np.asarray(scores), rows), strict=True)
+                answered(
+                    example,
+                    responses[row],
+                    self._tokenizer,
+                    selected=None,
+                    model="ppo",
+                    checkpoint=f"step {step}",
+                    temperature=temperature,
+                    seed=seed,
+                    kl_k1=kl_k1[row],
+                    kl_k3=kl_k3[row],
+                )
+                for row, example in enumerate(examples)
             ]
         write(path, records)
-        scores_of: dict[str, list[float]] = {}
+        by_split: dict[str, list[Samples]] = {}
         for record in records:
-            scores_of.setdefault(record.split, []).extend(record.rewards)
-        return {f"eval/{split}/score": float(np.mean(scores)) for split, scores in scores_of.items()}
+            by_split.setdefault(record.split, []).append(record)
+        return {f"eval/{split}/{name}": mean for split, of in by_split.items() for name, mean in _means(of).items()}
+
+
+def _kl(rollout: Rollout, estimator: str) -> jax.Array:
+    """`[B, N]` nats of each response."""
+    kl = ops.kl_estimate(rollout.log_probs, rollout.reference_log_probs, estimator)
+    return jnp.where(rollout.sequences.response_mask, kl, 0.0).sum(axis=-1)
+
+
+def _means(records: Sequence[Samples]) -> dict[str, float]:
+    values = {"score": "rewards", "kl_k1": "kl_k1", "kl_k3": "kl_k3"}
+    return {name: fmean(x for record in records for x in getattr(record, field)) for name, field in values.items()}

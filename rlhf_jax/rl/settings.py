@@ -7,8 +7,6 @@ from typing import Literal
 
 from rlhf_jax.errors import UserError
 
-PAPER_TOP_K = 50  # the sampling library's default, which the study's samples inherit
-
 
 @dataclasses.dataclass(frozen=True)
 class Paper:
@@ -18,14 +16,12 @@ class Paper:
       whiten_microbatches: advantages are whitened over all cells of each microbatch, those after a response's end
         included, instead of over the tokens of the whole rollout.
       divide_by_cells: losses are divided by the number of cells, so that padding shrinks them, instead of tokens.
-      sample_top_50: rollouts are drawn from the 50 likeliest tokens; log-probs stay those of the full softmax.
       recompute_advantages: advantages and returns are computed anew at each update from the value function as it is
         then, instead of once a rollout.
     """
 
     whiten_microbatches: bool
     divide_by_cells: bool
-    sample_top_50: bool
     recompute_advantages: bool
 
 

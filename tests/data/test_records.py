@@ -37,7 +37,7 @@ def samples(**changes) -> Samples:
     [
         [example(0), example(1)],
         [Preference("a", "train", "p", "x", "", 0.5), Preference("b", "train", "p", "x", "y")],
-        [samples(), samples(id="b", rewards=None, selected=None, temperature=1)],
+        [samples(), samples(id="b", rewards=None, selected=None, temperature=1), samples(id="c", kl_k1=[0.5, -1.0])],
     ],
 )
 def test_what_is_written_is_read(tmp_path, written):
