@@ -80,6 +80,7 @@ def sft(folder: str, model: str, seed) -> ConfigDict:
             "steps": 30,
             "optimizer": optimizer(3e-4, "cosine"),
             "checkpoint_every": 10,
+            "stop_grace": 0.0,
             "selection": latest(),
             "seed": seed,
         }
@@ -165,6 +166,7 @@ def reward(folder: str, model: str, seed) -> ConfigDict:
             "optimizer": optimizer(3e-4, "cosine"),
             "normalisation_pairs": 64,
             "checkpoint_every": 6,
+            "stop_grace": 0.0,
             "selection": latest(),
             "seed": seed,
         }
@@ -244,6 +246,7 @@ def ppo(folder: str, model: str, seed) -> ConfigDict:
             "evaluate_prompts": {"validation": 4},
             "evaluate_every": 5,
             "checkpoint_every": 5,
+            "stop_grace": 0.0,
             "seed": seed,
         }
     )

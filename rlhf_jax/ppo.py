@@ -41,7 +41,7 @@ from rlhf_jax.training import optimizer
 from rlhf_jax.training.clock import Clock
 from rlhf_jax.training.loop import Loop, is_finished
 from rlhf_jax.training.run import jit
-from rlhf_jax.training.update import State, check_microbatch, check_positive, summed_gradients
+from rlhf_jax.training.update import State, check_microbatch, check_not_negative, check_positive, summed_gradients
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Config:
         times each, into `samples-<step>.jsonl`; {} for none.
       evaluate_every: steps between that.
       checkpoint_every: steps between checkpoints.
+      stop_grace: seconds that a step may go on after SIGTERM; then the last complete checkpoint stands. 0 is no limit.
       seed: of prompts, samples, minibatches and a random value head.
     """
 
@@ -87,6 +88,7 @@ class Config:
     evaluate_prompts: dict[str, int]
     evaluate_every: int
     checkpoint_every: int
+    stop_grace: float
     seed: int
 
 
@@ -277,6 +279,7 @@ def but_value(condition: jax.Array, chosen: Params, tree: Params) -> Params:
 def check(config: Config) -> None:
     """Raises UserError for sizes that are not positive or do not divide, and for what `rl.settings.check` refuses."""
     check_positive(config, "prompts", "samples", "steps", "evaluate_every", "checkpoint_every")
+    check_not_negative(config, "stop_grace")
     choices.check(config.algorithm, config.prompts * config.samples)
     minibatches = config.algorithm.minibatches
     if config.prompts % minibatches:
@@ -344,7 +347,7 @@ def run(config: Config, workdir: Path) -> None:
         path = workdir / f"samples-{step}.jsonl"
         return fixed.write(path, answer, step=step, temperature=settings.temperature, seed=config.seed)
 
-    with Loop(workdir, "ppo", config.steps, config.checkpoint_every) as loop:
+    with Loop(workdir, "ppo", config.steps, config.checkpoint_every, grace=config.stop_grace) as loop:
         state = loop.restore(state, base.fingerprint)
         if config.evaluate_prompts and int(state.step) == 0:
             write_samples(state, 0)

@@ -35,7 +35,7 @@ from rlhf_jax.training.clock import Clock
 from rlhf_jax.training.loop import Loop, is_finished
 from rlhf_jax.training.selection import Selection
 from rlhf_jax.training.supervised import make_train_step
-from rlhf_jax.training.update import State, check_microbatch, check_positive
+from rlhf_jax.training.update import State, check_microbatch, check_not_negative, check_positive
 
 MEASURED = ("accuracy", "accuracy_standard_error", "loss", "calibration_error")
 
@@ -79,6 +79,7 @@ class Config:
       optimizer: AdamW and its schedule.
       normalisation_pairs: training pairs over which the scores' mean and deviation are taken.
       checkpoint_every: steps between checkpoints.
+      stop_grace: seconds that a step may go on after SIGTERM; then the last complete checkpoint stands. 0 is no limit.
       selection: which checkpoint is the best, and which one later stages load.
       seed: of the head, the data order and the normalisation sample.
     """
@@ -102,6 +103,7 @@ class Config:
     optimizer: optimizer.Config
     normalisation_pairs: int
     checkpoint_every: int
+    stop_grace: float
     selection: Selection
     seed: int
 
@@ -169,6 +171,7 @@ def run(config: Config, workdir: Path) -> None:
       UserError: bad input, named; a loss that is not finite.
     """
     check_positive(config, "batch_size", "steps", "evaluate_every", "checkpoint_every", "normalisation_pairs")
+    check_not_negative(config, "stop_grace")
     check_microbatch(config.batch_size, config.microbatch)
     config.selection.check([f"eval/{split}/{name}" for split in config.evaluate_splits for name in MEASURED])
     if is_finished(workdir, config.steps):
@@ -201,7 +204,7 @@ def run(config: Config, workdir: Path) -> None:
             metrics |= {f"eval/{split}/{name}": value for name, value in scalars.items()}
         return metrics, quality
 
-    with Loop(workdir, "reward", config.steps, config.checkpoint_every, config.selection) as loop:
+    with Loop(workdir, "reward", config.steps, config.checkpoint_every, config.selection, config.stop_grace) as loop:
         state = loop.restore(state, base.fingerprint)
         clock = Clock()
         for step in loop.steps():

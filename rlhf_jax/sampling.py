@@ -19,7 +19,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.runs import load_policy, load_reward
 from rlhf_jax.training.metrics import Progress
 from rlhf_jax.training.run import stop_on_signal
-from rlhf_jax.training.update import check_positive
+from rlhf_jax.training.update import check_not_negative, check_positive
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -124,8 +124,7 @@ def sample_file(config: Sampling, workdir: Path, name: str, select: Callable[[li
       UserError: bad input, named.
     """
     check_positive(config, "n", "max_new_tokens", "batch_size", where="config.sampling")
-    if config.top_k < 0:
-        raise UserError(f"config.sampling.top_k is {config.top_k}, expected 0 (all tokens) or more")
+    check_not_negative(config, "top_k", where="config.sampling")
     examples = select_examples(config.data, config.prompts)
     path = workdir / "samples.jsonl"
     done = {record.id for record in read(path, Samples, partial=True)}

@@ -32,7 +32,7 @@ from rlhf_jax.training.loop import Loop, is_finished
 from rlhf_jax.training.run import jit
 from rlhf_jax.training.selection import Selection
 from rlhf_jax.training.supervised import make_train_step
-from rlhf_jax.training.update import State, check_microbatch, check_positive
+from rlhf_jax.training.update import State, check_microbatch, check_not_negative, check_positive
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -63,6 +63,7 @@ class Config:
       steps: optimiser steps.
       optimizer: AdamW and its schedule.
       checkpoint_every: steps between checkpoints.
+      stop_grace: seconds that a step may go on after SIGTERM; then the last complete checkpoint stands. 0 is no limit.
       selection: which checkpoint is the best, and which one later stages load.
       seed: of the data order.
     """
@@ -86,6 +87,7 @@ class Config:
     steps: int
     optimizer: optimizer.Config
     checkpoint_every: int
+    stop_grace: float
     selection: Selection
     seed: int
 
@@ -175,6 +177,7 @@ def run(config: Config, workdir: Path) -> None:
       UserError: bad input, named; a loss that is not finite.
     """
     check_positive(config, "batch_size", "steps", "evaluate_every", "checkpoint_every")
+    check_not_negative(config, "stop_grace")
     check_microbatch(config.batch_size, config.microbatch)
     if config.evaluate_samples < 0:
         raise UserError(f"config.evaluate_samples is {config.evaluate_samples}, expected 0 or more")
@@ -212,7 +215,7 @@ def run(config: Config, workdir: Path) -> None:
                 found[f"eval/{split}/rouge_l"] = rouge
         return found
 
-    with Loop(workdir, "sft", config.steps, config.checkpoint_every, config.selection) as loop:
+    with Loop(workdir, "sft", config.steps, config.checkpoint_every, config.selection, config.stop_grace) as loop:
         state = loop.restore(state, base.fingerprint)
         clock = Clock()
         for step in loop.steps():

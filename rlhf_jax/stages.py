@@ -41,7 +41,7 @@ STAGES = {
 # its inputs lie, and how it deals with an endpoint.
 MAY_CHANGE = frozenset(
     {
-        *("checkpoint_every", "evaluate_every", "microbatch", "model", "data"),
+        *("checkpoint_every", "stop_grace", "evaluate_every", "microbatch", "model", "data"),
         *("key_variable", "concurrency", "requests_per_minute", "timeout", "attempts", "first_wait"),
         *("prompt_price", "answer_price", "limit", "cache"),
     }

@@ -234,6 +234,7 @@ def config(tmp_path_factory):
         evaluate_prompts={"validation": 3, "id_test": 4},
         evaluate_every=3,
         checkpoint_every=2,
+        stop_grace=0.0,
         seed=0,
     )
 

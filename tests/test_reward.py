@@ -72,6 +72,7 @@ def config(tmp_path_factory):
         optimizer=ADAM,
         normalisation_pairs=6,
         checkpoint_every=2,
+        stop_grace=0.0,
         selection=Selection(),
         seed=0,
     )

@@ -62,6 +62,7 @@ def config(tmp_path_factory):
         steps=24,
         optimizer=ADAM,
         checkpoint_every=3,
+        stop_grace=0.0,
         selection=Selection(),
         seed=0,
     )
@@ -240,6 +241,7 @@ def test_a_finished_run_is_left_alone(finished, config):
         ({"microbatch": 3}, "config.microbatch is 3, which does not divide config.batch_size 8; 4 does|2 does"),
         ({"steps": 0}, "config.steps is 0, expected 1 or more"),
         ({"checkpoint_every": 0}, "config.checkpoint_every is 0"),
+        ({"stop_grace": -1.0}, "config.stop_grace is -1.0, expected 0 or more"),
         ({"evaluate_every": -1}, "config.evaluate_every is -1"),
         ({"batch_size": 0}, "config.batch_size is 0"),
         ({"model": "/nowhere/model"}, "The model '/nowhere/model' is not there"),

@@ -38,12 +38,20 @@ class Loop:
       steps: of the whole run.
       checkpoint_every: steps between checkpoints; the last step is saved in any case.
       selection: what the best checkpoint is the best by, and which one later stages load; by default the latest.
+      grace: seconds that a step may go on after SIGTERM (see `stop_on_signal`); 0 for as long as it takes.
     """
 
     def __init__(
-        self, workdir: Path, name: str, steps: int, checkpoint_every: int, selection: Selection | None = None
+        self,
+        workdir: Path,
+        name: str,
+        steps: int,
+        checkpoint_every: int,
+        selection: Selection | None = None,
+        grace: float = 0.0,
     ) -> None:
         self._workdir, self._name, self._steps, self._every = workdir, name, steps, checkpoint_every
+        self._grace = grace
         self._selection = selection or Selection()
         self._best: dict[str, Any] | None = None  # metric, value and step, as in the checkpoints' meta
         self._start = 0
@@ -51,7 +59,7 @@ class Loop:
 
     def __enter__(self) -> Loop:
         with contextlib.ExitStack() as stack:
-            self._stop = stack.enter_context(stop_on_signal())
+            self._stop = stack.enter_context(stop_on_signal(self._grace))
             self._checkpoints = stack.enter_context(Checkpoints(self._workdir / "checkpoints"))
             latest = self._checkpoints.latest()
             self._writer = stack.enter_context(MetricsWriter(self._workdir, latest))

@@ -32,7 +32,7 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stop_on_signal() -> Iterator[Stop]:
+def stop_on_signal(grace: float = 0.0) -> Iterator[Stop]:
     """Lets a loop finish its step and save when it gets SIGINT (Ctrl-C) or SIGTERM; a second one stops at once.
 
     with stop_on_signal() as stop, Checkpoints(folder) as checkpoints:
@@ -46,6 +46,10 @@ def stop_on_signal() -> Iterator[Stop]:
     Leaving the context puts the old handlers back and then raises, if a stop was requested, KeyboardInterrupt for
     SIGINT (exit status 130) and SystemExit(143) for SIGTERM. Signals reach the main thread only; in another, nothing
     changes.
+
+    Args:
+      grace: seconds after SIGTERM at which the process ends with status 143 wherever it is, so that whoever is about to
+        kill it sees it go by itself; the last complete checkpoint stands. 0 waits for the step.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -61,12 +65,45 @@ def stop_on_signal() -> Iterator[Stop]:
 
     previous = {number: signal.signal(number, handle) for number in _STOP_SIGNALS}
     try:
-        yield stop
+        with _leave_after(grace) if grace else contextlib.nullcontext():
+            yield stop
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
     if stop.signal is not None:
         raise _stopped(stop.signal)
+
+
+@contextlib.contextmanager
+def _leave_after(grace: float) -> Iterator[None]:
+    """Ends the process so many seconds after SIGTERM, unless the context is left before.
+
+    A handler in Python waits until the running program returns, which may be minutes; what the interpreter writes into
+    the wakeup descriptor, and a thread that reads it, do not.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    left = threading.Event()
+
+    def watch() -> None:
+        while number := os.read(reader, 1):
+            if number[0] == signal.SIGTERM:
+                if not left.wait(grace):
+                    os.write(2, b"\nthe grace is over; the last complete checkpoint stands\n")
+                    os._exit(128 + signal.SIGTERM)
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        left.set()
+        os.close(writer)  # ends the watcher's read
+        watcher.join()
+        os.close(reader)
 
 
 def _stopped(number: int) -> BaseException:

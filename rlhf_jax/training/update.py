@@ -74,6 +74,13 @@ def check_microbatch(batch: int, microbatch: int, what: str = "config.batch_size
         raise UserError(f"config.microbatch is {microbatch}, which does not divide {what} {batch}; {nearest} does")
 
 
+def check_not_negative(settings: Any, *names: str, where: str = "config") -> None:
+    """Raises UserError unless each named field of a config, whose 0 turns something off, is 0 or more."""
+    for name in names:
+        if getattr(settings, name) < 0:
+            raise UserError(f"{where}.{name} is {getattr(settings, name)}, expected 0 or more")
+
+
 def check_positive(settings: Any, *names: str, where: str = "config") -> None:
     """Raises UserError unless each named field of a config is 1 or more."""
     for name in names:

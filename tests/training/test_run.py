@@ -85,6 +85,40 @@ def test_the_second_signal_stops_at_once(number: int, status: int) -> None:
     assert "stopping after this step" in result.stderr
 
 
+LONG_STEP = """
+import os, sys, threading, time
+import jax, jax.numpy as jnp
+from rlhf_jax.training.run import stop_on_signal
+seconds, grace = map(float, sys.argv[1:])
+step = jax.jit(lambda x: jax.lax.fori_loop(0, 10**9, lambda i, x: jnp.tanh(x @ x), x)) if seconds > 60 else time.sleep
+with stop_on_signal(grace) as stop:
+    threading.Timer(0.5, lambda: os.kill(os.getpid(), 15)).start()
+    print(step(jnp.ones((200, 200)) if seconds > 60 else seconds))
+    assert stop.requested
+    print("saved")
+print("not reached")
+"""
+
+
+@pytest.mark.parametrize(("seconds", "grace", "saved"), [(1e6, 0.2, False), (1.0, 60.0, True)])
+def test_sigterm_ends_a_step_that_outlasts_the_grace(seconds: float, grace: float, saved: bool) -> None:
+    """A compiled program of hours in the main thread, where no handler in Python runs; and a step that is short."""
+    command = [sys.executable, "-c", LONG_STEP, str(seconds), str(grace)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=120)
+    assert result.returncode == 143, result.stderr
+    assert ("saved" in result.stdout) == saved
+    assert ("the grace is over; the last complete checkpoint stands" in result.stderr) != saved
+    assert "not reached" not in result.stdout
+
+
+def test_a_grace_without_a_signal_leaves_nothing_behind() -> None:
+    threads, files = threading.active_count(), len(os.listdir("/dev/fd"))
+    with run.stop_on_signal(grace=0.01) as stop:
+        assert not stop.requested
+    assert (threading.active_count(), len(os.listdir("/dev/fd"))) == (threads, files)
+    assert signal.set_wakeup_fd(-1) == -1
+
+
 def test_a_network_may_be_cut_anywhere_in_bfloat16() -> None:
     """With `jax.jit` in place of `run.jit` about half of the values differ on a CPU."""
 

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from rlhf_jax.errors import UserError
-from rlhf_jax.training.update import State, check_microbatch, check_positive, summed_gradients
+from rlhf_jax.training.update import State, check_microbatch, check_not_negative, check_positive, summed_gradients
 
 
 def loss(params, rows):
@@ -61,7 +61,11 @@ def test_a_setting_below_one_is_named():
     class Config:
         steps: int = 3
         every: int = 0
+        below: int = -1
 
     check_positive(Config(), "steps")
     with pytest.raises(UserError, match=r"^config\.ppo\.every is 0, expected 1 or more"):
         check_positive(Config(), "steps", "every", where="config.ppo")
+    check_not_negative(Config(), "steps", "every")
+    with pytest.raises(UserError, match=r"^config\.below is -1, expected 0 or more"):
+        check_not_negative(Config(), "every", "below")
