@@ -15,6 +15,7 @@ from rlhf_jax.models.pretrained import load_pretrained
 from rlhf_jax.runs import describe, load_base
 from rlhf_jax.sampling import Sampling
 from tests import numpy_llama, tiny
+from tests.golden_runs import assert_golden
 
 MEAN, DEVIATION = -0.3, 2.5
 
@@ -51,6 +52,10 @@ def records(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("bon")
     best_of_n.run(config, workdir)
     return read(workdir / "samples.jsonl", Samples)
+
+
+def test_golden_run(records):
+    assert_golden("best_of_n", [{**dataclasses.asdict(record), "checkpoint": ""} for record in records])
 
 
 def test_what_is_selected_has_the_highest_reward(records):

@@ -17,6 +17,7 @@ from rlhf_jax.models.pretrained import load_pretrained
 from rlhf_jax.runs import describe, load_base
 from rlhf_jax.sampling import Sampling, select_examples
 from tests import tiny
+from tests.golden_runs import assert_golden
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,11 @@ def finished(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("samples")
     generation.run(config, workdir)
     return workdir
+
+
+def test_golden_run(finished):
+    records = read(finished / "samples.jsonl", Samples)
+    assert_golden("generate", [{**dataclasses.asdict(record), "checkpoint": ""} for record in records])
 
 
 def test_every_prompt_has_its_record(finished, config):

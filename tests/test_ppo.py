@@ -23,6 +23,7 @@ from rlhf_jax.training.checkpoint import load_top
 from rlhf_jax.training.loop import Loop
 from rlhf_jax.training.run import jit
 from tests import numpy_llama, tiny
+from tests.golden_runs import assert_golden
 
 EOS = 1
 MEAN, DEVIATION = 0.4, 1.7
@@ -244,6 +245,10 @@ def finished(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("ppo")
     ppo.run(config, workdir)
     return workdir
+
+
+def test_golden_run(finished):
+    assert_golden("ppo", tiny.logged(finished))
 
 
 def test_a_run_starts_on_its_reference_and_leaves_it(finished):

@@ -26,6 +26,7 @@ from rlhf_jax.training.selection import Selection
 from rlhf_jax.training.supervised import make_train_step
 from rlhf_jax.training.update import State
 from tests import numpy_llama, tiny
+from tests.golden_runs import assert_golden
 
 ADAM = optimizer.Config(learning_rate=1e-3)
 # Three pairs and a filler: a one-token prompt without responses.
@@ -83,6 +84,10 @@ def finished(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("reward")
     reward.run(config, workdir)
     return workdir
+
+
+def test_golden_run(finished):
+    assert_golden("reward", tiny.logged(finished))
 
 
 def expected_scores(tensors, model, params, batch):

@@ -32,6 +32,7 @@ from rlhf_jax.training.selection import Selection
 from rlhf_jax.training.supervised import make_train_step
 from rlhf_jax.training.update import State
 from tests import numpy_llama, tiny
+from tests.golden_runs import assert_golden
 
 ADAM = optimizer.Config(learning_rate=3e-3, schedule="cosine")
 BATCH = tiny.sequences([7, 1, 4, 9], [[5], [1], [8], [3]], prompt=9, response=8)
@@ -74,6 +75,10 @@ def finished(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("sft")
     sft.run(config, workdir)
     return workdir
+
+
+def test_golden_run(finished):
+    assert_golden("sft", tiny.logged(finished))
 
 
 def losses_of_tokens(tensors, model, batch):
