@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 TORCH_PYTHON := .torch-venv/bin/python
 STUDY := $(PYTHON) -m rlhf_jax.main
 
-.PHONY: help setup demo long tiny test lint format lock torch-setup oracle benchmark clean
+.PHONY: help setup demo long tiny test soak mutations lint format lock torch-setup oracle benchmark clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -22,6 +22,12 @@ tiny: setup ## the same pipeline on a tiny random model, about a minute
 
 test: setup ## the tests
 	$(PYTHON) -m pytest
+
+soak: setup ## the long tests: a study killed ten times
+	$(PYTHON) -m pytest -m soak
+
+mutations: setup ## whether the tests notice broken lines, into tests/mutations.md
+	$(PYTHON) -m tests.mutations
 
 lint: setup ## what ruff has to say
 	$(PYTHON) -m ruff check .

@@ -7,11 +7,17 @@ import hashlib
 import io
 import json
 import os
+import random
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from rlhf_jax.data.records import Example, Preference, Samples, read
@@ -151,3 +157,53 @@ def test_another_config_in_the_same_folder_is_refused(study):
     assert "error: " in refused.printed and "was written by another config" in refused.printed
     assert "seed: 0 -> 1" in refused.printed
     assert contents(study.folder) == before
+
+
+def arrays(run: Path) -> dict[str, np.ndarray]:
+    """Every array of a training run's last checkpoint, by item and path."""
+    steps = [path for path in (run / "checkpoints").iterdir() if path.name.isdigit()]
+    last = max(steps, key=lambda path: int(path.name))
+    found = {"step": np.array(int(last.name))}
+    for item in ("top", "rest"):
+        stored = ocp.StandardCheckpointHandler().metadata(last / item).tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+        restored = ocp.PyTreeCheckpointer().restore(last / item, restore_args=as_numpy)
+        found |= {f"{item}{jax.tree_util.keystr(path)}": leaf for path, leaf in jax.tree.leaves_with_path(restored)}
+    return found
+
+
+def results(folder: Path) -> dict[str, str]:
+    """What a study's stages wrote, without clock readings; lines in any order, since a resumed stage batches anew."""
+    files = [*folder.glob("*/*.jsonl"), folder / "report" / "report.json", folder / "frontier" / "frontier.json"]
+    texts = {path: path.read_text().replace(str(folder), "") for path in files if path.name != "timing.jsonl"}
+    ordered = {
+        path: text.splitlines() if path.name == "metrics.jsonl" else sorted(text.splitlines())
+        for path, text in texts.items()
+    }
+    return {str(path.relative_to(folder)): "\n".join(lines) for path, lines in ordered.items()}
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.soak)])
+def test_a_study_that_was_killed_ends_like_one_that_was_not(study, tmp_path, kills):
+    """Invariant 13: the real process, SIGKILL at random moments, the same command until it ends."""
+    rng, folder = random.Random(kills), tmp_path / study.folder.name
+    command = [sys.executable, "-m", "rlhf_jax.main", "--config=configs/tiny.py", f"--workdir={folder}"]
+    environment = {**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    for _ in range(kills):
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=rng.uniform(4, 12))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it was to be killed, not to end"
+    last = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert last.returncode == 0, last.stderr
+    for stage in ("sft", "reward", "ppo"):
+        expected, found = arrays(study.folder / stage), arrays(folder / stage)
+        assert sorted(found) == sorted(expected)
+        assert [name for name in expected if expected[name].tobytes() != found[name].tobytes()] == [], stage
+    expected, found = results(study.folder), results(folder)
+    assert sorted(found) == sorted(expected)
+    assert [name for name in expected if expected[name] != found[name]] == []
