@@ -11,14 +11,21 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from rlhf_jax import assets
 from rlhf_jax.errors import UserError
-from rlhf_jax.evaluation import encoders
+from rlhf_jax.evaluation import bidirectional
 from rlhf_jax.evaluation.encoders import load_encoder
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(30))]
+SPECIAL = ["[CLS]", "[PAD]", "[SEP]", "[UNK]"]  # as RoBERTa orders them: the padding id is 1
+WORDS = [*SPECIAL, *(f"w{i}" for i in range(30))]
 WIDTH, HEADS, LAYERS, FFN, POSITIONS, EPSILON = 24, 3, 2, 40, 50, 1e-12
+NAMES = {  # of the query, key, value and output layers and of the norm behind them
+    "bert": ("self.query", "self.key", "self.value", "output.dense", "output.LayerNorm"),
+    "roberta": ("self.query", "self.key", "self.value", "output.dense", "output.LayerNorm"),
+    "mpnet": ("attn.q", "attn.k", "attn.v", "attn.o", "LayerNorm"),
+}
+OFFSET = {"bert": 0, "roberta": 2, "mpnet": 2}  # rows of the position table that no real token reads
 
 
-def random_tensors() -> dict[str, np.ndarray]:
+def random_tensors(family: str = "bert") -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     tensors = {}
 
@@ -34,22 +41,33 @@ def random_tensors() -> dict[str, np.ndarray]:
         add(f"{name}.bias", outputs)
 
     add("embeddings.word_embeddings.weight", len(WORDS), WIDTH)
-    add("embeddings.position_embeddings.weight", POSITIONS, WIDTH)
-    add("embeddings.token_type_embeddings.weight", 2, WIDTH)
+    add("embeddings.position_embeddings.weight", POSITIONS + OFFSET[family], WIDTH)
+    if family != "mpnet":
+        add("embeddings.token_type_embeddings.weight", 2 if family == "bert" else 1, WIDTH)
+    else:
+        add("encoder.relative_attention_bias.weight", 32, HEADS)
     add_norm("embeddings.LayerNorm")
     for i in range(LAYERS):
         layer = f"encoder.layer.{i}"
-        for name in ("query", "key", "value"):
-            add_dense(f"{layer}.attention.self.{name}", WIDTH, WIDTH)
-        add_dense(f"{layer}.attention.output.dense", WIDTH, WIDTH)
-        add_norm(f"{layer}.attention.output.LayerNorm")
+        *dense, norm = NAMES[family]
+        for name in dense:
+            add_dense(f"{layer}.attention.{name}", WIDTH, WIDTH)
+        add_norm(f"{layer}.attention.{norm}")
         add_dense(f"{layer}.intermediate.dense", FFN, WIDTH)
         add_dense(f"{layer}.output.dense", WIDTH, FFN)
         add_norm(f"{layer}.output.LayerNorm")
     return tensors
 
 
-def oracle(tensors: dict[str, np.ndarray], ids: list[int]) -> np.ndarray:
+def bucket(distance: int) -> int:
+    """MPNet's bucket of a key so many tokens after the query, as its paper's authors count them."""
+    far, base = abs(distance), 16 if distance > 0 else 0
+    if far >= 8:
+        far = min(8 + int(math.log(far / 8) / math.log(128 / 8) * 8), 15)
+    return base + far
+
+
+def hidden_states(tensors: dict[str, np.ndarray], family: str, ids: list[int], segments: list[int]) -> np.ndarray:
     """One unpadded text through the published equations, in float64, head by head."""
     t = {name: value.astype(np.float64) for name, value in tensors.items()}
 
@@ -61,23 +79,36 @@ def oracle(tensors: dict[str, np.ndarray], ids: list[int]) -> np.ndarray:
     def dense(x: np.ndarray, name: str) -> np.ndarray:
         return x @ t[f"{name}.weight"].T + t[f"{name}.bias"]
 
-    x = t["embeddings.word_embeddings.weight"][ids] + t["embeddings.position_embeddings.weight"][: len(ids)]
-    x = norm(x + t["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
+    start = OFFSET[family]
+    x = t["embeddings.word_embeddings.weight"][ids]
+    x = x + t["embeddings.position_embeddings.weight"][start : start + len(ids)]
+    if family != "mpnet":
+        x = x + t["embeddings.token_type_embeddings.weight"][segments if family == "bert" else [0] * len(ids)]
+    x = norm(x, "embeddings.LayerNorm")
+    bias = np.zeros((len(ids), len(ids), HEADS))
+    if family == "mpnet":
+        distances = [[bucket(key - query) for key in range(len(ids))] for query in range(len(ids))]
+        bias = t["encoder.relative_attention_bias.weight"][np.array(distances)]
     size = WIDTH // HEADS
+    query, key, value, out, after = NAMES[family]
     for i in range(LAYERS):
         layer = f"encoder.layer.{i}"
-        q, k, v = (dense(x, f"{layer}.attention.self.{name}") for name in ("query", "key", "value"))
+        q, k, v = (dense(x, f"{layer}.attention.{name}") for name in (query, key, value))
         heads = []
         for h in range(HEADS):
             part = slice(h * size, (h + 1) * size)
-            weights = np.exp(q[:, part] @ k[:, part].T / math.sqrt(size))
+            weights = np.exp(q[:, part] @ k[:, part].T / math.sqrt(size) + bias[:, :, h])
             heads.append(weights / weights.sum(axis=1, keepdims=True) @ v[:, part])
-        attended = dense(np.concatenate(heads, axis=1), f"{layer}.attention.output.dense")
-        x = norm(x + attended, f"{layer}.attention.output.LayerNorm")
+        attended = dense(np.concatenate(heads, axis=1), f"{layer}.attention.{out}")
+        x = norm(x + attended, f"{layer}.attention.{after}")
         hidden = dense(x, f"{layer}.intermediate.dense")
         hidden = 0.5 * hidden * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
         x = norm(x + dense(hidden, f"{layer}.output.dense"), f"{layer}.output.LayerNorm")
-    pooled = x.mean(axis=0)
+    return x
+
+
+def oracle(family: str, ids: list[int], pool=lambda states: states.mean(axis=0)) -> np.ndarray:
+    pooled = pool(hidden_states(random_tensors(family), family, ids, [0] * len(ids)))
     return pooled / np.linalg.norm(pooled)
 
 
@@ -86,35 +117,55 @@ def write_json(path, value):
     path.write_text(json.dumps(value))
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-    """A published folder of a tiny random BERT, with a tokenizer file that pads and truncates as MiniLM's does."""
-    folder = tmp_path_factory.mktemp("bert")
-    config = {
-        "model_type": "bert",
+def write_folder(folder, family: str, tensors: dict[str, np.ndarray], **config):
+    """A published model folder, with a tokenizer file that pads and truncates as MiniLM's does."""
+    folder.mkdir(exist_ok=True)
+    settings = {
+        "model_type": family,
         "hidden_act": "gelu",
         "vocab_size": len(WORDS),
         "hidden_size": WIDTH,
         "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS,
         "intermediate_size": FFN,
-        "max_position_embeddings": POSITIONS,
+        "max_position_embeddings": POSITIONS + OFFSET[family],
+        "type_vocab_size": 2 if family == "bert" else 1,
+        "pad_token_id": 1,
         "layer_norm_eps": EPSILON,
+        **config,
     }
-    write_json(folder / "config.json", config)
-    modules = ["Transformer", "Pooling", "Normalize"]
-    write_json(folder / "modules.json", [{"type": f"sentence_transformers.models.{name}"} for name in modules])
-    write_json(folder / "1_Pooling/config.json", {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False})
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 60})
+    write_json(folder / "config.json", settings)
     tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    ends = (("[SEP]", SPECIAL.index("[SEP]")), ("[CLS]", SPECIAL.index("[CLS]")))
+    tokenizer.post_processor = processors.BertProcessing(*ends)
     tokenizer.enable_truncation(12)
     tokenizer.enable_padding(length=12)
     tokenizer.save(str(folder / "tokenizer.json"))
-    save_file(random_tensors(), folder / "model.safetensors")
+    save_file(tensors, folder / "model.safetensors")
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory):
+    """`(family, pooling) -> folder` of a tiny random sentence encoder."""
+
+    def write(family: str, pooling: str = "mean_tokens"):
+        folder = write_folder(tmp_path_factory.mktemp(family) / "model", family, random_tensors(family))
+        modules = ["Transformer", "Pooling", "Normalize"]
+        write_json(folder / "modules.json", [{"type": f"sentence_transformers.models.{name}"} for name in modules])
+        modes = {f"pooling_mode_{name}": name == pooling for name in ("mean_tokens", "cls_token", "max_tokens")}
+        write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": WIDTH, **modes})
+        write_json(folder / "sentence_bert_config.json", {"max_seq_length": 60})
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def bert(folder_of):
+    return folder_of("bert")
 
 
 def numbered(count: int, words: int, seed: int = 0) -> list[str]:
@@ -126,7 +177,7 @@ def numbered(count: int, words: int, seed: int = 0) -> list[str]:
 def ids(text: str) -> list[int]:
     """[CLS], the words, [SEP], at most as many as there are positions."""
     words = [WORDS.index(word) for word in text.split()]
-    return [2, *words[: POSITIONS - 2], 3]
+    return [WORDS.index("[CLS]"), *words[: POSITIONS - 2], WORDS.index("[SEP]")]
 
 
 @pytest.fixture(scope="module")
@@ -134,12 +185,20 @@ def encoder(bert):
     return load_encoder(str(bert))
 
 
-def test_vectors_equal_the_equations_in_float64(encoder):
+@pytest.mark.parametrize("family", NAMES)
+def test_vectors_equal_the_equations_in_float64(folder_of, family):
     texts = [text for words in (0, 1, 5, 14, 15, 40, 48, 80) for text in numbered(2, words)]
-    vectors = encoder(texts)
-    expected = np.stack([oracle(random_tensors(), ids(text)) for text in texts])
+    vectors = load_encoder(str(folder_of(family)))(texts)
+    expected = np.stack([oracle(family, ids(text)) for text in texts])
     assert vectors.dtype == np.float32
-    np.testing.assert_allclose(vectors, expected, atol=2e-6)
+    np.testing.assert_allclose(vectors, expected, atol=5e-6)
+
+
+@pytest.mark.parametrize(("pooling", "pool"), [("cls_token", lambda x: x[0]), ("max_tokens", lambda x: x.max(axis=0))])
+def test_states_are_pooled_as_the_models_config_says(folder_of, pooling, pool):
+    texts = [text for words in (0, 5, 20) for text in numbered(2, words)]
+    vectors = load_encoder(str(folder_of("bert", pooling)))(texts)
+    np.testing.assert_allclose(vectors, np.stack([oracle("bert", ids(text), pool) for text in texts]), atol=5e-6)
 
 
 def test_more_texts_than_a_batch_in_any_order(encoder):
@@ -168,9 +227,16 @@ def test_one_compilation_a_bucket(bert):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("config.json", {"model_type": "roberta"}, "config.json has model_type = 'roberta', expected \"bert\""),
+        (
+            "config.json",
+            {"model_type": "gpt2"},
+            "config.json has model_type = 'gpt2', expected one of bert, roberta, mpnet",
+        ),
+        ("config.json", {"model_type": "roberta", "pad_token_id": 0}, "config.json has pad_token_id = 0, expected 1"),
+        ("config.json", {"model_type": "bert", "hidden_act": "relu"}, "has hidden_act = 'relu', expected \"gelu\""),
         ("modules.json", [{"type": "a.Transformer"}, {"type": "a.Pooling"}, {"type": "a.Dense"}], "Dense"),
-        ("1_Pooling/config.json", {"pooling_mode_cls_token": True}, "chooses pooling_mode_cls_token"),
+        ("1_Pooling/config.json", {"pooling_mode_lasttoken": True}, "chooses pooling_mode_lasttoken, expected one of"),
+        ("1_Pooling/config.json", {}, "chooses nothing, expected one of pooling_mode_mean_tokens"),
         ("tokenizer.json", None, "tokenizer.json is missing"),
         ("model.safetensors", None, "model.safetensors is missing"),
     ],
@@ -210,5 +276,5 @@ def test_minilm_knows_a_paraphrase():
 
 
 def test_buckets_are_sorted_and_fit_a_batch():
-    assert list(encoders.BUCKETS) == sorted(set(encoders.BUCKETS))
-    assert encoders.BUCKETS[-1] <= encoders.TOKENS_PER_BATCH
+    assert list(bidirectional.BUCKETS) == sorted(set(bidirectional.BUCKETS))
+    assert bidirectional.BUCKETS[-1] <= bidirectional.TOKENS_PER_BATCH

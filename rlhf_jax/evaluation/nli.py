@@ -1,0 +1,151 @@
+"""Diversity by natural language inference (Stasaski & Hearst, 2022): texts that contradict each other are diverse."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlhf_jax import assets
+from rlhf_jax.errors import UserError
+from rlhf_jax.evaluation.bidirectional import FAMILIES, Bidirectional, Folder, batches
+from rlhf_jax.evaluation.diversity import Mode
+
+LABELS = ("contradiction", "neutral", "entailment")
+WEIGHTS = np.array([1.0, 0.0, -1.0])
+
+type Classifier = Callable[[Sequence[tuple[str, str]]], np.ndarray]
+"""Pairs (premise, hypothesis) to `[n, 3]` probabilities of `LABELS`."""
+
+
+class NliClassifier:
+    """Pairs of texts to the probabilities of contradiction, neutrality and entailment; each pair is read once.
+
+    Args:
+      path: a published folder of a sequence classifier whose `id2label` are those three (`roberta-large-mnli`).
+
+    Raises:
+      UserError: a file is missing, or describes another architecture or other labels.
+    """
+
+    def __init__(self, path: Path):
+        folder = Folder(path)
+        family = FAMILIES[folder.architecture.family]
+        named = {label.lower(): int(index) for index, label in folder.config.get("id2label", {}).items()}
+        if sorted(named) != sorted(LABELS):
+            raise UserError(f"{path / 'config.json'} has the labels {', '.join(named)}, expected {', '.join(LABELS)}.")
+        for name in (family.pooler, family.classifier):
+            if f"{name}.weight" not in folder.tensors:
+                raise UserError(f"{path / 'model.safetensors'} has no {name}, expected a sequence classifier.")
+        self._tokenizer = folder.tokenizer
+        head = {"pooler": folder.dense(family.pooler), "classifier": folder.dense(family.classifier)}
+        cpu = jax.local_devices(backend="cpu")[0]
+        self._params = jax.device_put({"network": folder.params(), "head": head}, cpu)
+        order = np.array([named[label] for label in LABELS])
+        self._classify = jax.jit(functools.partial(_classify, Bidirectional(folder.architecture), order))
+        self._known: dict[tuple[str, str], np.ndarray] = {}
+
+    def __call__(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """`[n, 3]` float32, in the order of the pairs and of `LABELS`."""
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
+        for batch in batches(self._tokenizer.encode_batch(new)):
+            found = np.asarray(self._classify(self._params, batch.tokens, batch.segments, batch.mask))
+            self._known |= {new[index]: row for index, row in zip(batch.rows, found, strict=False)}
+        return np.stack([self._known[pair] for pair in pairs]) if pairs else np.zeros((0, len(LABELS)), np.float32)
+
+
+def _classify(
+    network: Bidirectional,
+    order: np.ndarray,
+    params: Mapping[str, Any],
+    tokens: jax.Array,
+    segments: jax.Array,
+    mask: jax.Array,
+) -> jax.Array:
+    """The first token's state through a tanh layer and a linear one, as all three families do."""
+
+    def dense(name: str, x: jax.Array) -> jax.Array:
+        return x @ params["head"][name]["kernel"] + params["head"][name]["bias"]
+
+    first = network.apply({"params": params["network"]}, tokens, segments, mask)[:, 0]
+    return jax.nn.softmax(dense("classifier", jnp.tanh(dense("pooler", first))))[:, order]
+
+
+def load_nli_classifier(name: str) -> NliClassifier:
+    """Loads a classifier; `name` is what `assets.resolve` takes.
+
+    Raises:
+      UserError: the model is not there (the message says how to get it) or is none that `NliClassifier` knows.
+    """
+    return NliClassifier(assets.resolve(name))
+
+
+def sentences(text: str) -> list[str]:
+    """A text cut after ".", "!" or "?" before white space, and at line breaks; an empty text is one empty sentence."""
+    found = [sentence.strip() for sentence in re.split(r"(?<=[.!?])\s+|\n+", text)]
+    return [sentence for sentence in found if sentence] or [""]
+
+
+def nli_diversity(
+    outputs: Sequence[str],
+    classifier: Classifier,
+    mode: Mode = "default",
+    samples: int = 5,
+    largest: int = 0,
+    seed: int = 0,
+) -> float:
+    """Mean over unordered pairs of texts of how much they contradict each other.
+
+    Of each pair of texts, so many pairs of sentences are drawn, one from each; both orders of one are classified, and
+    each counts its likeliest label's probability times +1 for contradiction, 0 for neutral, -1 for entailment. Orders
+    are summed in "paper", so the value is in [-2, 2], and averaged by default, in [-1, 1]. The study's released code
+    differs: it draws characters instead of sentences, and adds and divides otherwise (docs/evaluation.md).
+
+    Args:
+      outputs: the texts.
+      classifier: pairs of texts to the probabilities of `LABELS`.
+      mode: "default" or "paper".
+      samples: pairs of sentences a pair of texts; all of them where there are no more.
+      largest: pairs of texts, drawn without replacement, where there are more; 0 for all.
+      seed: of the draws; the same seed gives the same value.
+
+    Raises:
+      UserError: unknown mode, fewer than two outputs, no samples, or a classifier that does not return probabilities.
+    """
+    if mode not in ("default", "paper"):
+        raise UserError(f'diversity mode is "{mode}", expected "default" or "paper".')
+    if len(outputs) < 2:
+        raise UserError(f"Pairwise diversity got {len(outputs)} output(s), expected two or more.")
+    if samples < 1 or largest < 0:
+        raise UserError(f"samples is {samples} and largest {largest}, expected 1 or more, and 0 or more.")
+    rng = np.random.default_rng(seed)
+    cut = [sentences(text) for text in outputs]
+    pairs = list(itertools.combinations(range(len(outputs)), 2))
+    if largest and len(pairs) > largest:
+        pairs = [pairs[i] for i in sorted(rng.choice(len(pairs), largest, replace=False))]
+    drawn = [_sentence_pairs(cut[i], cut[j], samples, rng) for i, j in pairs]
+    both = [pair for found in drawn for first, second in found for pair in ((first, second), (second, first))]
+    probabilities = np.asarray(classifier(both), np.float64)
+    if probabilities.shape != (len(both), len(LABELS)) or not np.isfinite(probabilities).all():
+        raise UserError(f"The classifier returned shape {list(probabilities.shape)}, expected [{len(both)}, 3].")
+    likeliest = probabilities.argmax(axis=1)
+    values = probabilities[np.arange(len(both)), likeliest] * WEIGHTS[likeliest]
+    orders = values.reshape(-1, 2).sum(axis=1) / (1 if mode == "paper" else 2)
+    ends = np.cumsum([len(found) for found in drawn])[:-1]
+    return float(np.mean([part.mean() for part in np.split(orders, ends)]))
+
+
+def _sentence_pairs(
+    first: Sequence[str], second: Sequence[str], samples: int, rng: np.random.Generator
+) -> list[tuple[str, str]]:
+    found = list(itertools.product(first, second))
+    if len(found) <= samples:
+        return found
+    return [found[i] for i in sorted(rng.choice(len(found), samples, replace=False))]
