@@ -331,6 +331,7 @@ def evaluate(folder: str, encoder: str, seed) -> ConfigDict:
             "stage": "evaluate",
             "samples": samples(folder),
             "encoder": encoder,
+            "nli": {"model": "", "samples": 5, "pairs": 0},
             "mode": "default",
             "pools": {},
             "seed": seed,

@@ -198,6 +198,32 @@ def across_input(samples: Sequence[Samples] | Sequence[Sequence[str]], metric: M
     return {"mean": metric(first), "standard_error": error, "n": len(first)}
 
 
+def across_input_of_pairs(
+    samples: Sequence[Samples] | Sequence[Sequence[str]],
+    pair_values: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]],
+) -> dict[str, Any]:
+    """`across_input` of a metric that is a mean over pairs, whose jackknife then asks for no pair anew.
+
+    Args:
+      samples: records, or one list of outputs per input.
+      pair_values: a list of texts to `(pairs [M, 2], values [M])`; not all pairs need be among them.
+
+    Returns:
+      As `across_input`; the error is None where leaving out a group of inputs leaves no pair.
+
+    Raises:
+      UserError: no input, or an input without outputs.
+    """
+    first = [texts[0] for texts in _outputs(samples)]
+    pairs, values = pair_values(first)
+    groups = min(len(first), JACKKNIFE_GROUPS)
+    kept = [values[(pairs % groups != g).all(axis=1)] for g in range(groups)]
+    error = None
+    if len(first) > 2 and all(map(len, kept)):
+        error = float(np.sqrt((groups - 1) * np.var([found.mean() for found in kept])))
+    return {"mean": float(values.mean()), "standard_error": error, "n": len(first)}
+
+
 def _outputs(samples: Sequence[Samples] | Sequence[Sequence[str]]) -> list[list[str]]:
     outputs = [judged(record, record.outputs) if hasattr(record, "outputs") else list(record) for record in samples]
     if not outputs or not all(outputs):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from rlhf_jax.evaluation.diversity import (
     Encoder,
     Metric,
     across_input,
+    across_input_of_pairs,
     expectation_adjusted_distinct,
     judged,
     pairwise_similarity_diversity,
@@ -30,8 +31,25 @@ from rlhf_jax.evaluation.pools import simulated_best
 from rlhf_jax.evaluation.statistics import mean_and_error
 from rlhf_jax.evaluation.text import copied_share, length_in_words, repetition, rouge_l
 
+NO_MODEL = "no model is set for it"
+
 type Result = dict[str, Any]
 type Answers = dict[str, list[str]]  # to each prompt, by its id
+
+
+@dataclass(frozen=True)
+class Nli:
+    """Diversity by natural language inference.
+
+    Attributes:
+      model: a classifier as `load_nli_classifier` takes it (the study: roberta-large-mnli); "" leaves it out.
+      samples: pairs of sentences that are drawn from each pair of outputs.
+      pairs: pairs of outputs of one set, drawn where there are more; 0 for all.
+    """
+
+    model: str
+    samples: int
+    pairs: int
 
 
 @dataclass(frozen=True)
@@ -42,7 +60,8 @@ class Config:
       stage: "evaluate".
       samples: model name to its samples.jsonl.
       encoder: the sentence encoder as `load_encoder` takes it; "" leaves Sentence-BERT diversity out.
-      mode: of expectation-adjusted distinct n-grams, "default" or "paper".
+      nli: of diversity by natural language inference.
+      mode: of expectation-adjusted distinct n-grams and of inference, "default" or "paper".
       pools: best-of-N model name to a samples.jsonl with rewards and at least 4N outputs a prompt, drawn as its own:
         the per-input diversity is that of N simulated answers (`pools.simulated_best`). Models without one have none.
       seed: of those draws.
@@ -51,17 +70,18 @@ class Config:
     stage: str
     samples: dict[str, str]
     encoder: str
+    nli: Nli
     mode: Literal["default", "paper"]
     pools: dict[str, str]
     seed: int
 
 
 def run(config: Config, workdir: Path) -> None:
-    """Writes evaluation.json: `{"encoder", "mode", "models": {model: {split: results}}}`.
+    """Writes evaluation.json: `{"encoder", "nli", "mode", "models": {model: {split: results}}}`.
 
     The results of a split are `prompts`, `outputs` (a prompt), `temperature`, and the metrics `length` (words),
     `rouge_l`, `copied`, `repetition`, `finished` (shares), `reward`, and under `per_input` and `across_input` the
-    diversities `ead` and `sentence_bert`. A metric is `{"mean", "standard_error", "n"}` with n = prompts, or
+    diversities `ead`, `sentence_bert` and `nli`. A metric is `{"mean", "standard_error", "n"}` with n = prompts, or
     `{"not_computed": reason}`. What is not diversity is averaged over a prompt's outputs first (the selected one of
     best-of-N), so that the error is that between prompts.
 
@@ -77,20 +97,43 @@ def run(config: Config, workdir: Path) -> None:
     answers = {
         model: _simulated_answers(samples[model], Path(file), config.seed) for model, file in config.pools.items()
     }
-    metrics: dict[str, Metric | None] = {
-        "ead": functools.partial(expectation_adjusted_distinct, mode=config.mode),
+    metrics = {
+        "ead": _set_metric(functools.partial(expectation_adjusted_distinct, mode=config.mode)),
         "sentence_bert": None,
+        "nli": _by_inference(config) if config.nli.model else None,
     }
     if config.encoder:
         encoder = _encode_all(config.encoder, samples, answers)
-        metrics["sentence_bert"] = functools.partial(pairwise_similarity_diversity, encoder=encoder)
+        metrics["sentence_bert"] = _set_metric(functools.partial(pairwise_similarity_diversity, encoder=encoder))
     models = {
         model: {split: _evaluate(records, metrics, answers.get(model)) for split, records in splits.items()}
         for model, splits in samples.items()
     }
-    evaluation = {"encoder": config.encoder, "mode": config.mode, "models": models}
+    evaluation = {"encoder": config.encoder, "nli": config.nli.model, "mode": config.mode, "models": models}
     write_text(path, json.dumps(evaluation, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     print(f"{path}: {len(models)} model(s).")
+
+
+class Diversity(NamedTuple):
+    """A diversity, of the outputs to each input and of one output per input, each from texts to a metric."""
+
+    per_input: Callable[[Sequence[Samples] | Sequence[Sequence[str]]], Result]
+    across_input: Callable[[Sequence[Samples]], Result]
+
+
+def _set_metric(metric: Metric) -> Diversity:
+    return Diversity(functools.partial(per_input, metric=metric), functools.partial(across_input, metric=metric))
+
+
+def _by_inference(config: Config) -> Diversity:
+    from rlhf_jax.evaluation.nli import load_nli_classifier, nli_diversity, pair_values
+
+    settings = {"mode": config.mode, "samples": config.nli.samples, "largest": config.nli.pairs, "seed": config.seed}
+    settings["classifier"] = load_nli_classifier(config.nli.model)
+    return Diversity(
+        functools.partial(per_input, metric=functools.partial(nli_diversity, **settings)),
+        functools.partial(across_input_of_pairs, pair_values=functools.partial(pair_values, **settings)),
+    )
 
 
 def _by_split(path: Path) -> dict[str, list[Samples]]:
@@ -134,7 +177,7 @@ def _encode_all(name: str, samples: dict[str, dict[str, list[Samples]]], answers
     return encoder
 
 
-def _evaluate(records: Sequence[Samples], metrics: dict[str, Metric | None], answers: Answers | None) -> Result:
+def _evaluate(records: Sequence[Samples], metrics: dict[str, Diversity | None], answers: Answers | None) -> Result:
     return {
         "prompts": len(records),
         "outputs": records[0].n,
@@ -169,24 +212,24 @@ def _reward(records: Sequence[Samples]) -> Result:
     return mean_and_error([fmean(values) for values in rewards])
 
 
-def _per_input(records: Sequence[Samples], metric: Metric | None, answers: Answers | None) -> Result:
-    if metric is None:
-        return _not_computed("no encoder is set")
+def _per_input(records: Sequence[Samples], diversity: Diversity | None, answers: Answers | None) -> Result:
+    if diversity is None:
+        return _not_computed(NO_MODEL)
     if records[0].selected is not None:
         if answers is None:
             return _not_computed(f"needs simulated Bo{records[0].n} sets from a pool of at least 4N")
-        return per_input([answers[record.id] for record in records], metric)
+        return diversity.per_input([answers[record.id] for record in records])
     if records[0].n < 2:
         return _not_computed("needs two outputs a prompt or more")
-    return per_input(records, metric)
+    return diversity.per_input(records)
 
 
-def _across_input(records: Sequence[Samples], metric: Metric | None) -> Result:
-    if metric is None:
-        return _not_computed("no encoder is set")
+def _across_input(records: Sequence[Samples], diversity: Diversity | None) -> Result:
+    if diversity is None:
+        return _not_computed(NO_MODEL)
     if len(records) < 2:
         return _not_computed("needs two prompts or more")
-    return across_input(records, metric)
+    return diversity.across_input(records)
 
 
 def _not_computed(reason: str) -> Result:

@@ -101,7 +101,19 @@ def nli_diversity(
     largest: int = 0,
     seed: int = 0,
 ) -> float:
-    """Mean over unordered pairs of texts of how much they contradict each other.
+    """Mean over unordered pairs of texts of how much they contradict each other: the mean of `pair_values`."""
+    return float(pair_values(outputs, classifier, mode, samples, largest, seed)[1].mean())
+
+
+def pair_values(
+    outputs: Sequence[str],
+    classifier: Classifier,
+    mode: Mode = "default",
+    samples: int = 5,
+    largest: int = 0,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """How much each unordered pair of texts contradicts each other.
 
     Of each pair of texts, so many pairs of sentences are drawn, one from each; both orders of one are classified, and
     each counts its likeliest label's probability times +1 for contradiction, 0 for neutral, -1 for entailment. Orders
@@ -115,6 +127,9 @@ def nli_diversity(
       samples: pairs of sentences a pair of texts; all of them where there are no more.
       largest: pairs of texts, drawn without replacement, where there are more; 0 for all.
       seed: of the draws; the same seed gives the same value.
+
+    Returns:
+      `(pairs, values)`: `[M, 2]` places in `outputs`, and `[M]` float64.
 
     Raises:
       UserError: unknown mode, fewer than two outputs, no samples, or a classifier that does not return probabilities.
@@ -139,7 +154,7 @@ def nli_diversity(
     values = probabilities[np.arange(len(both)), likeliest] * WEIGHTS[likeliest]
     orders = values.reshape(-1, 2).sum(axis=1) / (1 if mode == "paper" else 2)
     ends = np.cumsum([len(found) for found in drawn])[:-1]
-    return float(np.mean([part.mean() for part in np.split(orders, ends)]))
+    return np.array(pairs), np.array([part.mean() for part in np.split(orders, ends)])
 
 
 def _sentence_pairs(

@@ -31,7 +31,7 @@ class Summary:
     Attributes:
       rows: by model, then metric, then part: `id_test`, `ood_test`, for `win_rate` also `gap`, for `kl` `k1` and `k3`.
         Metrics: win_rate and head_to_head (percent), reward, rouge_l, length (words), copied and finished (shares),
-        per_input_ead, per_input_sentence_bert, across_input_ead, across_input_sentence_bert, kl (nats a response).
+        per_input_ead, per_input_sentence_bert, per_input_nli, the same three across_input, kl (nats a response).
       baseline: the model that others are judged against head to head; "" where there is none.
       judges: who judged.
       encoder: the encoder behind Sentence-BERT diversity; "" where there is none.
@@ -82,7 +82,7 @@ def _row(study: Study, model: str, baseline: str) -> Row:
     for name in _PLAIN:
         row[name] = {split: metric(split, name) for split in (ID, OOD)}
     for scope in ("per_input", "across_input"):
-        for name in ("ead", "sentence_bert"):
+        for name in ("ead", "sentence_bert", "nli"):
             row[f"{scope}_{name}"] = {split: metric(split, scope, name) for split in (ID, OOD)}
     row["kl"] = _kl(study, model, baseline)
     return row

@@ -52,7 +52,7 @@ class Table:
 
 
 def make_tables(summary: Summary) -> list[Table]:
-    """Win rates, reward and KL; diversity; the texts themselves."""
+    """Win rates, reward and KL; diversity, by inference only where it was computed; the texts themselves."""
     baseline = summary.baseline or "baseline"
 
     def splits(group: str, metric: str, decimals: int) -> list[Column]:
@@ -72,6 +72,11 @@ def make_tables(summary: Summary) -> list[Table]:
         *splits("across-input EAD", "across_input_ead", 3),
         *splits("across-input Sentence-BERT", "across_input_sentence_bert", 3),
     ]
+    inference = [
+        *splits("per-input NLI", "per_input_nli", 3),
+        *splits("across-input NLI", "across_input_nli", 3),
+    ]
+    inferred = any("mean" in row[column.metric][column.part] for row in summary.rows.values() for column in inference)
     texts = [
         *splits("ROUGE-L", "rouge_l", 3),
         *splits("length, words", "length", 1),
@@ -81,6 +86,7 @@ def make_tables(summary: Summary) -> list[Table]:
     return [
         _table("Win rates, reward and KL", wins, summary),
         _table("Diversity", diversity, summary),
+        *([_table("Diversity by inference", inference, summary)] if inferred else []),
         _table("Texts", texts, summary),
     ]
 

@@ -99,7 +99,9 @@ def test_evaluate_reads_them(tmp_path):
     rows = files([2.0, 1.0])
     del rows["annotations"]
     converted(tmp_path, rows)
-    config = evaluate.Config("evaluate", {"alpaca": str(tmp_path / "run" / "samples.jsonl")}, "", "default", {}, 0)
+    config = evaluate.Config(
+        "evaluate", {"alpaca": str(tmp_path / "run" / "samples.jsonl")}, "", evaluate.Nli("", 5, 0), "default", {}, 0
+    )
     evaluate.run(config, tmp_path)
     results = json.loads((tmp_path / "evaluation.json").read_text())["models"]["alpaca"]["ood_test"]
     assert results["prompts"] == 2

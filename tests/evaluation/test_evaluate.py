@@ -8,7 +8,7 @@ import pytest
 from rlhf_jax.data.formats import docstring_prompt
 from rlhf_jax.data.records import Samples, write
 from rlhf_jax.errors import UserError
-from rlhf_jax.evaluation import encoders, evaluate
+from rlhf_jax.evaluation import encoders, evaluate, nli
 from rlhf_jax.evaluation.diversity import (
     across_input,
     expectation_adjusted_distinct,
@@ -16,6 +16,7 @@ from rlhf_jax.evaluation.diversity import (
     per_input,
 )
 
+NO_NLI = evaluate.Nli(model="", samples=5, pairs=0)
 TEXT = "Compute the inverse of a square matrix by elimination with pivots."
 OUTPUTS = [
     ["invert a matrix", "compute the inverse of a matrix"],
@@ -49,12 +50,17 @@ def records(**fields) -> list[Samples]:
 
 
 def evaluated(
-    tmp_path, models: dict[str, list[Samples]], encoder: str = "", mode: str = "default", pools: dict | None = None
+    tmp_path,
+    models: dict[str, list[Samples]],
+    encoder: str = "",
+    mode: str = "default",
+    pools: dict | None = None,
+    nli: evaluate.Nli = NO_NLI,
 ) -> dict:
     paths = {model: str(tmp_path / f"{model}.jsonl") for model in models}
     for model, samples in models.items():
         write(paths[model], samples)
-    evaluate.run(evaluate.Config("evaluate", paths, encoder, mode, pools or {}, 0), tmp_path / "out")
+    evaluate.run(evaluate.Config("evaluate", paths, encoder, nli, mode, pools or {}, 0), tmp_path / "out")
     return json.loads((tmp_path / "out/evaluation.json").read_text())
 
 
@@ -89,8 +95,32 @@ def test_diversity_is_that_of_the_functions(tmp_path, monkeypatch, mode):
         for scope, function in (("per_input", per_input), ("across_input", across_input)):
             ead = function(OUTPUTS, lambda texts: expectation_adjusted_distinct(texts, mode=mode))
             bert = function(OUTPUTS, lambda texts: pairwise_similarity_diversity(texts, hashed))
-            assert result[scope] == {"ead": ead, "sentence_bert": bert}
+            assert result[scope] == {
+                "ead": ead,
+                "sentence_bert": bert,
+                "nli": {"not_computed": "no model is set for it"},
+            }
     assert calls == [[text for texts in OUTPUTS for text in texts]]
+
+
+def opposed(pairs) -> np.ndarray:
+    """Contradiction where the lengths differ by an odd number, entailment where by an even one."""
+    return np.array([np.eye(3)[0 if (len(a) - len(b)) % 2 else 2] * 0.9 + 0.1 / 3 for a, b in pairs])
+
+
+@pytest.mark.parametrize("mode", ["default", "paper"])
+def test_diversity_by_inference_is_that_of_the_function_and_its_error_a_jackknife(tmp_path, monkeypatch, mode):
+    monkeypatch.setattr(nli, "load_nli_classifier", lambda name: opposed)
+    settings = evaluate.Nli("some/classifier", samples=2, pairs=0)
+    evaluation = evaluated(tmp_path, {"sft": records()}, mode=mode, nli=settings)
+    assert evaluation["nli"] == "some/classifier"
+    result = evaluation["models"]["sft"]["id_test"]
+
+    def diversity(texts):
+        return nli.nli_diversity(texts, opposed, mode=mode, samples=2)
+
+    assert result["per_input"]["nli"] == pytest.approx(per_input(OUTPUTS, diversity))
+    assert result["across_input"]["nli"] == pytest.approx(across_input(OUTPUTS, diversity))
 
 
 def test_splits_are_kept_apart(tmp_path):
@@ -114,8 +144,9 @@ def test_what_cannot_be_computed_says_why(tmp_path):
     other[0] = dataclasses.replace(other[0], prompt="Summarise: text")
     result = evaluated(tmp_path, {"sft": other})["models"]["sft"]["id_test"]
     assert result["reward"] == {"not_computed": "3 of 3 prompts carry no rewards"}
-    assert result["per_input"]["sentence_bert"] == {"not_computed": "no encoder is set"}
-    assert result["across_input"]["sentence_bert"] == {"not_computed": "no encoder is set"}
+    for name in ("sentence_bert", "nli"):
+        assert result["per_input"][name] == {"not_computed": "no model is set for it"}
+        assert result["across_input"][name] == {"not_computed": "no model is set for it"}
     assert "no text field" in result["copied"]["not_computed"]
 
     single = evaluated(tmp_path / "single", {"sft": [sample("a", ["one"])]})["models"]["sft"]["id_test"]

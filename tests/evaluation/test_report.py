@@ -474,6 +474,19 @@ def test_the_encoder_is_called_the_judges_own_only_where_it_is(tmp_path: Path, w
     assert "judge&#39;s own" not in page(tmp_path) and "gold (lexical), is a simulated" in page(tmp_path)
 
 
+def test_inference_has_a_table_where_it_was_computed(study: Path, tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "study")
+    path = folder / "evaluate" / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    evaluation["models"]["sft"]["id_test"]["per_input"]["nli"] = metric(0.123, 0.045)
+    dump(path, evaluation)
+    report.run(make_config(folder), tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "Diversity by inference" in text and "0.123±0.045" in text
+    report.run(make_config(study), tmp_path / "without")
+    assert "by inference" not in (tmp_path / "without" / "report.md").read_text()
+
+
 def test_only_a_gold_judge_is_called_simulated(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study")
     path = study / "judge/judgements.jsonl"
