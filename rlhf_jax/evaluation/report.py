@@ -21,7 +21,7 @@ from rlhf_jax.evaluation import plots
 from rlhf_jax.evaluation.gold import GoldConfig
 from rlhf_jax.evaluation.study import Study, read_study, require_seeds_of_one_study
 from rlhf_jax.evaluation.summary import REFERENCE, Summary, summarise
-from rlhf_jax.evaluation.tables import Table, console, make_tables, markdown, meaning_of_errors
+from rlhf_jax.evaluation.tables import Table, console, latex, make_tables, markdown, meaning_of_errors
 
 PROMPTS_A_SPLIT = 40
 EMBEDDED_BYTES = 1_500_000
@@ -56,7 +56,7 @@ class Config:
 
 
 def run(config: Config, workdir: Path) -> None:
-    """Writes workdir/report.html, report.json and report.md, and prints the tables.
+    """Writes workdir/report.html, report.json, report.md and tables.tex, and prints the tables.
 
     Raises:
       UserError: a run that lacks a file, a file that does not parse, or runs that differ in more than their seeds.
@@ -72,6 +72,7 @@ def run(config: Config, workdir: Path) -> None:
     tables = make_tables(summary)
     write_text(workdir / "report.json", _json(config, summary))
     write_text(workdir / "report.md", _markdown(config, summary, tables))
+    write_text(workdir / "tables.tex", "\n\n".join(map(latex, tables)) + "\n")
     write_text(workdir / "report.html", _html(config, studies, summary, tables))
     paragraphs = [config.title, *map(console, tables), *(_wrap(text) for text in _reading(summary))]
     print("\n\n".join(paragraphs), f"\nreport: {workdir / 'report.html'}", sep="\n")
@@ -103,7 +104,9 @@ def _reading(summary: Summary) -> list[str]:
         meaning_of_errors(summary),
         f"ID is in distribution, OOD out of distribution, gap is ID minus OOD in percent points; ties count half. "
         f"KL to {baseline}: of a trained policy the estimates k1 and k3 at its last logged step, of best-of-n "
-        "log n - (n - 1) / n in both columns, which is relative to sampling at its own temperature.",
+        "log n - (n - 1) / n in both columns, which is relative to sampling at its own temperature. Length-controlled "
+        "wins are those that a logistic model predicts at equal length; strength is Bradley and Terry's over all "
+        "comparisons of a split, the reference among them.",
         *_about(summary),
     ]
 
@@ -130,6 +133,7 @@ def _json(config: Config, summary: Summary) -> str:
         "encoder": summary.encoder,
         "baseline": summary.baseline,
         "models": summary.rows,
+        "reward_models": summary.reward_models,
         "about": _about(summary),
         "notes": config.notes,
     }

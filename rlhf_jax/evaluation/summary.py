@@ -6,15 +6,22 @@ A metric is `{"mean", "standard_error", "n"}` or `{"not_computed": reason}`, as 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
+from scipy.stats import norm, t
+
 from rlhf_jax.errors import UserError
+from rlhf_jax.evaluation.diversity import judged
+from rlhf_jax.evaluation.length_control import length_controlled_win_rate
 from rlhf_jax.evaluation.pools import best_of_n_kl
+from rlhf_jax.evaluation.ranking import bradley_terry
 from rlhf_jax.evaluation.statistics import mean_and_error
 from rlhf_jax.evaluation.study import Study
-from rlhf_jax.evaluation.winrate import generalisation_gap, win_rate
+from rlhf_jax.evaluation.winrate import generalisation_gap, preferences_by_prompt, win_rate
 
 type Metric = dict[str, Any]
 type Row = dict[str, dict[str, Metric]]
@@ -29,9 +36,13 @@ class Summary:
     """What the tables and plots show.
 
     Attributes:
-      rows: by model, then metric, then part: `id_test`, `ood_test`, for `win_rate` also `gap`, for `kl` `k1` and `k3`.
-        Metrics: win_rate and head_to_head (percent), reward, rouge_l, length (words), copied and finished (shares),
-        per_input_ead, per_input_sentence_bert, per_input_nli, the same three across_input, kl (nats a response).
+      rows: by model, then metric, then part: `id_test`, `ood_test`, for `win_rate` also `gap` and the ends of its 95 %
+        interval, `gap_low` and `gap_high`, for `kl` `k1` and `k3`. Metrics: win_rate, head_to_head and
+        length_controlled (percent), strength (Bradley-Terry's, log-odds), reward, rouge_l, length (words), copied and
+        finished (shares), per_input_ead, per_input_sentence_bert, per_input_nli, the same three across_input, kl (nats
+        a response).
+      reward_models: by training stage that logs the accuracy on held-out pairs, then metric (`accuracy`, percent;
+        `calibration_error`), then split.
       baseline: the model that others are judged against head to head; "" where there is none.
       judges: who judged.
       encoder: the encoder behind Sentence-BERT diversity; "" where there is none.
@@ -39,6 +50,7 @@ class Summary:
     """
 
     rows: dict[str, Row]
+    reward_models: dict[str, Row]
     baseline: str
     judges: tuple[str, ...]
     encoder: str
@@ -57,9 +69,20 @@ def summarise(studies: Sequence[Study]) -> Summary:
             f"the judgements are head to head against {', '.join(sorted(baselines))}; expected at most one baseline."
         )
     baseline = next(iter(baselines), "")
-    rows = {model: _over_seeds([_row(study, model, baseline) for study in studies]) for model in studies[0].samples}
+    strengths = [_strengths(study) for study in studies]
+    rows = {
+        model: _over_seeds(
+            [
+                _row(study, model, baseline) | _strength(found, model)
+                for study, found in zip(studies, strengths, strict=True)
+            ]
+        )
+        for model in studies[0].samples
+    }
+    judging = [stage for stage in studies[0].training if _held_out(studies[0], stage)]
     return Summary(
         rows=rows,
+        reward_models={stage: _over_seeds([_reward_model(study, stage) for study in studies]) for stage in judging},
         baseline=baseline,
         judges=tuple(sorted({judgement["judge"] for study in studies for judgement in study.judgements})),
         encoder=studies[0].evaluation.get("encoder") or "",
@@ -85,6 +108,7 @@ def _row(study: Study, model: str, baseline: str) -> Row:
         for name in ("ead", "sentence_bert", "nli"):
             row[f"{scope}_{name}"] = {split: metric(split, scope, name) for split in (ID, OOD)}
     row["kl"] = _kl(study, model, baseline)
+    row["length_controlled"] = {split: _length_controlled(study, model, split) for split in (ID, OOD)}
     return row
 
 
@@ -109,15 +133,88 @@ def _win_rates(study: Study, model: str, baseline: str) -> Row:
     against_reference = {split: rate(split, REFERENCE) for split in (ID, OOD)}
     missing = [value for value in against_reference.values() if "not_computed" in value]
     if missing:
-        gap = missing[0]
+        gap = dict.fromkeys(("gap", "gap_low", "gap_high"), missing[0])
     else:
         result = generalisation_gap(preferences(ID, REFERENCE), preferences(OOD, REFERENCE))
         n = sum(value["n"] for value in against_reference.values())
-        gap = {"mean": result["gap"], "standard_error": result["standard_error"], "n": n}
+        gap = {"gap": {"mean": result["gap"], "standard_error": result["standard_error"], "n": n}}
+        gap |= _ends(result["interval"], n)
     return {
-        "win_rate": {**against_reference, "gap": gap},
+        "win_rate": {**against_reference, **gap},
         "head_to_head": {split: rate(split, baseline) for split in (ID, OOD)},
     }
+
+
+def _ends(interval: tuple[float, float] | None, n: int) -> dict[str, Metric]:
+    if interval is None:
+        return dict.fromkeys(("gap_low", "gap_high"), {"not_computed": "a single comparison has no interval"})
+    ends = dict(zip(("gap_low", "gap_high"), interval, strict=True))
+    return {name: {"mean": end, "standard_error": None, "n": n} for name, end in ends.items()}
+
+
+def _length_controlled(study: Study, model: str, split: str) -> Metric:
+    """Against the reference; a prompt's length is the mean of its outputs', in characters."""
+    records = {record.id: record for record in study.samples[model]}
+    try:
+        preferences = preferences_by_prompt(study.judgements, model, REFERENCE, split)
+        found = [records[key] for key in preferences]
+        lengths = [fmean(map(len, judged(record, record.outputs))) for record in found]
+        references = [len(record.reference) for record in found]
+        result = length_controlled_win_rate(list(preferences.values()), lengths, references)
+    except UserError as error:
+        return {"not_computed": str(error).rstrip(".")}
+    except KeyError as missing:
+        return {"not_computed": f"the samples of {model} have no prompt {missing}"}
+    return {"mean": result["win_rate"], "standard_error": result["standard_error"], "n": result["n"]}
+
+
+def _strengths(study: Study) -> dict[str, dict[str, Any] | str]:
+    """By split, `bradley_terry`'s entries by model, or why there are none."""
+    strengths: dict[str, dict[str, Any] | str] = {}
+    for split in (ID, OOD):
+        try:
+            ranking = bradley_terry([line for line in study.judgements if line["split"] == split])
+            strengths[split] = {entry["model"]: entry for entry in ranking}
+        except UserError as error:
+            strengths[split] = str(error).rstrip(".")
+    return strengths
+
+
+def _strength(strengths: Mapping[str, dict[str, Any] | str], model: str) -> Row:
+    """Its error is that of a normal distribution with the bootstrap's 95 % interval."""
+    row: dict[str, Metric] = {}
+    for split, found in strengths.items():
+        if isinstance(found, str) or model not in found:
+            row[split] = {"not_computed": found if isinstance(found, str) else f"{model} was not compared on {split}"}
+        else:
+            low, high = found[model]["interval"]
+            error = (high - low) / (2 * norm.ppf(0.975))
+            row[split] = {"mean": found[model]["strength"], "standard_error": error, "n": found[model]["comparisons"]}
+    return {"strength": row}
+
+
+def _held_out(study: Study, stage: str) -> list[str]:
+    """The splits on which a stage logs the accuracy of its scores, that out of distribution last."""
+    logged = {name for line in study.training[stage] for name in line}
+    splits = {found[1] for name in logged if (found := re.fullmatch("eval/([^/]+)/accuracy", name))}
+    return sorted(splits, key=lambda split: (split == OOD, split))
+
+
+def _reward_model(study: Study, stage: str) -> Row:
+    """As last logged; the calibration error is in shares."""
+    row: Row = {"accuracy": {}, "calibration_error": {}}
+    for split in _held_out(study, stage):
+
+        def last(name: str, split: str = split) -> float | None:
+            found = values(study.training[stage], f"eval/{split}/{name}")
+            return found[-1][1] if found else None
+
+        accuracy, error, calibration = map(last, ("accuracy", "accuracy_standard_error", "calibration_error"))
+        error = None if error is None else 100 * error
+        row["accuracy"][split] = {"mean": 100 * accuracy, "standard_error": error, "n": 1}
+        known = {"mean": calibration, "standard_error": None, "n": 1}
+        row["calibration_error"][split] = {"not_computed": "it was not logged"} if calibration is None else known
+    return row
 
 
 def _kl(study: Study, model: str, baseline: str) -> dict[str, Metric]:
@@ -149,7 +246,12 @@ def values(metrics: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, f
 def _over_seeds(rows: Sequence[Row]) -> Row:
     if len(rows) == 1:
         return rows[0]
-    return {name: {part: _mean([row[name][part] for row in rows]) for part in parts} for name, parts in rows[0].items()}
+    mean = {name: {part: _mean([row[name][part] for row in rows]) for part in parts} for name, parts in rows[0].items()}
+    gap = mean.get("win_rate", {}).get("gap", {})
+    if "mean" in gap:  # the interval of the mean, not the mean of the intervals
+        half = t.ppf(0.975, len(rows) - 1) * gap["standard_error"]
+        mean["win_rate"] |= _ends((gap["mean"] - half, gap["mean"] + half), gap["n"])
+    return mean
 
 
 def _mean(metrics: Sequence[Metric]) -> Metric:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from rlhf_jax.evaluation.summary import ID, OOD, Metric, Summary
+from rlhf_jax.evaluation.summary import ID, OOD, Metric, Row, Summary
 
 _GAP = "  "
 
@@ -52,7 +53,10 @@ class Table:
 
 
 def make_tables(summary: Summary) -> list[Table]:
-    """Win rates, reward and KL; diversity, by inference only where it was computed; the texts themselves."""
+    """Win rates, reward and KL; win rates further; diversity; the texts; the reward model on held-out pairs.
+
+    Diversity by inference and the reward model have a table only where there is something in it.
+    """
     baseline = summary.baseline or "baseline"
 
     def splits(group: str, metric: str, decimals: int) -> list[Column]:
@@ -65,6 +69,13 @@ def make_tables(summary: Summary) -> list[Table]:
         *splits("reward", "reward", 2),
         Column(f"KL to {baseline}, nats", "k1", "kl", "k1", 2),
         Column(f"KL to {baseline}, nats", "k3", "kl", "k3", 2),
+    ]
+    against = "length-controlled wins against the reference, %"
+    further = [
+        *splits(against, "length_controlled", 1),
+        Column("gap, 95 % interval", "from", "win_rate", "gap_low", 1, signed=True),
+        Column("gap, 95 % interval", "to", "win_rate", "gap_high", 1, signed=True),
+        *splits("strength, log-odds", "strength", 2),
     ]
     diversity = [
         *splits("per-input EAD", "per_input_ead", 3),
@@ -83,11 +94,18 @@ def make_tables(summary: Summary) -> list[Table]:
         *splits("copied 4-grams, share", "copied", 2),
         *splits("finished, share", "finished", 2),
     ]
+    held_out = list(next(iter(summary.reward_models.values()), {}).get("accuracy", ()))
+    judging = [
+        *(Column("pairs right, %", split, "accuracy", split, 1) for split in held_out),
+        *(Column("calibration error", split, "calibration_error", split, 3) for split in held_out),
+    ]
     return [
-        _table("Win rates, reward and KL", wins, summary),
-        _table("Diversity", diversity, summary),
-        *([_table("Diversity by inference", inference, summary)] if inferred else []),
-        _table("Texts", texts, summary),
+        _table("Win rates, reward and KL", wins, summary.rows),
+        _table("Win rates at equal length, gaps and ranking", further, summary.rows),
+        _table("Diversity", diversity, summary.rows),
+        *([_table("Diversity by inference", inference, summary.rows)] if inferred else []),
+        _table("Texts", texts, summary.rows),
+        *([_table("Reward model", judging, summary.reward_models)] if judging else []),
     ]
 
 
@@ -145,7 +163,44 @@ def markdown(table: Table) -> str:
     return "\n".join(lines)
 
 
-def _table(title: str, columns: Sequence[Column], summary: Summary) -> Table:
+def latex(table: Table) -> str:
+    """A LaTeX table for the package booktabs, with the footnotes below."""
+    groups = table.groups()
+    spans = " & ".join(rf"\multicolumn{{{count}}}{{c}}{{{_tex(group)}}}" for group, count in groups)
+    rules, start = [], 2
+    for _, count in groups:
+        rules.append(rf"\cmidrule(lr){{{start}-{start + count - 1}}}")
+        start += count
+    rows = [" & ".join([_tex(name), *map(_tex_cell, cells)]) + r" \\" for name, cells in table.rows.items()]
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{_tex(table.title)}}}",
+        rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+        r"\toprule",
+        rf" & {spans} \\",
+        "".join(rules),
+        " & ".join(["model", *(_tex(column.name) for column in table.columns)]) + r" \\",
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(rf"\par {_tex(note)}" for note in _footnotes(table)),
+        r"\end{table}",
+    ]
+    return "\n".join(lines)
+
+
+def _tex_cell(cell: Cell) -> str:
+    if cell.footnote:
+        return f"-- [{cell.footnote}]"
+    return rf"${cell.mean} \pm {cell.error}$" if cell.error else f"${cell.mean}$"
+
+
+def _tex(text: str) -> str:
+    return re.sub(r"([&%$#_{}])", r"\\\1", text)
+
+
+def _table(title: str, columns: Sequence[Column], of_rows: Mapping[str, Row]) -> Table:
     footnotes: list[str] = []
 
     def cell(metric: Metric, column: Column) -> Cell:
@@ -162,8 +217,7 @@ def _table(title: str, columns: Sequence[Column], summary: Summary) -> Table:
         )
 
     rows = {
-        model: [cell(row[column.metric][column.part], column) for column in columns]
-        for model, row in summary.rows.items()
+        model: [cell(row[column.metric][column.part], column) for column in columns] for model, row in of_rows.items()
     }
     return Table(title, tuple(columns), rows, footnotes)
 

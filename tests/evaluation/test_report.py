@@ -11,16 +11,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation import report
+from rlhf_jax.evaluation.length_control import length_controlled_win_rate
+from rlhf_jax.evaluation.ranking import bradley_terry
 from rlhf_jax.evaluation.report import Config
 from rlhf_jax.evaluation.study import read_study, require_seeds_of_one_study
 from rlhf_jax.evaluation.summary import summarise
+from rlhf_jax.evaluation.winrate import generalisation_gap, preferences_by_prompt
 
 MODELS = {"sft": 0.45, "ppo": 0.62, "bon": 0.58}
 PER_INPUT = {"sft": 0.81, "ppo": 0.34}
 HOSTILE = '</script><script>alert("x")</script><b>&amp; \u2028 $a_b$'
+HELD_OUT = {
+    "eval/validation/accuracy_standard_error": 0.05,
+    "eval/validation/calibration_error": 0.08,
+    "eval/ood_test/accuracy": 0.55,
+    "eval/ood_test/accuracy_standard_error": 0.06,
+}
 POOL_TOO_SMALL = "needs simulated Bo16 sets from a pool of at least 4N"
 
 
@@ -125,7 +135,11 @@ def write_study(
     )
     dump_lines(
         folder / "reward" / "metrics.jsonl",
-        [{"step": step, "loss": 0.7, "accuracy": 0.75 - curve[step] / 4} for step in range(steps)],
+        [
+            {"step": step, "loss": 0.7, "accuracy": 0.75 - curve[step] / 4}
+            | ({} if step % 10 != 9 else HELD_OUT | {"eval/validation/accuracy": 0.6 + 0.01 * seed})
+            for step in range(steps)
+        ],
     )
     dump_lines(
         folder / "ppo" / "metrics.jsonl",
@@ -233,6 +247,49 @@ def test_win_rates_are_those_of_the_judgements(study: Path, workdir: Path) -> No
     assert row["win_rate"]["gap"]["mean"] == pytest.approx(gap)
 
 
+def test_length_control_strength_and_the_gaps_interval_are_those_of_their_functions(study: Path, workdir: Path) -> None:
+    judged = [json.loads(line) for line in (study / "judge/judgements.jsonl").read_text().splitlines()]
+    samples = {line["id"]: line for line in map(json.loads, (study / "bon.jsonl").read_text().splitlines())}
+    row = rows(workdir)["bon"]
+    preferences = {split: preferences_by_prompt(judged, "bon", "reference", split) for split in ("id_test", "ood_test")}
+    for split, found in preferences.items():
+        answered = [samples[key] for key in found]
+        controlled = length_controlled_win_rate(
+            list(found.values()),
+            [len(one["outputs"][one["selected"]]) for one in answered],
+            [len(one["reference"]) for one in answered],
+        )
+        assert row["length_controlled"][split]["mean"] == pytest.approx(controlled["win_rate"])
+        assert row["length_controlled"][split]["standard_error"] == pytest.approx(controlled["standard_error"])
+        entries = bradley_terry([line for line in judged if line["split"] == split])
+        [ranked] = [entry for entry in entries if entry["model"] == "bon"]
+        assert row["strength"][split]["mean"] == pytest.approx(ranked["strength"])
+        width = ranked["interval"][1] - ranked["interval"][0]
+        assert row["strength"][split]["standard_error"] == pytest.approx(width / 3.92, rel=1e-3)
+    gap = generalisation_gap(*(list(found.values()) for found in preferences.values()))
+    assert [row["win_rate"][f"gap_{end}"]["mean"] for end in ("low", "high")] == pytest.approx(gap["interval"])
+
+
+def test_the_reward_model_has_a_table_of_its_held_out_pairs(workdir: Path) -> None:
+    models = json.loads((workdir / "report.json").read_text())["reward_models"]
+    assert list(models) == ["reward"]
+    assert models["reward"]["accuracy"]["validation"]["mean"] == pytest.approx(60.0)
+    assert models["reward"]["accuracy"]["ood_test"]["standard_error"] == pytest.approx(6.0)
+    assert models["reward"]["calibration_error"]["validation"]["mean"] == 0.08
+    assert models["reward"]["calibration_error"]["ood_test"] == {"not_computed": "it was not logged"}
+    assert "| reward | 60.0±5.0 | 55.0±6.0 | 0.080 | - [1] |" in (workdir / "report.md").read_text()
+
+
+def test_latex_tables_have_their_columns_and_no_bare_special_character(workdir: Path) -> None:
+    text = (workdir / "tables.tex").read_text()
+    tabulars = re.findall(r"\\begin\{tabular\}\{l(r+)\}(.*?)\\end\{tabular\}", text, re.DOTALL)
+    assert [len(columns) for columns, _ in tabulars] == [9, 6, 8, 8, 4]
+    for columns, body in tabulars:
+        for line in body.split(r"\midrule")[1].splitlines()[1:-1]:
+            assert line.count(" & ") == len(columns) and line.endswith(r" \\")
+    assert not re.search(r"(?<!\\)[%#_]", text)
+
+
 def test_kl_is_zero_for_the_baseline_last_logged_for_a_policy_and_analytic_for_best_of_n(workdir: Path) -> None:
     models = rows(workdir)
     assert [models["sft"]["kl"][k]["mean"] for k in ("k1", "k3")] == [0, 0]
@@ -257,24 +314,25 @@ def test_console_is_aligned_within_120_columns(study: Path, tmp_path: Path, caps
     assert "simulated gold scorer" in " ".join(printed.split())
     blocks = [block.splitlines() for block in printed.split("\n\n")]
     tables = [block for block in blocks if len(block) > 2 and block[2].startswith("model")]
-    assert len(tables) == 3
-    for table in tables:
-        assert len({len(line) for line in table[1 : 3 + len(MODELS)]}) == 1
-        assert [line.split()[0] for line in table[3 : 3 + len(MODELS)]] == list(MODELS)
+    assert len(tables) == 5
+    for table, names in zip(tables, [*[list(MODELS)] * 4, ["reward"]], strict=True):
+        assert len({len(line) for line in table[1 : 3 + len(names)]}) == 1
+        assert [line.split()[0] for line in table[3 : 3 + len(names)]] == names
 
 
 def test_markdown_tables_have_a_cell_for_every_column(workdir: Path) -> None:
     text = (workdir / "report.md").read_text()
     bars = [line.count("|") for line in text.splitlines() if line.startswith("|")]
-    assert len(bars) == 3 * (2 + len(MODELS))
-    assert set(bars[:5]) == {11} and set(bars[5:]) == {10}
+    rows, columns = 2 + len(MODELS), [9, 6, 8, 8]
+    assert bars == [count + 2 for count in columns for _ in range(rows)] + 3 * [4 + 2]
 
 
 def test_same_input_gives_the_same_bytes(study: Path, workdir: Path, tmp_path: Path) -> None:
     report.run(make_config(study), tmp_path)
-    for name in ("report.html", "report.json", "report.md"):
+    names = {"report.html", "report.json", "report.md", "tables.tex"}
+    for name in names:
         assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes()
-    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report.json", "report.md"}
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_page_is_one_well_formed_file_that_loads_nothing(workdir: Path) -> None:
@@ -296,7 +354,7 @@ def test_page_can_be_used_without_sight_or_mouse(workdir: Path) -> None:
     targets = {attributes["href"][1:] for tag, attributes in parsed.tags if tag == "a"}
     assert named | targets <= set(ids)
     counts = {name: sum(tag == name for tag, _ in parsed.tags) for name in ("caption", "svg", "h1", "main")}
-    assert counts["caption"] == 3 and counts["h1"] == 1 and counts["main"] == 1
+    assert counts["caption"] == 5 and counts["h1"] == 1 and counts["main"] == 1
     alternatives = [attributes["aria-label"] for _, attributes in parsed.tags if attributes.get("role") == "img"]
     assert len(alternatives) == counts["svg"] == 11 and all(alternatives)
     assert all(attributes.get("scope") for tag, attributes in parsed.tags if tag == "th")
@@ -389,6 +447,13 @@ def test_seeds_are_averaged_with_the_error_over_seeds(tmp_path: Path) -> None:
         assert merged["ppo"][name][part]["mean"] == pytest.approx(statistics.fmean(means))
         error = statistics.stdev(means) / math.sqrt(3)
         assert merged["ppo"][name][part]["standard_error"] == pytest.approx(error)
+    gap = merged["ppo"]["win_rate"]
+    half = t.ppf(0.975, 2) * gap["gap"]["standard_error"]
+    assert gap["gap_low"]["mean"] == pytest.approx(gap["gap"]["mean"] - half)
+    assert gap["gap_high"]["mean"] == pytest.approx(gap["gap"]["mean"] + half)
+    judging = json.loads((tmp_path / "report" / "report.json").read_text())["reward_models"]["reward"]
+    assert judging["accuracy"]["validation"]["mean"] == pytest.approx(61.0)
+    assert judging["accuracy"]["validation"]["standard_error"] == pytest.approx(1 / math.sqrt(3))
     assert "not_computed" in merged["bon"]["per_input_ead"]["id_test"]
     html = page(tmp_path / "report")
     assert "3 seeds" in html and "4.3 times" in html and "of run seed0" in html
