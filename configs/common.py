@@ -243,7 +243,7 @@ def ppo(folder: str, model: str, seed) -> ConfigDict:
                 },
             },
             "optimizer": optimizer(1e-4, "constant"),
-            "evaluate_prompts": {"validation": 4},
+            "evaluate_prompts": {"id_test": 16, "ood_test": 16},
             "evaluate_every": 5,
             "checkpoint_every": 5,
             "stop_grace": 0.0,
@@ -339,9 +339,12 @@ def evaluate(folder: str, encoder: str, seed) -> ConfigDict:
     )
 
 
-def frontier(title: str, pools: dict[str, str], policies: dict[str, str], seed) -> ConfigDict:
-    """Reward against KL of best-of-n, by its pools of samples, and of PPO's checkpoints."""
-    return ordered(stage="frontier", title=title, pools=ordered(**pools), policies=ordered(**policies), seed=seed)
+def frontier(pools: dict[str, str], folder: str, seed) -> ConfigDict:
+    """Reward against KL of best-of-n, by its pools of samples, and of a study's PPO as it goes on."""
+    policies = {"ppo": f"{folder}/ppo"}
+    return ordered(
+        stage="frontier", title="Reward against KL", pools=ordered(**pools), policies=ordered(**policies), seed=seed
+    )
 
 
 def report(title: str, runs: tuple[str, ...]) -> ConfigDict:
@@ -354,6 +357,7 @@ def report(title: str, runs: tuple[str, ...]) -> ConfigDict:
         judgements="judge/judgements.jsonl",
         samples=ordered(**{name: path.removeprefix("./") for name, path in samples(".").items()}),
         training={name: f"{name}/metrics.jsonl" for name in ("sft", "reward", "ppo")},
+        frontier="frontier/frontier.json",
         notes=(),
     )
 
@@ -371,4 +375,5 @@ def stages(model: str, encoder: str, seed, folder: str = "{workdir}") -> ConfigD
         best_of_n=best_of_n(folder, model, seed),
         judge=judge(folder, encoder or "lexical"),
         evaluate=evaluate(folder, encoder, seed),
+        frontier=frontier({name: samples(folder)[name] for name in ("sft", "bon")}, folder, seed),
     )

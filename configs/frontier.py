@@ -27,7 +27,7 @@ def get_config(study: str = "runs/long/seed_0") -> ConfigDict:
     for stage, temperature in ((pool, 1.0), (cold, 0.7)):
         stage.sampling.update({"data": data, "n": 64, "temperature": temperature})
         stage.sampling.prompts = ConfigDict(PROMPTS)
-    pools = {"bon": "{workdir}/pool/samples.jsonl", "bon_cold": "{workdir}/pool_cold/samples.jsonl"}
+    pools = {name: f"{{workdir}}/{name}/samples.jsonl" for name in ("pool", "pool_cold")}
     evaluate = common.evaluate(study, common.MINILM, seed)
     evaluate.pools = ConfigDict({"bon": "{workdir}/pool_cold/samples.jsonl"})
     return common.ordered(
@@ -38,7 +38,7 @@ def get_config(study: str = "runs/long/seed_0") -> ConfigDict:
             pool=pool,
             pool_cold=cold,
             ppo=ppo,
-            frontier=common.frontier("Reward against KL", pools, {"ppo": "{workdir}/ppo"}, seed),
+            frontier=common.frontier(pools, "{workdir}", seed),
             evaluate=evaluate,
         ),
     )

@@ -77,6 +77,7 @@ def long_seed(seed: int) -> ConfigDict:
     stages.sample_pairs.sampling.batch_size = 32
     stages.sft.update({"steps": 90, "evaluate_every": 30, "checkpoint_every": 30})
     stages.reward.update({"steps": 120, "evaluate_every": 30, "checkpoint_every": 30})
-    stages.ppo.update({"steps": 32, "samples": 4, "checkpoint_every": 8})
+    stages.ppo.update({"steps": 32, "samples": 4, "evaluate_every": 8, "checkpoint_every": 8})
+    stages.ppo.evaluate_prompts = ConfigDict({"id_test": 48, "ood_test": 48})
     stages.ppo.algorithm.kl_coefficient = 0.1
     return common.ordered(stage="pipeline", title=TITLE, seed=seed, stages=stages)

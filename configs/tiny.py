@@ -53,8 +53,6 @@ def get_config() -> ConfigDict:
         stage.sampling.prompts = ConfigDict({"id_test": 4, "ood_test": 4})
     stages.sample_pairs.sampling.prompts = ConfigDict({"train": 16, "validation": 4, "ood_test": 4})
     report = common.report(TITLE, ("{workdir}",))
-    pools = {"bon": "{workdir}/sample_sft/samples.jsonl", "bon_cold": "{workdir}/best_of_n/samples.jsonl"}
-    frontier = common.frontier("Reward and KL", pools, {"ppo": "{workdir}/ppo"}, seed)
-    before, after = {"prepare": corpus, "initialize": model}, {"frontier": frontier, "report": report}
+    before, after = {"prepare": corpus, "initialize": model}, {"report": report}
     everything = common.ordered(**before, **{name: stages[name] for name in stages}, **after)
     return common.ordered(stage="pipeline", title=TITLE, seed=seed, stages=everything)

@@ -78,8 +78,7 @@ def run(config: Config, workdir: Path) -> None:
         for split in splits
     }
     write_text(path, json.dumps(frontier, indent=2, allow_nan=False) + "\n")
-    for split, found in frontier.items():
-        plot = plots.reward_against_kl(f"{config.title}, {split}", found["pools"], found["policies"])
+    for split, plot in zip(frontier, plots.frontiers(frontier, config.title), strict=True):
         write_text(workdir / f"frontier-{split}.svg", plots.standalone(plot))
     print("\n".join([*_lines(frontier), f"frontier: {path}"]), flush=True)
 

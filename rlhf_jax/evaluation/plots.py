@@ -116,12 +116,19 @@ def policy_curves(runs: Sequence[Training]) -> list[Plot]:
     return plots
 
 
+def frontiers(frontier: Mapping[str, Any], title: str = "Reward against KL") -> list[Plot]:
+    """One plot a split of frontier.json (stage `frontier`)."""
+    return [
+        reward_against_kl(f"{title}, {split}", found["pools"], found["policies"]) for split, found in frontier.items()
+    ]
+
+
 def reward_against_kl(title: str, pools: Mapping[str, Any], policies: Mapping[str, Any]) -> Plot:
     """Best-of-n as lines over n, a policy's steps as points: full at their KL by k1, hollow by k3.
 
     Args:
       title: of the figure.
-      pools: of one split, as in frontier.json (stage `frontier`).
+      pools: of one split, as in frontier.json.
       policies: the same.
     """
 

@@ -42,6 +42,7 @@ class Config:
         others started, so the KL column is the divergence from it.
       samples: samples.jsonl by model; its order is the order of the tables.
       training: metrics.jsonl by training stage; the one under a model's name supplies that model's KL.
+      frontier: frontier.json; "" for none.
       notes: sentences for the reader.
     """
 
@@ -52,6 +53,7 @@ class Config:
     judgements: str
     samples: dict[str, str]
     training: dict[str, str]
+    frontier: str
     notes: tuple[str, ...]
 
 
@@ -64,7 +66,7 @@ def run(config: Config, workdir: Path) -> None:
     if not config.runs or not config.samples:
         raise UserError("the report has no runs or no samples; expected at least one run folder and one model.")
     studies = [
-        read_study(Path(folder), config.evaluation, config.judgements, config.samples, config.training)
+        read_study(Path(folder), config.evaluation, config.judgements, config.samples, config.training, config.frontier)
         for folder in config.runs
     ]
     require_seeds_of_one_study(studies)
@@ -156,6 +158,7 @@ def _html(config: Config, studies: Sequence[Study], summary: Summary, tables: Se
         lstrip_blocks=True,
     )
     training = [study.training for study in studies]
+    of_run = f" of run {studies[0].folder.name}" if len(studies) > 1 else ""
     browser = _browser(studies[0])
     return environment.get_template("report.html.j2").render(
         config=config,
@@ -169,7 +172,8 @@ def _html(config: Config, studies: Sequence[Study], summary: Summary, tables: Se
         figures={
             "Diversity against win rate": plots.diversity_against_win_rate(summary),
             "In distribution against out of distribution": plots.in_against_out(summary),
-            "Policy optimisation": plots.policy_curves(training),
+            "Policy optimisation": plots.policy_curves(training)
+            + plots.frontiers(studies[0].frontier, f"Reward against KL{of_run}"),
             "Supervised and reward model training": plots.training_curves(training),
         },
         browser=browser,

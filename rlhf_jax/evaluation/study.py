@@ -35,6 +35,7 @@ class Study:
       judgements: one dict a prompt, model and opponent, of the judge stage.
       samples: the prompts and outputs of every model.
       training: metrics.jsonl of every training stage, one dict a step; empty where the stage left no such file.
+      frontier: frontier.json, by split; empty where the report names none.
     """
 
     folder: Path
@@ -44,10 +45,16 @@ class Study:
     judgements: list[dict[str, Any]]
     samples: dict[str, list[records.Samples]]
     training: dict[str, list[dict[str, Any]]]
+    frontier: dict[str, Any]
 
 
 def read_study(
-    folder: Path, evaluation: str, judgements: str, samples: Mapping[str, str], training: Mapping[str, str]
+    folder: Path,
+    evaluation: str,
+    judgements: str,
+    samples: Mapping[str, str],
+    training: Mapping[str, str],
+    frontier: str = "",
 ) -> Study:
     """Reads a run folder; the paths are relative to it.
 
@@ -73,6 +80,7 @@ def read_study(
         judgements=_judgements(folder / judgements),
         samples={model: _samples(folder / path) for model, path in samples.items()},
         training={stage: _metrics(folder / path) for stage, path in training.items()},
+        frontier=_object(folder / frontier) if frontier else {},
     )
 
 

@@ -165,6 +165,7 @@ def make_config(*runs: Path, **changes: Any) -> Config:
         "judgements": "judge/judgements.jsonl",
         "samples": {model: f"{model}.jsonl" for model in MODELS},
         "training": {stage: f"{stage}/metrics.jsonl" for stage in ("sft", "reward", "ppo")},
+        "frontier": "",
         "notes": ("A note.",),
     }
     return Config(**(settings | changes))
@@ -550,6 +551,21 @@ def test_inference_has_a_table_where_it_was_computed(study: Path, tmp_path: Path
     assert "Diversity by inference" in text and "0.123±0.045" in text
     report.run(make_config(study), tmp_path / "without")
     assert "by inference" not in (tmp_path / "without" / "report.md").read_text()
+
+
+def test_a_frontier_is_drawn_a_split_where_one_is_named(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "study")
+    curve = [{"n": n, "kl": math.log(n) - (n - 1) / n, "mean": 0.1 * n, "standard_error": 0.05} for n in (1, 2, 3)]
+    point = {"score": metric(0.4), "kl_k1": metric(0.3), "kl_k3": metric(0.31)}
+    split = {"pools": {"sft": {"temperature": 1.0, "best_of_n": curve}}, "policies": {"ppo": [point]}}
+    dump(folder / "frontier" / "frontier.json", {"id_test": split, "ood_test": split})
+    report.run(make_config(folder, frontier="frontier/frontier.json"), tmp_path / "out")
+    html = page(tmp_path / "out")
+    for name in ("id_test", "ood_test"):
+        assert f"<h4>Reward against KL, {name}</h4>" in html
+    assert "sft from 0.10 at 0.00 nats to 0.30 at 0.43 nats; ppo from 0.40 at 0.30 nats" in html
+    with pytest.raises(UserError, match="frontier.json does not exist"):
+        report.run(make_config(write_study(tmp_path / "none"), frontier="frontier/frontier.json"), tmp_path / "no")
 
 
 def test_only_a_gold_judge_is_called_simulated(tmp_path: Path) -> None:
