@@ -310,6 +310,23 @@ def judge_llm(folder: str, prompt: str, seed) -> ConfigDict:
     )
 
 
+def annotate(folder: str, seed) -> ConfigDict:
+    """A page for people: every model against the human summary and against SFT, 20 prompts a split."""
+    return ConfigDict(
+        {
+            "stage": "annotate",
+            "title": "Which summary is better?",
+            "instructions": "Choose the summary that says most of what matters in the text, and nothing false.",
+            "samples": samples(folder),
+            "baseline": "sft",
+            "against_reference": True,
+            "prompts": 20,
+            "pairs": 1,
+            "seed": seed,
+        }
+    )
+
+
 def agreement(data: str, prompt: str, seed) -> ConfigDict:
     """A language model against the labels of people, on as many pairs as in the study."""
     return ConfigDict(

@@ -23,7 +23,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.stages import run_stage
 
 # These read and write files and compute little; they must not take an accelerator away from training.
-HOST_ONLY = frozenset({"agreement", "convert", "evaluate", "frontier", "judge", "report"})
+HOST_ONLY = frozenset({"agreement", "annotate", "convert", "evaluate", "frontier", "judge", "report"})
 
 
 def main(arguments: list[str]) -> int:

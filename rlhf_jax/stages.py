@@ -31,6 +31,7 @@ STAGES = {
     "evaluate": "rlhf_jax.evaluation.evaluate",
     "judge": "rlhf_jax.evaluation.judge",
     "agreement": "rlhf_jax.evaluation.agreement",
+    "annotate": "rlhf_jax.evaluation.annotate",
     "report": "rlhf_jax.evaluation.report",
     "frontier": "rlhf_jax.evaluation.frontier",
     "export": "rlhf_jax.export",

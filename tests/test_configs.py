@@ -18,6 +18,7 @@ FILES = sorted(
 )
 VARIANTS = [(name, None) for name in FILES] + [
     ("quickstart", "long"),
+    ("annotate", "runs/quickstart,judge"),
     ("paper/sft", "released"),
     ("paper/reward", "released"),
     ("paper/ppo", "released"),

@@ -90,6 +90,7 @@ STAGE_MODULES = {
     *STAGE_FILES,
     "pipeline",
     "evaluation.agreement",
+    "evaluation.annotate",
     "evaluation.convert",
     "evaluation.evaluate",
     "evaluation.frontier",

@@ -1,7 +1,8 @@
 """The stage `judge`: who wins on each prompt, a model or the human summary, a model or the baseline.
 
-The judge is one of four. The gold scorer (simulated) and a language model behind an endpoint know no reference, so they
-can compare with it; a reward model, by the rewards in the samples, and likeness to the reference compare models alone.
+The judge is one of five. The gold scorer (simulated), a language model behind an endpoint and people are not told which
+text is the reference, so they can compare with it; a reward model, by the rewards in the samples, and likeness to the
+reference compare models alone.
 """
 
 from __future__ import annotations
@@ -10,20 +11,19 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from rlhf_jax.data.records import Samples, read, write_text
+from rlhf_jax.data.records import Samples, write_text
 from rlhf_jax.errors import UserError
-from rlhf_jax.evaluation.diversity import judged
+from rlhf_jax.evaluation.contests import Contest, Judgement, contests, pairs_of, read_samples
 from rlhf_jax.evaluation.gold import GoldConfig, make_scorer
 from rlhf_jax.evaluation.llm_judge import LlmJudge, LlmJudgeConfig, Match, Verdict, match_share
+from rlhf_jax.evaluation.people import PeopleConfig, judge_by_people
 from rlhf_jax.evaluation.reliability import verdict_statistics
-from rlhf_jax.evaluation.scores import REFERENCE, ROUGE_L, Scores, gold_scores, reward_scores, similarity_scores
+from rlhf_jax.evaluation.scores import ROUGE_L, Scores, gold_scores, reward_scores, similarity_scores
 from rlhf_jax.evaluation.winrate import win_rate
-
-type Judgement = dict[str, Any]
 
 _CANNOT_JUDGE_REFERENCES = {
     "reward": "samples.jsonl holds no reward of the human summaries",
@@ -33,7 +33,7 @@ _CANNOT_JUDGE_REFERENCES = {
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the stage; exactly one of `gold`, `llm`, `reward` and `similarity` chooses the judge.
+    """Settings of the stage; exactly one of `gold`, `llm`, `people`, `reward` and `similarity` chooses the judge.
 
     Attributes:
       stage: "judge".
@@ -41,9 +41,10 @@ class Config:
       baseline: the model that the others are compared with head to head.
       gold: the simulated judge.
       llm: a language model behind an endpoint.
+      people: answers to a page that the stage `annotate` wrote, of the same samples.
       reward: the reward model, by the rewards in the samples.
       similarity: likeness to the human summary: "rouge_l", or the sentence encoder of a cosine.
-      against_reference: whether models are compared with the human summaries, too; only `gold` and `llm` can.
+      against_reference: whether models are compared with the human summaries, too; `reward` and `similarity` cannot.
       pairs: of `llm`: how many pairs of outputs are compared on a prompt, the i-th of the model with the i-th of the
         opponent, or with its only one. The other judges compare every output with every one.
     """
@@ -53,20 +54,11 @@ class Config:
     baseline: str
     gold: GoldConfig | None = None
     llm: LlmJudgeConfig | None = None
+    people: PeopleConfig | None = None
     reward: bool = False
     similarity: str = ""
     against_reference: bool = True
     pairs: int = 1
-
-
-class _Contest(NamedTuple):
-    """A model and an opponent on one prompt, with the outputs that they are judged by."""
-
-    record: Samples
-    model: str
-    against: str
-    outputs: list[str]
-    opponents: list[str]
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -77,9 +69,10 @@ def run(config: Config, workdir: Path) -> None:
     for a tie and 0 for a loss, over all pairs of an output of the model and one of the opponent that were compared; the
     scores are means over outputs. Of a best-of-N record only the selected output counts.
 
-    A language model gives no scores: `score` and `against_score` are then each side's share of the comparisons, and the
-    line ends in `"answers", "unparsable"`, how often the model was asked and how many of its answers could not be read
-    (each counts as a tie). comparisons.jsonl has every answer, judge.json their statistics and what they cost.
+    A language model and people give no scores: `score` and `against_score` are then each side's share of the
+    comparisons. Of a language model the line ends in `"answers", "unparsable"`, how often it was asked and how many of
+    its answers could not be read (each counts as a tie); comparisons.jsonl has every answer, judge.json their
+    statistics and what they cost.
 
     Raises:
       UserError: a file is missing or broken, the models were not sampled on the same prompts, the baseline is none of
@@ -90,14 +83,16 @@ def run(config: Config, workdir: Path) -> None:
         print(f"{path} is complete, nothing to do.")
         return
     kind = _kind_of_judge(config)
-    samples = _read_samples(config)
-    contests = list(_contests(samples, config))
-    if not contests:
+    samples = read_samples(config.samples, config.baseline)
+    compared = list(contests(samples, config.baseline, config.against_reference))
+    if not compared:
         raise UserError("There is nothing to compare: expected a second model, or against_reference = True.")
     if config.llm is not None:
-        judgements = _judge_by_llm(contests, LlmJudge(config.llm, workdir), config.pairs, workdir)
+        judgements = _judge_by_llm(compared, LlmJudge(config.llm, workdir), config.pairs, workdir)
+    elif config.people is not None:
+        judgements = judge_by_people(compared, config.people)
     else:
-        judgements = _judge_by_scores(contests, *_scores(kind, config, samples))
+        judgements = _judge_by_scores(compared, *_scores(kind, config, samples))
     write_text(path, _jsonl(judgements))
     for line in _win_rates(judgements):
         print(line)
@@ -105,10 +100,10 @@ def run(config: Config, workdir: Path) -> None:
 
 
 def _kind_of_judge(config: Config) -> str:
-    chosen = [name for name in ("gold", "llm", "reward", "similarity") if getattr(config, name)]
+    chosen = [name for name in ("gold", "llm", "people", "reward", "similarity") if getattr(config, name)]
     if len(chosen) != 1:
         raise UserError(
-            f"The judge is {' and '.join(chosen) or 'missing'}, expected one of gold, llm, reward, similarity."
+            f"The judge is {' and '.join(chosen) or 'missing'}, expected one of gold, llm, people, reward, similarity."
         )
     [kind] = chosen
     if config.against_reference and kind in _CANNOT_JUDGE_REFERENCES:
@@ -121,45 +116,6 @@ def _kind_of_judge(config: Config) -> str:
     return kind
 
 
-def _read_samples(config: Config) -> dict[str, list[Samples]]:
-    """Each model's records in the order of the first model's."""
-    if config.baseline not in config.samples:
-        raise UserError(f'baseline is "{config.baseline}", expected one of {", ".join(config.samples)}.')
-    if REFERENCE in config.samples:
-        raise UserError(f'samples has a model named "{REFERENCE}", which stands for the human summaries: rename it.')
-    samples = {model: read(path, Samples) for model, path in config.samples.items()}
-    (first, expected), *others = samples.items()
-    if not expected:
-        raise UserError(f"{config.samples[first]} holds no samples, expected one line a prompt.")
-    for model, records in others:
-        found = {record.id: record for record in records}
-        strangers = sorted(found.keys() ^ {record.id for record in expected})
-        if strangers:
-            raise UserError(
-                f'"{strangers[0]}" and {len(strangers) - 1} other id(s) are only in one of {config.samples[first]} and '
-                f"{config.samples[model]}, expected the same prompts in both."
-            )
-        samples[model] = [found[record.id] for record in expected]
-        for one, other in zip(expected, samples[model], strict=True):
-            for field in ("split", "prompt", REFERENCE):
-                if getattr(one, field) != getattr(other, field):
-                    raise UserError(
-                        f'"{one.id}" has another {field} in {config.samples[model]} than in {config.samples[first]}, '
-                        "expected the same in both."
-                    )
-    return samples
-
-
-def _contests(samples: Mapping[str, Sequence[Samples]], config: Config) -> Iterator[_Contest]:
-    for model, records in samples.items():
-        for record, base in zip(records, samples[config.baseline], strict=True):
-            outputs = judged(record, record.outputs)
-            if config.against_reference:
-                yield _Contest(record, model, REFERENCE, outputs, [record.reference])
-            if model != config.baseline:
-                yield _Contest(record, model, config.baseline, outputs, judged(base, base.outputs))
-
-
 def _scores(kind: str, config: Config, samples: Mapping[str, Sequence[Samples]]) -> tuple[Scores, str]:
     """The scores of all that is judged, and the judge's name."""
     if config.gold is not None:
@@ -170,31 +126,31 @@ def _scores(kind: str, config: Config, samples: Mapping[str, Sequence[Samples]])
     return similarity_scores(samples, config.similarity), f"{name} to the reference"
 
 
-def _judge_by_scores(contests: Sequence[_Contest], scores: Scores, judge: str) -> list[Judgement]:
+def _judge_by_scores(compared: Sequence[Contest], scores: Scores, judge: str) -> list[Judgement]:
     judgements = []
-    for contest in contests:
+    for contest in compared:
         own, other = (scores[side, contest.record.id] for side in (contest.model, contest.against))
         won = (1 + np.sign(own[:, None] - other)) / 2
-        judgements.append(_judgement(contest, float(won.mean()), float(own.mean()), float(other.mean()), judge))
+        judgements.append(contest.judgement(float(won.mean()), float(own.mean()), float(other.mean()), judge))
     return judgements
 
 
-def _judge_by_llm(contests: Sequence[_Contest], judge: LlmJudge, pairs: int, workdir: Path) -> list[Judgement]:
-    indices = [_pairs(contest, pairs) for contest in contests]
+def _judge_by_llm(compared: Sequence[Contest], judge: LlmJudge, pairs: int, workdir: Path) -> list[Judgement]:
+    indices = [pairs_of(contest, pairs) for contest in compared]
     matches = [
         Match(contest.record.prompt, contest.outputs[i], contest.opponents[j])
-        for contest, found in zip(contests, indices, strict=True)
+        for contest, found in zip(compared, indices, strict=True)
         for i, j in found
     ]
     verdicts = judge.compare(matches)
     left = iter(verdicts)
     judgements, comparisons = [], []
-    for contest, found in zip(contests, indices, strict=True):
+    for contest, found in zip(compared, indices, strict=True):
         of_contest = [next(left) for _ in found]
         share = float(np.mean([match_share(match) for match in of_contest]))
         answers = [verdict for match in of_contest for verdict in match if verdict.answer is not None]
         counts = {"answers": len(answers), "unparsable": sum(verdict.share is None for verdict in answers)}
-        judgements.append(_judgement(contest, share, share, 1 - share, judge.name) | counts)
+        judgements.append(contest.judgement(share, share, 1 - share, judge.name) | counts)
         comparisons += [
             _comparison(contest, *pair, verdict)
             for pair, match in zip(found, of_contest, strict=True)
@@ -210,26 +166,7 @@ def _judge_by_llm(contests: Sequence[_Contest], judge: LlmJudge, pairs: int, wor
     return judgements
 
 
-def _pairs(contest: _Contest, pairs: int) -> list[tuple[int, int]]:
-    outputs, opponents = len(contest.outputs), len(contest.opponents)
-    count = min(pairs, max(outputs, opponents) if 1 in (outputs, opponents) else min(outputs, opponents))
-    return [(i % outputs, i % opponents) for i in range(count)]
-
-
-def _judgement(contest: _Contest, share: float, score: float, against_score: float, judge: str) -> Judgement:
-    return {
-        "id": contest.record.id,
-        "split": contest.record.split,
-        "model": contest.model,
-        "against": contest.against,
-        "preference": 1 + share,
-        "score": score,
-        "against_score": against_score,
-        "judge": judge,
-    }
-
-
-def _comparison(contest: _Contest, output: int, opponent: int, verdict: Verdict) -> dict[str, Any]:
+def _comparison(contest: Contest, output: int, opponent: int, verdict: Verdict) -> dict[str, Any]:
     """A verdict as a line of comparisons.jsonl; `output` and `opponent` count among those that are judged."""
     return {
         "id": contest.record.id,
