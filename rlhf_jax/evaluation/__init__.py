@@ -25,6 +25,7 @@ _MODULE_OF = {
     "load_encoder": "encoders",
     "load_nli_classifier": "nli",
     "make_scorer": "gold",
+    "ngram_cosine_diversity": "diversity",
     "nli_diversity": "nli",
     "paired_difference": "winrate",
     "pairwise_similarity_diversity": "diversity",

@@ -7,6 +7,7 @@ A *metric* is a function from a list of texts to one number, higher for more div
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -75,6 +76,47 @@ def distinct_n(outputs: Sequence[str], n: int, mode: Mode = "default") -> float:
     [n] = _checked([n])
     distinct, total = _count_ngrams(outputs, n, mode)
     return distinct / total if total else 0.0
+
+
+def mean_distinct(outputs: Sequence[str], ngrams: Sequence[int] = (1, 2, 3, 4, 5), mode: Mode = "default") -> float:
+    """The mean of `distinct_n` over n; an n longer than every output is left out, as `default` does in EAD."""
+    values = [distinct_n(outputs, n, mode) for n in _checked(ngrams)]
+    found = [value for value in values if value]
+    return math.fsum(found) / len(found) if found else 0.0
+
+
+def ngram_cosine_diversity(
+    outputs: Sequence[str], ngrams: Sequence[int] = (1, 2, 3, 4, 5), mode: Mode = "default"
+) -> float:
+    """1 minus the mean cosine over unordered pairs of texts of their counts of n-grams, the mean over n.
+
+    As in `pairwise_similarity_diversity` no pair is visited: with unit vectors e of n texts the mean cosine is
+    `(|sum e|^2 - n) / (n (n - 1))`. A text without an n-gram counts as orthogonal to every other; an n longer than
+    every text is left out of the mean, and texts without a single n-gram score 0.
+
+    Args:
+      outputs: the texts.
+      ngrams: the values of n.
+      mode: chooses the words as in `expectation_adjusted_distinct`.
+
+    Raises:
+      UserError: fewer than two outputs, unknown mode, no n, or an n below 1.
+    """
+    if len(outputs) < 2:
+        raise UserError(f"Pairwise diversity got {len(outputs)} output(s), expected two or more.")
+    texts, values = [_words(output, mode) for output in outputs], []
+    for n in _checked(ngrams):
+        counts = [Counter(zip(*(words[i:] for i in range(n)), strict=False)) for words in texts]
+        total: dict[tuple[str, ...], float] = defaultdict(float)
+        for count in counts:
+            norm = math.sqrt(sum(times * times for times in count.values()))
+            for ngram, times in count.items():
+                total[ngram] += times / norm
+        if total:
+            units = sum(map(bool, counts))
+            square = math.fsum(weight * weight for weight in total.values())
+            values.append(1 - (square - units) / (len(texts) * (len(texts) - 1)))
+    return math.fsum(values) / len(values) if values else 0.0
 
 
 def _checked(ngrams: Sequence[int]) -> Sequence[int]:

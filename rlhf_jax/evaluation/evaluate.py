@@ -24,6 +24,8 @@ from rlhf_jax.evaluation.diversity import (
     across_input_of_pairs,
     expectation_adjusted_distinct,
     judged,
+    mean_distinct,
+    ngram_cosine_diversity,
     pairwise_similarity_diversity,
     per_input,
 )
@@ -81,9 +83,9 @@ def run(config: Config, workdir: Path) -> None:
 
     The results of a split are `prompts`, `outputs` (a prompt), `temperature`, and the metrics `length` (words),
     `rouge_l`, `copied`, `repetition`, `finished` (shares), `reward`, and under `per_input` and `across_input` the
-    diversities `ead`, `sentence_bert` and `nli`. A metric is `{"mean", "standard_error", "n"}` with n = prompts, or
-    `{"not_computed": reason}`. What is not diversity is averaged over a prompt's outputs first (the selected one of
-    best-of-N), so that the error is that between prompts.
+    diversities `ead`, `distinct_n`, `ngram_cosine`, `sentence_bert` and `nli`. A metric is `{"mean",
+    "standard_error", "n"}` with n = prompts, or `{"not_computed": reason}`. What is not diversity is averaged over a
+    prompt's outputs first (the selected one of best-of-N), so that the error is that between prompts.
 
     Raises:
       UserError: a file is missing, broken or empty, a model's records of one split differ in temperature or number of
@@ -99,6 +101,8 @@ def run(config: Config, workdir: Path) -> None:
     }
     metrics = {
         "ead": _set_metric(functools.partial(expectation_adjusted_distinct, mode=config.mode)),
+        "distinct_n": _set_metric(functools.partial(mean_distinct, mode=config.mode)),
+        "ngram_cosine": _set_metric(functools.partial(ngram_cosine_diversity, mode=config.mode)),
         "sentence_bert": None,
         "nli": _by_inference(config) if config.nli.model else None,
     }

@@ -3,6 +3,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rlhf_jax.data.records import Samples
 from rlhf_jax.errors import UserError
@@ -11,6 +13,8 @@ from rlhf_jax.evaluation.diversity import (
     across_input,
     distinct_n,
     expectation_adjusted_distinct,
+    mean_distinct,
+    ngram_cosine_diversity,
     pairwise_similarity_diversity,
     per_input,
 )
@@ -195,3 +199,41 @@ def test_per_input_refuses_uneven_or_missing_outputs(inputs, named):
 def test_per_input_refuses_the_pool_of_best_of_n():
     with pytest.raises(UserError, match="best-of-N"):
         per_input([samples(["a", "b"], selected=0)], expectation_adjusted_distinct)
+
+
+def dense_cosines(texts: list[str], n: int) -> float | None:
+    """1 minus the mean cosine by visiting every pair of dense count vectors; None without an n-gram."""
+    words = [text.replace(".", " ").split() for text in texts]
+    grams = [[tuple(w[i : i + n]) for i in range(len(w) - n + 1)] for w in words]
+    vocabulary = sorted({gram for found in grams for gram in found})
+    if not vocabulary:
+        return None
+    vectors = np.array([[found.count(gram) for gram in vocabulary] for found in grams], float)
+    norms = np.linalg.norm(vectors, axis=1)
+    cosines = []
+    for i in range(len(texts)):
+        for j in range(i):
+            product = norms[i] * norms[j]
+            cosines.append(vectors[i] @ vectors[j] / product if product else 0.0)
+    return 1 - np.mean(cosines)
+
+
+@given(st.lists(st.text("ab. ", max_size=8), min_size=2, max_size=5))
+@settings(max_examples=80, deadline=None)
+def test_ngram_cosine_is_that_of_all_pairs_of_dense_vectors(texts):
+    values = [value for n in range(1, 6) if (value := dense_cosines(texts, n)) is not None]
+    expected = np.mean(values) if values else 0.0
+    assert ngram_cosine_diversity(texts) == pytest.approx(expected, abs=1e-12)
+
+
+def test_ngram_cosine_of_equal_and_of_foreign_texts():
+    assert ngram_cosine_diversity(["a b c"] * 4) == pytest.approx(0.0)
+    assert ngram_cosine_diversity(["a b", "c d"]) == pytest.approx(1.0)
+    with pytest.raises(UserError, match="got 1 output"):
+        ngram_cosine_diversity(["a"])
+
+
+def test_mean_distinct_leaves_out_what_no_text_has():
+    texts = ["a b a", "a b"]
+    assert mean_distinct(texts) == pytest.approx(np.mean([2 / 5, 2 / 3, 1.0]))
+    assert mean_distinct(["", ""]) == 0.0

@@ -12,6 +12,8 @@ from rlhf_jax.evaluation import encoders, evaluate, nli
 from rlhf_jax.evaluation.diversity import (
     across_input,
     expectation_adjusted_distinct,
+    mean_distinct,
+    ngram_cosine_diversity,
     pairwise_similarity_diversity,
     per_input,
 )
@@ -95,8 +97,12 @@ def test_diversity_is_that_of_the_functions(tmp_path, monkeypatch, mode):
         for scope, function in (("per_input", per_input), ("across_input", across_input)):
             ead = function(OUTPUTS, lambda texts: expectation_adjusted_distinct(texts, mode=mode))
             bert = function(OUTPUTS, lambda texts: pairwise_similarity_diversity(texts, hashed))
+            distinct = function(OUTPUTS, lambda texts: mean_distinct(texts, mode=mode))
+            cosine = function(OUTPUTS, lambda texts: ngram_cosine_diversity(texts, mode=mode))
             assert result[scope] == {
                 "ead": ead,
+                "distinct_n": distinct,
+                "ngram_cosine": cosine,
                 "sentence_bert": bert,
                 "nli": {"not_computed": "no model is set for it"},
             }
