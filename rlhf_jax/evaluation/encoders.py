@@ -14,6 +14,7 @@ import numpy as np
 from rlhf_jax import assets
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.bidirectional import Bidirectional, Folder, batches, read_json
+from rlhf_jax.evaluation.diversity import Encoder
 
 
 def _sum(hidden: jax.Array, mask: jax.Array) -> jax.Array:
@@ -62,11 +63,12 @@ class SentenceEncoder:
         return vectors
 
 
-def load_encoder(name: str) -> SentenceEncoder:
+def load_encoder(name: str) -> Encoder:
     """Loads a sentence encoder.
 
     Args:
-      name: what `assets.resolve` takes: a local folder, `assets.MINILM`, or a hub name.
+      name: what `assets.resolve` takes: a local folder, `assets.MINILM`, or a hub name; or "openai:MODEL" for an
+        endpoint that speaks OpenAI's embeddings API.
 
     Returns:
       A function from a list of texts to `[n, D]` float32 unit vectors, on the host CPU.
@@ -74,6 +76,10 @@ def load_encoder(name: str) -> SentenceEncoder:
     Raises:
       UserError: the model is not there (the message says how to get it) or is none that `SentenceEncoder` knows.
     """
+    if name.startswith("openai:"):
+        from rlhf_jax.evaluation.embedding_endpoint import EmbeddingEndpoint
+
+        return EmbeddingEndpoint(name.removeprefix("openai:"))
     return SentenceEncoder(assets.resolve(name))
 
 
