@@ -54,7 +54,10 @@ def test_on_cpu_it_is_attention_in_parts_bit_for_bit():
     mask, prompt_mask = holes(5, 2, 2, 5), np.arange(7) < np.array([[7], [3]])
     positions = prompt_mask.sum(-1)[:, None, None] + np.cumsum(mask, -1) - 1
     rows = q, own, prompt, mask, prompt_mask, positions, 3
-    np.testing.assert_array_equal(attention.responses(*rows), attention_parts.responses(*rows))
+    own_part = attention_parts.causal(q, own, mask, 3)
+    prompt_part = attention_parts.shared(q, prompt, prompt_mask, positions, 3)
+    in_parts = attention_parts.merge(own_part, prompt_part)
+    np.testing.assert_array_equal(attention.responses(*rows), in_parts)
     row = q[:, :, 0], KeysValues(own.keys[:, :, 0], own.values[:, :, 0]), mask[:, 0], 3
     np.testing.assert_array_equal(attention.causal(*row), attention_parts.causal(*row).out)
 
