@@ -179,7 +179,7 @@ MUTATIONS = (
         "sequences.py",
         "return jnp.maximum(jnp.cumsum(mask, axis=-1, dtype=jnp.int32) - 1, 0)",
         "return jnp.broadcast_to(jnp.arange(mask.shape[-1], dtype=jnp.int32), mask.shape)",
-        "tests/test_sequences.py",
+        "tests/models/test_transformer.py",
     ),
     Mutation(
         "the EOS is left out of the mask",
