@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -21,6 +22,7 @@ from rlhf_jax.rl.settings import Algorithm, Paper
 from rlhf_jax.sequences import Sequences
 from rlhf_jax.training import optimizer
 from rlhf_jax.training.run import cast
+from rlhf_jax.training.supervised import make_train_step
 from rlhf_jax.training.update import State
 
 ARCHITECTURE = Architecture(
@@ -106,7 +108,8 @@ def fine_tune(freeze: float, dtype: str) -> Callable[[], None]:
     prompt, response = tokens[:, :cut], tokens[:, None, cut:]
     batch = Sequences(prompt, np.ones(prompt.shape, bool), response, np.ones(response.shape, bool))
     transform = optimizer.make_optimizer(ADAMW, 1)
-    train_step = sft.make_train_step(model, transform, workloads.SFT_BATCH)
+    loss, unit = sft.LOSSES["batch"]
+    train_step = make_train_step(partial(loss, model), unit, transform, workloads.SFT_BATCH)
     state = State.create(top, transform)
 
     def step() -> None:
