@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -87,7 +88,7 @@ def random_prompts(rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     return tokens, np.ones((rows, length), bool)
 
 
-def best_of_n(prompt_length: int, dtype: str) -> Callable[[], None]:
+def best_of_n(prompt_length: int, dtype: str) -> Callable[[], Any]:
     model, trunk, top = network(dtype, FREEZE)
     prompt, mask = random_prompts(1, prompt_length)
     sample = rollouts.make_sample(
@@ -101,7 +102,7 @@ def best_of_n(prompt_length: int, dtype: str) -> Callable[[], None]:
     return lambda: jax.block_until_ready(sample(trunk, top, prompt, mask, np.zeros(1, np.int32), key))
 
 
-def fine_tune(freeze: float, dtype: str) -> Callable[[], None]:
+def fine_tune(freeze: float, dtype: str) -> Callable[[], Any]:
     model, trunk, top = network(dtype, freeze)
     tokens, _ = random_prompts(workloads.SFT_BATCH, workloads.SFT_LENGTH)
     cut = workloads.SFT_LENGTH - workloads.SFT_RESPONSE if freeze else 1
@@ -112,14 +113,15 @@ def fine_tune(freeze: float, dtype: str) -> Callable[[], None]:
     train_step = make_train_step(partial(loss, model), unit, transform, workloads.SFT_BATCH)
     state = State.create(top, transform)
 
-    def step() -> None:
+    def step() -> State:
         nonlocal state
         state, _ = jax.block_until_ready(train_step(state, trunk, batch))
+        return state
 
     return step
 
 
-def ppo_iteration(dtype: str) -> Callable[[], None]:
+def ppo_iteration(dtype: str) -> Callable[[], Any]:
     model, trunk, reference = network(dtype, FREEZE)
     width = ARCHITECTURE.width
     reward = roles.with_head(reference, "reward", roles.random_head(jax.random.key(1), width))
@@ -134,17 +136,18 @@ def ppo_iteration(dtype: str) -> Callable[[], None]:
     prompt, mask = random_prompts(workloads.PPO_PROMPTS, workloads.PPO_PROMPT_LENGTH)
     ids, key = np.arange(workloads.PPO_PROMPTS, dtype=np.int32), jax.random.key(0)
 
-    def step() -> None:
+    def step() -> State:
         nonlocal state
         policy = {name: state.top[name] for name in reference}
         sampled = sample(trunk, policy, prompt, mask, ids, key)
         rollout, _ = evaluate(trunk, state.top, reference, reward, 0.0, 1.0, None, sampled)
         state, _ = jax.block_until_ready(update(state, trunk, rollout, key))
+        return state
 
     return step
 
 
-def make_step(case: str, dtype: str) -> Callable[[], None]:
+def make_step(case: str, dtype: str) -> Callable[[], Any]:
     return {
         "bon_128": lambda: best_of_n(128, dtype),
         "bon_512": lambda: best_of_n(512, dtype),

@@ -52,7 +52,7 @@ WORKLOADS = {
 }
 
 
-def main(make_step: Callable[[str, str], Callable[[], None]], packages: Sequence[str]) -> None:
+def main(make_step: Callable[[str, str], Callable[[], object]], packages: Sequence[str]) -> None:
     """Times one workload as the command line says and prints one JSON line.
 
     `{"case", "dtype", "seconds": the median, "all": every repeat's seconds, "work", "unit", "versions"}`

@@ -20,10 +20,10 @@ from ml_collections import ConfigDict, config_flags
 
 from rlhf_jax.config import suggest, to_dict
 from rlhf_jax.errors import UserError
-from rlhf_jax.stages import run_stage
+from rlhf_jax.stages import STAGES, run_stage
 
-# These read and write files and compute little; they must not take an accelerator away from training.
-HOST_ONLY = frozenset({"agreement", "annotate", "convert", "evaluate", "frontier", "judge", "report"})
+# Evaluation reads and writes files and computes little; it must not take an accelerator away from training.
+HOST_ONLY = frozenset(stage for stage, module in STAGES.items() if module.startswith("rlhf_jax.evaluation."))
 
 
 def main(arguments: list[str]) -> int:

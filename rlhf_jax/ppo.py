@@ -262,8 +262,7 @@ def make_update(
         metrics |= {"ratio_max": largest, "ratio_min": smallest, "first_ratio_error": first, "first_kl": first_kl}
         metrics["updates"] = made.sum()
         if settings.kl_target:
-            kl = ops.kl_estimate(rollout.log_probs, rollout.reference_log_probs, "k1")
-            kl = jnp.where(rollout.sequences.response_mask, kl, 0.0).sum(axis=-1)
+            kl = rollout.kl("k1")
             state = state.replace(kl_coefficient=next_coefficient(settings, state.kl_coefficient, kl.mean(), kl.size))
         return state.advanced(prompts), metrics
 

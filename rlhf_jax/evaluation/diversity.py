@@ -166,15 +166,15 @@ class EncodeOnce:
     """An encoder that remembers: every distinct text is encoded once in its life, however many metrics ask for it.
 
     Args:
-      encoder: the encoder that does the work.
+      encoder: what does the work: an encoder of texts, or a classifier of pairs of them.
     """
 
-    def __init__(self, encoder: Encoder):
+    def __init__(self, encoder: Callable[[Sequence[Any]], np.ndarray]):
         self._encoder = encoder
-        self._vectors: dict[str, np.ndarray] = {}
+        self._vectors: dict[Any, np.ndarray] = {}
 
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """`[n, D]` float32, one row a text."""
+    def __call__(self, texts: Sequence[Any]) -> np.ndarray:
+        """`[n, D]`, one row a text or pair."""
         new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
         if new:
             self._vectors.update(zip(new, self._encoder(new), strict=True))

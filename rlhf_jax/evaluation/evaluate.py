@@ -133,7 +133,7 @@ def _by_inference(config: Config) -> Diversity:
     from rlhf_jax.evaluation.nli import load_nli_classifier, nli_diversity, pair_values
 
     settings = {"mode": config.mode, "samples": config.nli.samples, "largest": config.nli.pairs, "seed": config.seed}
-    settings["classifier"] = load_nli_classifier(config.nli.model)
+    settings["classifier"] = EncodeOnce(load_nli_classifier(config.nli.model))
     return Diversity(
         functools.partial(per_input, metric=functools.partial(nli_diversity, **settings)),
         functools.partial(across_input_of_pairs, pair_values=functools.partial(pair_values, **settings)),

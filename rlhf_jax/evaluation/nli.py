@@ -26,7 +26,7 @@ type Classifier = Callable[[Sequence[tuple[str, str]]], np.ndarray]
 
 
 class NliClassifier:
-    """Pairs of texts to the probabilities of contradiction, neutrality and entailment; each pair is read once.
+    """Pairs of texts to the probabilities of contradiction, neutrality and entailment.
 
     Args:
       path: a published folder of a sequence classifier whose `id2label` are those three (`roberta-large-mnli`).
@@ -50,15 +50,14 @@ class NliClassifier:
         self._params = jax.device_put({"network": folder.params(), "head": head}, cpu)
         order = np.array([named[label] for label in LABELS])
         self._classify = jax.jit(functools.partial(_classify, Bidirectional(folder.architecture), order))
-        self._known: dict[tuple[str, str], np.ndarray] = {}
 
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """`[n, 3]` float32, in the order of the pairs and of `LABELS`."""
-        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
-        for batch in batches(self._tokenizer.encode_batch(new)):
-            found = np.asarray(self._classify(self._params, batch.tokens, batch.segments, batch.mask))
-            self._known |= {new[index]: row for index, row in zip(batch.rows, found, strict=False)}
-        return np.stack([self._known[pair] for pair in pairs]) if pairs else np.zeros((0, len(LABELS)), np.float32)
+        probabilities = np.empty((len(pairs), len(LABELS)), np.float32)
+        for batch in batches(self._tokenizer.encode_batch(list(pairs))):
+            found = self._classify(self._params, batch.tokens, batch.segments, batch.mask)
+            probabilities[batch.rows] = found[: len(batch.rows)]
+        return probabilities
 
 
 def _classify(
@@ -93,16 +92,12 @@ def sentences(text: str) -> list[str]:
     return [sentence for sentence in found if sentence] or [""]
 
 
-def nli_diversity(
-    outputs: Sequence[str],
-    classifier: Classifier,
-    mode: Mode = "default",
-    samples: int = 5,
-    largest: int = 0,
-    seed: int = 0,
-) -> float:
-    """Mean over unordered pairs of texts of how much they contradict each other: the mean of `pair_values`."""
-    return float(pair_values(outputs, classifier, mode, samples, largest, seed)[1].mean())
+def nli_diversity(outputs: Sequence[str], classifier: Classifier, mode: Mode = "default", **drawn: int) -> float:
+    """Mean over unordered pairs of texts of how much they contradict each other: the mean of `pair_values`.
+
+    `drawn` is what that takes too: `samples`, `largest` and `seed`.
+    """
+    return float(pair_values(outputs, classifier, mode, **drawn)[1].mean())
 
 
 def pair_values(

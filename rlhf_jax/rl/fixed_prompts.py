@@ -7,11 +7,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import ops
 from rlhf_jax.data.batches import Buckets, Item, in_order
 from rlhf_jax.data.records import Example, Samples, write
 from rlhf_jax.rl.objective import Rollout
@@ -67,7 +64,7 @@ class FixedPrompts:
             ids = np.zeros(len(batch.prompt), np.int32)
             ids[:rows] = [prompt_id(example.id) for example in examples]
             sampled, rollout = answer(batch, ids)
-            kl_k1, kl_k3 = (np.asarray(_kl(rollout, estimator)).tolist() for estimator in ("k1", "k3"))
+            kl_k1, kl_k3 = (np.asarray(rollout.kl(estimator)).tolist() for estimator in ("k1", "k3"))
             responses = unpack(sampled, np.asarray(rollout.scores), rows)
             records += [
                 answered(
@@ -89,12 +86,6 @@ class FixedPrompts:
         for record in records:
             by_split.setdefault(record.split, []).append(record)
         return {f"eval/{split}/{name}": mean for split, of in by_split.items() for name, mean in _means(of).items()}
-
-
-def _kl(rollout: Rollout, estimator: str) -> jax.Array:
-    """`[B, N]` nats of each response."""
-    kl = ops.kl_estimate(rollout.log_probs, rollout.reference_log_probs, estimator)
-    return jnp.where(rollout.sequences.response_mask, kl, 0.0).sum(axis=-1)
 
 
 def _means(records: Sequence[Samples]) -> dict[str, float]:

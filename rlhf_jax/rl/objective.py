@@ -42,6 +42,11 @@ class Rollout:
     advantages: jax.Array
     returns: jax.Array
 
+    def kl(self, estimator: str) -> jax.Array:
+        """`[B, N]` nats of each response to the reference, as `ops.kl_estimate` estimates it."""
+        kl = ops.kl_estimate(self.log_probs, self.reference_log_probs, estimator)
+        return jnp.where(self.sequences.response_mask, kl, 0.0).sum(axis=-1)
+
 
 def start_value(
     settings: Algorithm, policy: Params, reward: Params, mean: float, deviation: float, key: jax.Array

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -27,9 +28,17 @@ def jax_side(monkeypatch):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("case", ["bon_128", "sft_frozen", "sft_full", "ppo"])
-def test_a_step_runs_twice(jax_side, case):
+def test_sampling_runs_to_its_full_length(jax_side):
     """`bon_512` is `bon_128` with a longer prompt."""
+    sampled = jax_side.make_step("bon_128", "float32")()
+    assert sampled.sequences.prompt.shape == (1, 128)
+    assert sampled.sequences.response_mask.shape == (1, 2, 4) and sampled.sequences.response_mask.all()
+
+
+@pytest.mark.parametrize(("case", "trained"), [("sft_frozen", ["4"]), ("sft_full", list("01234")), ("ppo", ["4"])])
+def test_every_step_trains_the_top_once_more(jax_side, case, trained):
     step = jax_side.make_step(case, "float32")
-    step()
-    step()
+    before, after = (jax.device_get(step()) for _ in range(2))
+    assert (int(before.step), int(after.step)) == (1, 2)
+    assert sorted(after.top["layers"]) == trained
+    assert (before.top["norm"]["scale"] != after.top["norm"]["scale"]).any()
