@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rlhf_jax.errors import UserError
 
@@ -126,6 +126,28 @@ def read[R: Record](path: str | Path, kind: type[R], *, partial: bool = False) -
         first_seen[record.id] = number
         records.append(record)
     return records
+
+
+def read_objects(path: str | Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file that is not one of records.
+
+    Raises:
+      UserError: the file is missing, or a line is not a JSON object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist, expected a JSONL file.")
+    objects = []
+    with path.open(encoding="utf-8") as file:  # whose lines end at line feeds alone: a text may hold other separators
+        for number, line in enumerate(file, start=1):
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{path}:{number} does not parse as JSON ({error}).") from None
+            if not isinstance(value, dict):
+                raise UserError(f"{path}:{number} holds a JSON {type(value).__name__}; expected an object.")
+            objects.append(value)
+    return objects
 
 
 def write(path: str | Path, records: Iterable[Record]) -> None:

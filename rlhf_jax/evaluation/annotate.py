@@ -9,6 +9,7 @@ from pathlib import Path
 from rlhf_jax.data.records import write_text
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.contests import contests, read_samples
+from rlhf_jax.evaluation.pages import embedded, render
 from rlhf_jax.evaluation.people import questions
 
 
@@ -48,8 +49,6 @@ def run(config: Config, workdir: Path) -> None:
     Raises:
       UserError: a file is missing or broken, or there is nothing to compare.
     """
-    import jinja2
-
     if config.pairs < 1 or config.prompts < 0:
         raise UserError(f"pairs is {config.pairs} and prompts {config.prompts}, expected 1 or more, and 0 or more.")
     samples = read_samples(config.samples, config.baseline)
@@ -62,11 +61,8 @@ def run(config: Config, workdir: Path) -> None:
     asked = questions(compared, config.pairs, config.seed)
     if not asked:
         raise UserError("There is nothing to compare: expected a second model, or against_reference = True.")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    shown = json.dumps([q.shown() for q in asked if q.model_is != "both"], ensure_ascii=False).replace("<", "\\u003c")
-    page = environment.get_template("annotate.html.j2").render(config=config, questions_json=shown)
+    shown = embedded([question.shown() for question in asked if question.model_is != "both"])
+    page = render("annotate.html.j2", config=config, questions_json=shown)
     write_text(workdir / "key.jsonl", "".join(json.dumps(question.key()) + "\n" for question in asked))
     write_text(workdir / "annotate.html", page + "\n")
     equal = sum(question.model_is == "both" for question in asked)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlhf_jax.data.records import read_objects
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.contests import Contest, Judgement, pairs_of
 
@@ -120,19 +120,9 @@ def judge_by_people(compared: Sequence[Contest], config: PeopleConfig) -> list[J
 _PLACE = ("id", "split", "model", "against")
 
 
-def _lines(path: str, fields: set[str]) -> list[Mapping[str, Any]]:
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(f"{path} does not exist, expected a JSONL file.")
-    found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: is not JSON ({error}).") from None
-        if not isinstance(value, dict) or not fields <= value.keys():
-            raise UserError(f"{path}:{number}: expected an object with {', '.join(sorted(fields))}.")
-        if not all(isinstance(value[name], str) for name in fields):
-            raise UserError(f"{path}:{number}: expected texts as {', '.join(sorted(fields))}.")
-        found.append(value)
-    return found
+def _lines(path: str, fields: set[str]) -> list[dict[str, Any]]:
+    objects = read_objects(path)
+    for number, value in enumerate(objects, start=1):
+        if not all(isinstance(value.get(name), str) for name in fields):
+            raise UserError(f"{path}:{number}: expected an object with texts as {', '.join(sorted(fields))}.")
+    return objects

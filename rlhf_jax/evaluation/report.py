@@ -19,6 +19,7 @@ from rlhf_jax.data.records import Samples, write_text
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation import plots
 from rlhf_jax.evaluation.gold import GoldConfig
+from rlhf_jax.evaluation.pages import embedded, render
 from rlhf_jax.evaluation.study import Study, read_study, require_seeds_of_one_study
 from rlhf_jax.evaluation.summary import REFERENCE, Summary, summarise
 from rlhf_jax.evaluation.tables import Table, console, latex, make_tables, markdown, meaning_of_errors
@@ -148,19 +149,11 @@ def _markdown(config: Config, summary: Summary, tables: Sequence[Table]) -> str:
 
 
 def _html(config: Config, studies: Sequence[Study], summary: Summary, tables: Sequence[Table]) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     training = [study.training for study in studies]
     of_run = f" of run {studies[0].folder.name}" if len(studies) > 1 else ""
     browser = _browser(studies[0])
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         config=config,
         summary=summary,
         tables=tables,
@@ -177,8 +170,7 @@ def _html(config: Config, studies: Sequence[Study], summary: Summary, tables: Se
             "Supervised and reward model training": plots.training_curves(training),
         },
         browser=browser,
-        # Inside <script> only "<" could end the data early.
-        browser_json=json.dumps(browser, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),
+        browser_json=embedded(browser),
         sampling=_sampling(studies[0]),
         runs=[{"name": study.folder.name, "config": _pretty(study.config)} for study in studies],
         corpus=studies[0].corpus,

@@ -152,24 +152,8 @@ def _optional(path: Path) -> dict[str, Any] | None:
     return _object(path) if path.exists() else None
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; expected the file that a finished stage writes there.")
-    values = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                value = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{path}:{number} does not parse as JSON ({error}).") from None
-            if not isinstance(value, dict):
-                raise UserError(f"{path}:{number} holds a JSON {type(value).__name__}; expected an object.")
-            values.append(value)
-    return values
-
-
 def _judgements(path: Path) -> list[dict[str, Any]]:
-    values = _lines(path)
+    values = records.read_objects(path)
     for number, value in enumerate(values, start=1):
         for field, kind in _JUDGEMENT.items():
             if not isinstance(value.get(field), kind):
@@ -185,7 +169,7 @@ def _samples(path: Path) -> list[records.Samples]:
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
-    values = _lines(path) if path.exists() else []
+    values = records.read_objects(path) if path.exists() else []
     for number, value in enumerate(values, start=1):
         if not isinstance(value.get("step"), int):
             raise UserError(f"{path}:{number} has step = {value.get('step')!r}; expected an integer.")

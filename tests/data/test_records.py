@@ -139,3 +139,15 @@ def test_nan_in_a_file_and_a_missing_file_are_refused(tmp_path):
         records.read(path, Samples)
     with pytest.raises(UserError, match=r"none\.jsonl does not exist"):
         records.read(tmp_path / "none.jsonl", Samples)
+
+
+def test_objects_end_at_line_feeds_alone(tmp_path):
+    path = tmp_path / "objects.jsonl"
+    path.write_text('{"a": "one\u2028two"}\n{"a": 1}\n', encoding="utf-8")
+    assert records.read_objects(path) == [{"a": "one\u2028two"}, {"a": 1}]
+    for text, message in (("{}\n[1]\n", ":2 holds a JSON list"), ("{}\n\n", ":2 does not parse")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            records.read_objects(path)
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        records.read_objects(tmp_path / "nowhere")

@@ -155,9 +155,9 @@ def test_pairs_of_a_prompt_are_averaged(tmp_path, config):
         ('{"question": "x", "choice": "a", "annotator": "ab"}\n', "answers the question 'x', which .* does not have"),
         ("KNOWN b2", "has the choice 'b2', expected one of a, tie, b"),
         ("KNOWN a\nKNOWN b", "'ab' answers .* twice, expected one answer"),
-        ("not json", "answers.jsonl:1: is not JSON"),
-        ('{"question": "x"}', "answers.jsonl:1: expected an object with annotator, choice, question"),
-        ('{"question": 1, "choice": "a", "annotator": "ab"}', "expected texts as"),
+        ("not json", "answers.jsonl:1 does not parse as JSON"),
+        ('{"question": "x"}', "answers.jsonl:1: expected an object with texts as annotator, choice, question"),
+        ('{"question": 1, "choice": "a", "annotator": "ab"}', "expected an object with texts as"),
     ],
 )
 def test_broken_answers_are_named(config, tmp_path, text, message):
