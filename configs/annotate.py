@@ -16,8 +16,7 @@ from configs import common
 def get_config(argument: str = "runs/quickstart") -> ConfigDict:
     """The stage's config, by the study's folder; "FOLDER,judge" for the judge that reads the answers."""
     study, _, what = argument.partition(",")
-    if what not in ("", "judge"):
-        raise ValueError(f"annotate.py:{argument} is unknown; expected annotate.py:FOLDER or annotate.py:FOLDER,judge")
+    common.check_argument("annotate.py:FOLDER", what, "", "judge")
     page = common.annotate(study, 0)
     if not what:
         return page

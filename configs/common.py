@@ -17,6 +17,12 @@ def ordered(**fields) -> ConfigDict:
     return ConfigDict(fields, sort_keys=False)
 
 
+def check_argument(file: str, argument: str, *expected: str) -> None:
+    """Refuses an argument of `file` (what its name's colon is followed by, "" without one) that is not expected."""
+    if argument not in expected:
+        raise ValueError(f"{file}: {argument!r} is unknown, expected {' or '.join(map(repr, expected))}")
+
+
 def optimizer(learning_rate: float, schedule: str) -> ConfigDict:
     """AdamW as in the study's code: no decay, no warm-up."""
     return ConfigDict(

@@ -32,8 +32,7 @@ def one_seed(seed) -> ConfigDict:
 
 def get_config(size: str = "") -> ConfigDict:
     """The pipeline's config: "" for the demo, "long" for three seeds of the longer study."""
-    if size not in ("", "long"):
-        raise ValueError(f"quickstart.py:{size} is unknown; expected quickstart.py or quickstart.py:long")
+    common.check_argument("quickstart.py", size, "", "long")
     return long() if size else demo()
 
 

@@ -51,7 +51,7 @@ def test_config_fits_its_stages(name, argument):
 
 @pytest.mark.parametrize("name", ["quickstart", "paper/sft", "paper/reward", "paper/ppo", "paper/best_of_n"])
 def test_an_unknown_argument_is_refused(name):
-    with pytest.raises(ValueError, match=rf"{name}.py:short is unknown"):
+    with pytest.raises(ValueError, match=rf"{name}.py: 'short' is unknown"):
         load(name, "short")
 
 

@@ -10,15 +10,12 @@ released code also draws from the 50 likeliest tokens alone (docs/method.md, M11
 from ml_collections import ConfigDict
 
 from configs import common
-from configs.paper.sft import DATA, LLAMA_7B
+from configs.paper.common import DATA, LLAMA_7B
 
 
 def get_config(variant: str = "paper") -> ConfigDict:
     """The config: "paper" for the paper's settings, "released" for those of the released code."""
-    if variant not in ("paper", "released"):
-        raise ValueError(
-            f"paper/best_of_n.py:{variant} is unknown; expected paper/best_of_n.py:paper or paper/best_of_n.py:released"
-        )
+    common.check_argument("paper/best_of_n.py", variant, "paper", "released")
     config = common.best_of_n("runs/paper", LLAMA_7B, seed=0)
     config.sampling.update(
         {

@@ -14,20 +14,17 @@ this size.
 from ml_collections import ConfigDict
 
 from configs import common
-from configs.paper.sft import DATA, LLAMA_7B
+from configs.paper.common import DATA, LLAMA_7B, TRAINING
 
 
 def get_config(variant: str = "table") -> ConfigDict:
     """The config: "table" for the paper's settings, "released" for those of the released command."""
-    if variant not in ("table", "released"):
-        raise ValueError(f"paper/ppo.py:{variant} is unknown; expected paper/ppo.py:table or paper/ppo.py:released")
+    common.check_argument("paper/ppo.py", variant, "table", "released")
     config = common.ppo("runs/paper", LLAMA_7B, seed=0)
     config.update(
         {
+            **TRAINING,
             "data": f"{DATA}/examples.jsonl",
-            "dtype": "float32",
-            "prompt_buckets": (256, 512, 1024),
-            "truncation": "left",
             "prompts": 256,
             "samples": 1,
             "steps": 750,

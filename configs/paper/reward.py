@@ -12,24 +12,19 @@ preference data, the latter as the split ood_test. It has not been run at this s
 from ml_collections import ConfigDict
 
 from configs import common
-from configs.paper.sft import DATA, LLAMA_7B
+from configs.paper.common import DATA, LLAMA_7B, TRAINING
 
 
 def get_config(variant: str = "table") -> ConfigDict:
     """The config: "table" for the paper's settings, "released" for those of the released command."""
-    if variant not in ("table", "released"):
-        raise ValueError(
-            f"paper/reward.py:{variant} is unknown; expected paper/reward.py:table or paper/reward.py:released"
-        )
+    common.check_argument("paper/reward.py", variant, "table", "released")
     config = common.reward("runs/paper", LLAMA_7B, seed=0)
     config.update(
         {
+            **TRAINING,
             "data": f"{DATA}/preferences.jsonl",
             "evaluate_every": 100,
-            "dtype": "float32",
-            "prompt_buckets": (256, 512, 1024),
             "response_buckets": (64, 128, 256),
-            "truncation": "left",
             "batch_size": 64,
             "steps": 1451,
             "optimizer": common.optimizer(3e-5, "linear"),

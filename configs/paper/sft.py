@@ -12,26 +12,21 @@ so both are linear here. `data/tldr/examples.jsonl` holds TL;DR as SFT data. It 
 from ml_collections import ConfigDict
 
 from configs import common
-
-LLAMA_7B = "huggyllama/llama-7b"
-DATA = "data/tldr"
+from configs.paper.common import DATA, LLAMA_7B, TRAINING
 
 
 def get_config(variant: str = "table") -> ConfigDict:
     """The config: "table" for the paper's settings, "released" for those of the released command."""
-    if variant not in ("table", "released"):
-        raise ValueError(f"paper/sft.py:{variant} is unknown; expected paper/sft.py:table or paper/sft.py:released")
+    common.check_argument("paper/sft.py", variant, "table", "released")
     config = common.sft("runs/paper", LLAMA_7B, seed=0)
     config.update(
         {
+            **TRAINING,
             "data": f"{DATA}/examples.jsonl",
             "evaluate_examples": 500,
             "evaluate_samples": 100,
             "evaluate_every": 100,
-            "dtype": "float32",
-            "prompt_buckets": (256, 512, 1024),
             "response_buckets": (64, 128, 1024),
-            "truncation": "left",
             "batch_size": 128,
             "steps": 912,
             "optimizer": common.optimizer(3e-5, "linear"),
