@@ -39,6 +39,11 @@ def optimizer(learning_rate: float, schedule: str) -> ConfigDict:
     )
 
 
+def mesh() -> ConfigDict:
+    """All devices share the batch; on a CPU that is one."""
+    return ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+
+
 def latest() -> ConfigDict:
     """No best checkpoint: later stages load the latest."""
     return ConfigDict({"metric": "", "better": "lower", "load": "latest"})
@@ -76,6 +81,7 @@ def sft(folder: str, model: str, seed) -> ConfigDict:
             "evaluate_every": 15,
             "freeze": 0.8,
             "dtype": "auto",
+            "mesh": mesh(),
             "prompt_buckets": (PROMPT_LENGTH,),
             "response_buckets": (32,),
             "truncation": "text",
@@ -110,6 +116,7 @@ def sampling(folder: str, model: str, policy: str, seed) -> ConfigDict:
             "truncation": "text",
             "batch_size": 4,
             "dtype": "auto",
+            "mesh": mesh(),
             "seed": seed,
         }
     )
@@ -160,6 +167,7 @@ def reward(folder: str, model: str, seed) -> ConfigDict:
             "evaluate_splits": ("validation", "ood_test"),
             "evaluate_every": 6,
             "dtype": "auto",
+            "mesh": mesh(),
             "prompt_buckets": (PROMPT_LENGTH,),
             "response_buckets": (40,),  # a sample that was cut at 32 tokens gains an EOS
             "truncation": "text",
@@ -194,6 +202,7 @@ def score(folder: str, model: str, samples: str) -> ConfigDict:
             "separator": " ",
             "batch_size": 4,
             "dtype": "auto",
+            "mesh": mesh(),
         }
     )
 
@@ -208,6 +217,7 @@ def ppo(folder: str, model: str, seed) -> ConfigDict:
             "reward": f"{folder}/reward",
             "data": f"{folder}/prepare/examples.jsonl",
             "dtype": "auto",
+            "mesh": mesh(),
             "prompt_buckets": (PROMPT_LENGTH,),
             "truncation": "text",
             "prompts": 16,

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlhf_jax import ops, rollouts
+from rlhf_jax import ops, rollouts, sharding
 from rlhf_jax.data.batches import Batches, Buckets, from_prompts
 from rlhf_jax.data.records import Example, read
 from rlhf_jax.data.tokenizer import id_count, load_tokenizer
@@ -40,8 +40,15 @@ from rlhf_jax.sequences import Sequences
 from rlhf_jax.training import optimizer
 from rlhf_jax.training.clock import Clock
 from rlhf_jax.training.loop import Loop, is_finished
-from rlhf_jax.training.run import jit
-from rlhf_jax.training.update import State, check_microbatch, check_not_negative, check_positive, summed_gradients
+from rlhf_jax.training.run import jit, jit_step
+from rlhf_jax.training.update import (
+    State,
+    check_microbatch,
+    check_not_negative,
+    check_positive,
+    over_microbatches,
+    summed_gradients,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +62,7 @@ class Config:
       reward: folder of the reward run.
       data: `examples.jsonl`; prompts of its train split.
       dtype: of computation: "auto", "bfloat16" or "float32".
+      mesh: how many devices share the batch, the parameters and the heads.
       prompt_buckets: lengths (tokens) that prompts are padded to; a longer prompt is shortened.
       truncation: what a too long prompt loses: "text", the end of its text field, or "left", its start but the BOS.
       prompts: of one rollout.
@@ -77,6 +85,7 @@ class Config:
     reward: str
     data: str
     dtype: str
+    mesh: sharding.Mesh
     prompt_buckets: tuple[int, ...]
     truncation: Literal["text", "left"]
     prompts: int
@@ -103,12 +112,6 @@ class PolicyState(State):
 
     kl_coefficient: jax.Array | None
     reference: Params | None
-
-
-def over_microbatches(function: Callable[..., Any], rows: Any, microbatch: int) -> Any:
-    """`function(rows)` for microbatches of the leading axis, in turn; results are joined again."""
-    cut = jax.tree.map(lambda x: x.reshape(x.shape[0] // microbatch, microbatch, *x.shape[1:]), rows)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.lax.map(function, cut))
 
 
 def make_evaluate_rollout(model: Model, settings: Algorithm, microbatch: int) -> Callable[..., Any]:
@@ -214,7 +217,8 @@ def make_update(
         def attempt(state: PolicyState, rows: jax.Array) -> tuple[PolicyState, dict[str, jax.Array]]:
             """One optimiser update, unless its minibatch shows that the policy has gone too far."""
             valued = revalued(state, trunk, rollout) if settings.paper.recompute_advantages else rollout
-            chosen = jax.tree.map(lambda x: x[rows], valued)
+            # All rows in another order are the same rows, and would be moved between devices for nothing.
+            chosen = valued if settings.minibatches == 1 else jax.tree.map(lambda x: x[rows], valued)
             loss = partial(ppo_loss, model, settings, trunk, coefficient_now(settings, state.kl_coefficient))
             gradients, parts = summed_gradients(loss, state.top, chosen, microbatch)
             largest, smallest = parts.pop("ratio_max").max(), parts.pop("ratio_min").min()
@@ -266,7 +270,7 @@ def make_update(
             state = state.replace(kl_coefficient=next_coefficient(settings, state.kl_coefficient, kl.mean(), kl.size))
         return state.advanced(prompts), metrics
 
-    return jit(update, donate_argnums=0)
+    return jit_step(update)
 
 
 def but_value(condition: jax.Array, chosen: Params, tree: Params) -> Params:
@@ -299,6 +303,13 @@ def run(config: Config, workdir: Path) -> None:
     check(config)
     if is_finished(workdir, config.steps):
         return
+    with sharding.use(config.mesh):
+        train(config, workdir)
+
+
+def train(config: Config, workdir: Path) -> None:
+    """The run itself, on the mesh in use."""
+    sharding.check_rows(config.microbatch, "config.microbatch")
     settings = config.algorithm
     tokenizer = load_tokenizer(config.model)
     buckets = Buckets(config.prompt_buckets, response=(1,))
@@ -340,6 +351,7 @@ def run(config: Config, workdir: Path) -> None:
     def write_samples(state: PolicyState, step: int) -> dict[str, float]:
         def answer(batch: Sequences, ids: np.ndarray) -> tuple[Sampled, Rollout]:
             same_each_time = jax.random.fold_in(key, 0)
+            batch, ids = sharding.rows((batch, ids))
             sampled = sample(trunk, policy_of(state), batch.prompt, batch.prompt_mask, ids, same_each_time)
             return sampled, score(state, sampled, start)[0]
 
@@ -353,8 +365,8 @@ def run(config: Config, workdir: Path) -> None:
         clock = Clock()
         for step in loop.steps():
             position = (step - 1) * config.prompts
-            batch = batches.at(position)
             ids = np.arange(position, position + config.prompts, dtype=np.int32)
+            batch, ids = sharding.rows((batches.at(position), ids))
             sample_key, order_key = jax.random.split(jax.random.fold_in(key, step))
             inputs = (trunk, policy_of(state), batch.prompt, batch.prompt_mask)
             sampled = clock.time(  # the prompts' keys and values are freed before anything else runs

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import losses
+from rlhf_jax import losses, sharding
 from rlhf_jax.data.batches import Batches, Buckets, Encoding, Item, from_preferences, in_order, load_splits, real_tokens
 from rlhf_jax.data.records import Preference, write_text
 from rlhf_jax.data.tokenizer import id_count, load_tokenizer
@@ -67,6 +67,7 @@ class Config:
       evaluate_splits: splits whose accuracy and calibration are measured.
       evaluate_every: optimiser steps between evaluations; there is one after the last step in any case.
       dtype: of computation: "auto", "bfloat16" or "float32".
+      mesh: how many devices share the batch, the parameters and the heads.
       prompt_buckets: lengths (tokens) that prompts are padded to; a longer prompt is shortened to the largest.
       response_buckets: the same of responses, which are never shortened.
       truncation: what a too long prompt loses: "text", the end of its text field, or "left", its start but the BOS.
@@ -91,6 +92,7 @@ class Config:
     evaluate_splits: tuple[str, ...]
     evaluate_every: int
     dtype: str
+    mesh: sharding.Mesh
     prompt_buckets: tuple[int, ...]
     response_buckets: tuple[int, ...]
     truncation: Literal["text", "left"]
@@ -176,6 +178,13 @@ def run(config: Config, workdir: Path) -> None:
     config.selection.check([f"eval/{split}/{name}" for split in config.evaluate_splits for name in MEASURED])
     if is_finished(workdir, config.steps):
         return
+    with sharding.use(config.mesh):
+        train(config, workdir)
+
+
+def train(config: Config, workdir: Path) -> None:
+    """The run itself, on the mesh in use."""
+    sharding.check_rows(config.microbatch, "config.microbatch")
     tokenizer = load_tokenizer(config.model)
     longest = max(config.prompt_buckets), max(config.response_buckets)
     encoding = Encoding(tokenizer, *longest, config.truncation, config.separator, config.long_responses)
@@ -211,7 +220,7 @@ def run(config: Config, workdir: Path) -> None:
             position = (step - 1) * config.batch_size
             margin = np.array([item.margin or 0.0 for item in batches.items_at(position)], np.float32)
             batch = Pairs(batches.at(position), margin)
-            state, metrics = clock.time("update", train_step, state, base.trunk, batch)
+            state, metrics = clock.time("update", train_step, state, base.trunk, sharding.rows(batch))
             metrics = {name: float(value) for name, value in metrics.items()}
             meta = describe(base, "reward")
             quality = {}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from rlhf_jax import sampler
+from rlhf_jax import sampler, sharding
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import roles
 from rlhf_jax.models.transformer import Edge, Model, Params, merge
@@ -166,6 +166,6 @@ def sample_prompts(
             prompt[row, : len(prompts[i])] = prompts[i]
             mask[row, : len(prompts[i])] = True
         ids = np.array([prompt_ids[i] for i in filled], np.int32)
-        sampled = sample(trunk, top, prompt, mask, ids, key)
+        sampled = sample(trunk, top, *sharding.rows((prompt, mask, ids)), key)
         scores = None if score is None else np.asarray(score(trunk, sampled.sequences, sampled.edge), np.float64)
         yield list(zip(rows, unpack(sampled, scores, len(rows)), strict=True))

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
+from rlhf_jax import sharding
 from rlhf_jax.errors import UserError
 from rlhf_jax.models.pretrained import Pretrained, load
 from rlhf_jax.models.transformer import Params
@@ -77,7 +78,13 @@ def load_top_on(base: Pretrained, run: str, role: str) -> tuple[Params, dict[str
             raise UserError(
                 f"{run} holds {name} with the shape {found.get(name)}, this model's is {expected.get(name)}"
             )
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), top), meta
+    axes = base.model.logical_axes()
+
+    def place(path: tuple[Any, ...], leaf: Any) -> jax.Array:
+        name = _name(path)
+        return sharding.place(np.asarray(leaf, np.float32), axes.get(name, (None,) * leaf.ndim))
+
+    return jax.tree.map_with_path(place, top), meta
 
 
 def load_reward(base: Pretrained, run: str) -> tuple[Params, float, float]:
@@ -94,7 +101,11 @@ def load_reward(base: Pretrained, run: str) -> tuple[Params, float, float]:
 
 def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree.leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+    return {_name(path): leaf.shape for path, leaf in leaves}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def describe(base: Pretrained, role: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax import ops
+from rlhf_jax import ops, sharding
 from rlhf_jax.models import attention
 from rlhf_jax.models.attention import KeysValues
 from rlhf_jax.models.transformer import Edge, Model, Params
@@ -262,7 +262,9 @@ def decode(
 
     a = model.architecture
     cache = jnp.zeros((batch, a.kv_heads, samples, max_new_tokens + 1, a.head_dim), model.dtype)
+    cache = sharding.constrain(cache, "batch", "kv_heads")
     edge_shape = (batch, samples, max_new_tokens + 1)
+    states = jnp.zeros((*edge_shape, a.width), model.dtype) if model.freeze else jnp.zeros(edge_shape, jnp.int32)
     initial = _State(
         step=jnp.int32(0),
         token=first[..., 0],
@@ -270,7 +272,7 @@ def decode(
         tokens=empty.response,
         mask=empty.response_mask,
         log_probs=jnp.zeros(empty.response.shape, jnp.float32),
-        states=jnp.zeros((*edge_shape, a.width), model.dtype) if model.freeze else jnp.zeros(edge_shape, jnp.int32),
+        states=sharding.constrain(states, "batch"),
         caches=[KeysValues(cache, cache)] * a.layers,
     )
     final = jax.lax.while_loop(lambda s: (s.step < max_new_tokens) & ~jnp.all(s.finished), body, initial)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import jax
 
-from rlhf_jax import rollouts
+from rlhf_jax import rollouts, sharding
 from rlhf_jax.data.records import Example, Samples, append, read
 from rlhf_jax.data.tokenizer import decode, encode_prompt, id_count, load_tokenizer
 from rlhf_jax.errors import UserError
@@ -43,6 +43,7 @@ class Sampling:
       truncation: what a too long prompt loses: "text", the end of its text field, or "left", its start but the BOS.
       batch_size: prompts of one batch.
       dtype: of computation: "auto", "bfloat16" or "float32".
+      mesh: how many devices share the batch, the parameters and the heads.
       seed: of the samples.
     """
 
@@ -59,6 +60,7 @@ class Sampling:
     truncation: Literal["text", "left"]
     batch_size: int
     dtype: str
+    mesh: sharding.Mesh
     seed: int
 
 
@@ -129,8 +131,21 @@ def sample_file(config: Sampling, workdir: Path, name: str, select: Callable[[li
     path = workdir / "samples.jsonl"
     done = {record.id for record in read(path, Samples, partial=True)}
     missing = [example for example in examples if example.id not in done]
-    if not missing:
-        return
+    if missing:
+        with sharding.use(config.mesh):
+            sample_missing(config, path, name, missing, len(done), select)
+
+
+def sample_missing(
+    config: Sampling,
+    path: Path,
+    name: str,
+    missing: list[Example],
+    done: int,
+    select: Callable[[list[float]], int] | None,
+) -> None:
+    """Samples what `sample_file` found missing beside what is done, on the mesh in use."""
+    sharding.check_rows(config.batch_size, "config.sampling.batch_size")
     tokenizer = load_tokenizer(config.model)
     base = load_policy(config.model, config.policy, config.dtype, id_count(tokenizer))
     score = None
@@ -157,7 +172,7 @@ def sample_file(config: Sampling, workdir: Path, name: str, select: Callable[[li
     )
     with (
         stop_on_signal() as stop,
-        Progress(len(examples), unit="prompt", description=name, initial=len(done)) as progress,
+        Progress(done + len(missing), unit="prompt", description=name, initial=done) as progress,
     ):
         for batch in batches:
             records = [

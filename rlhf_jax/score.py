@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from rlhf_jax import sharding
 from rlhf_jax.data.batches import Buckets, Item, in_order
 from rlhf_jax.data.records import Samples, append, read, write_text
 from rlhf_jax.data.tokenizer import encode_pair, id_count, load_tokenizer
@@ -51,6 +52,7 @@ class Config:
       separator: between prompt and response, as the reward model was trained.
       batch_size: prompts of one batch.
       dtype: of computation: "auto", "bfloat16" or "float32".
+      mesh: how many devices share the batch, the parameters and the heads.
     """
 
     stage: str
@@ -64,6 +66,7 @@ class Config:
     separator: str
     batch_size: int
     dtype: str
+    mesh: sharding.Mesh
 
 
 def encode(config: Config, tokenizer: PreTrainedTokenizerFast, record: Samples) -> Item:
@@ -80,6 +83,7 @@ def rate(config: Config, records: Sequence[Samples]) -> Iterator[list[Samples]]:
     Raises:
       UserError: the reward model cannot be loaded or has no normalisation constants, or a score is not finite.
     """
+    sharding.check_rows(config.batch_size, "config.batch_size")
     tokenizer = load_tokenizer(config.model)
     items = [encode(config, tokenizer, record) for record in records]
     base = load_base(config.model, float(load_meta(Path(config.reward))["freeze"]), config.dtype, id_count(tokenizer))
@@ -164,6 +168,7 @@ def run(config: Config, workdir: Path) -> None:
     missing = [record for record in samples if record.id not in done]
     if missing:
         with (
+            sharding.use(config.mesh),
             stop_on_signal() as stop,
             Progress(len(samples), unit="prompt", description=config.name, initial=len(done)) as progress,
         ):

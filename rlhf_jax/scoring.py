@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rlhf_jax import sharding
 from rlhf_jax.models import roles
 from rlhf_jax.models.transformer import Model, Params
 from rlhf_jax.sequences import Sequences
@@ -29,4 +30,6 @@ def score_batches(
     score: Callable[..., Any], trunk: Params, top: Params, batches: Iterable[tuple[Sequences, int]]
 ) -> np.ndarray:
     """Raw scores `[rows, N]` float64 of all the real rows of batches, which come with their number."""
-    return np.concatenate([np.asarray(score(trunk, top, batch), np.float64)[:rows] for batch, rows in batches])
+    return np.concatenate(
+        [np.asarray(score(trunk, top, sharding.rows(batch)), np.float64)[:rows] for batch, rows in batches]
+    )

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import losses, rollouts
+from rlhf_jax import losses, rollouts, sharding
 from rlhf_jax.data.batches import Batches, Buckets, Encoding, Item, from_examples, in_order, load_splits, real_tokens
 from rlhf_jax.data.records import Example
 from rlhf_jax.data.tokenizer import decode, id_count, load_tokenizer
@@ -52,6 +52,7 @@ class Config:
       evaluate_every: optimiser steps between evaluations; there is one after the last step in any case.
       freeze: fraction of the blocks that is frozen with the embeddings and the LM head; 0 trains everything.
       dtype: of computation: "auto", "bfloat16" or "float32".
+      mesh: how many devices share the batch, the parameters and the heads.
       prompt_buckets: lengths (tokens) that prompts are padded to; a longer prompt is shortened to the largest.
       response_buckets: the same of responses, which are never shortened.
       truncation: what a too long prompt loses: "text", the end of its text field, or "left", its start but the BOS.
@@ -77,6 +78,7 @@ class Config:
     evaluate_every: int
     freeze: float
     dtype: str
+    mesh: sharding.Mesh
     prompt_buckets: tuple[int, ...]
     response_buckets: tuple[int, ...]
     truncation: Literal["text", "left"]
@@ -184,6 +186,13 @@ def run(config: Config, workdir: Path) -> None:
     config.selection.check(measured(config))
     if is_finished(workdir, config.steps):
         return
+    with sharding.use(config.mesh):
+        train(config, workdir)
+
+
+def train(config: Config, workdir: Path) -> None:
+    """The run itself, on the mesh in use."""
+    sharding.check_rows(config.microbatch, "config.microbatch")
     tokenizer = load_tokenizer(config.model)
     longest = max(config.prompt_buckets), max(config.response_buckets)
     encoding = Encoding(tokenizer, *longest, config.truncation, long_responses=config.long_responses)
@@ -194,7 +203,7 @@ def run(config: Config, workdir: Path) -> None:
     pad = tokenizer.eos_token_id
     batches = Batches(train, config.batch_size, config.seed, buckets, pad)
     evaluation = {
-        split: [batch for batch, _ in in_order(items, config.microbatch, buckets, pad)]
+        split: [sharding.rows(batch) for batch, _ in in_order(items, config.microbatch, buckets, pad)]
         for split, items in held_out.items()
     }
     base = load_base(config.model, config.freeze, config.dtype, id_count(tokenizer))
@@ -220,7 +229,7 @@ def run(config: Config, workdir: Path) -> None:
         clock = Clock()
         for step in loop.steps():
             batch = batches.at((step - 1) * config.batch_size)
-            state, metrics = clock.time("update", train_step, state, base.trunk, batch)
+            state, metrics = clock.time("update", train_step, state, base.trunk, sharding.rows(batch))
             metrics = {name: float(value) for name, value in metrics.items()}
             if loop.is_due(step, config.evaluate_every):
                 metrics |= clock.time("evaluate", measure, state.top)

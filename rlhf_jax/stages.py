@@ -38,11 +38,11 @@ STAGES = {
     "pipeline": "rlhf_jax.pipeline",
 }
 
-# Keys, at any depth, that a resumed run may set anew: how often it saves and measures, how it divides a batch, where
-# its inputs lie, and how it deals with an endpoint.
+# Keys, at any depth, that a resumed run may set anew: how often it saves and measures, how it divides a batch and
+# on how many devices, where its inputs lie, and how it deals with an endpoint.
 MAY_CHANGE = frozenset(
     {
-        *("checkpoint_every", "stop_grace", "evaluate_every", "microbatch", "model", "data"),
+        *("checkpoint_every", "stop_grace", "evaluate_every", "microbatch", "model", "data", "mesh", "fsdp", "tensor"),
         *("key_variable", "concurrency", "requests_per_minute", "timeout", "attempts", "first_wait"),
         *("prompt_price", "answer_price", "limit", "cache"),
     }

@@ -42,6 +42,7 @@ def config(tmp_path_factory):
         truncation="text",
         batch_size=4,
         dtype="float32",
+        mesh=tiny.MESH,
         seed=5,
     )
     return best_of_n.Config(stage="best_of_n", name="bon", sampling=sampling)

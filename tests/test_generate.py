@@ -41,6 +41,7 @@ def config(tmp_path_factory):
         truncation="text",
         batch_size=3,
         dtype="float32",
+        mesh=tiny.MESH,
         seed=5,
     )
     return generation.Config(stage="generate", name="sft", sampling=sampling)

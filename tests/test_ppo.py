@@ -224,6 +224,7 @@ def config(tmp_path_factory):
         reward=tiny.write_run(folder / "reward", reward, meta),
         data=tiny.write_data(folder),
         dtype="float32",
+        mesh=tiny.MESH,
         prompt_buckets=(96,),
         truncation="text",
         prompts=4,

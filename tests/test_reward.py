@@ -61,6 +61,7 @@ def config(tmp_path_factory):
         evaluate_splits=("validation",),
         evaluate_every=2,
         dtype="float32",
+        mesh=tiny.MESH,
         prompt_buckets=(96,),
         response_buckets=(32,),
         truncation="text",

@@ -51,6 +51,7 @@ def config(tmp_path_factory):
         separator=" ",
         batch_size=2,
         dtype="float32",
+        mesh=tiny.MESH,
     )
 
 

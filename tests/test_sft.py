@@ -53,6 +53,7 @@ def config(tmp_path_factory):
         evaluate_every=8,
         freeze=tiny.FREEZE,
         dtype="float32",
+        mesh=tiny.MESH,
         prompt_buckets=(96,),
         response_buckets=(24,),
         truncation="text",

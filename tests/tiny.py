@@ -24,9 +24,11 @@ from rlhf_jax.models.pretrained import save_pretrained
 from rlhf_jax.models.transformer import Model, Params
 from rlhf_jax.rl.settings import Algorithm, Paper
 from rlhf_jax.sequences import Sequences
+from rlhf_jax.sharding import Mesh
 from rlhf_jax.training.checkpoint import Checkpoints
 from rlhf_jax.training.update import State
 
+MESH = Mesh(data=-1, fsdp=1, tensor=1)
 VOCABULARY = 300
 FREEZE = 0.5  # one block of two or three
 

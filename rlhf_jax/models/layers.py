@@ -100,9 +100,8 @@ def gate_and_up(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     Joined backward, the gradient of the activation would be computed twice for every entry.
     """
-    both = x @ kernel.reshape(kernel.shape[0], -1)
-    features = kernel.shape[2]
-    return both[:, :features], both[:, features:]
+    both = jnp.einsum("td,dgf->tgf", x, kernel)  # not flattened: F may be divided over devices
+    return both[:, 0], both[:, 1]
 
 
 def _gate_and_up_forward(x: jax.Array, kernel: jax.Array):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import assets
+from rlhf_jax import assets, sharding
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import layout
 from rlhf_jax.models.families import FAMILIES, to_hugging_face
@@ -83,6 +83,7 @@ def load(
     entries = list(layout.entries(source.architecture, model.rows))
     _check_names(source, entries, path)
     trunk_digest = hashlib.sha256()
+    axes = model.logical_axes()
     params: Params = {}
     for entry in entries:
         frozen = model.is_frozen(entry.path)
@@ -90,7 +91,8 @@ def load(
         if frozen:
             for tensor in entry.tensors:
                 trunk_digest.update(f"{tensor} {source.digest(tensor)}\n".encode())
-        layout.put(params, entry.path, jnp.asarray(entry.join(*tensors), dtype if frozen else jnp.float32))
+        array = np.asarray(entry.join(*tensors), dtype if frozen else jnp.float32)
+        layout.put(params, entry.path, sharding.place(array, axes[entry.path]))
     trunk, top = model.split(params)
     return Pretrained(model, trunk, top, trunk_digest.hexdigest() if freeze else "none")
 

@@ -24,6 +24,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from rlhf_jax import sharding
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import attention
 from rlhf_jax.models.architecture import POSITION_OFFSET, Architecture
@@ -138,6 +139,12 @@ class Model:
             params.setdefault("head", {})["project"] = project(project_out, a.width, a.outer_width)
         return params
 
+    def logical_axes(self) -> dict[str, tuple[str | None, ...]]:
+        """The logical axes of every parameter, by its path ("layers/3/qkv/kernel")."""
+        boxed = jax.eval_shape(self.init, jax.random.key(0))
+        leaves = jax.tree.leaves_with_path(boxed, is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata))
+        return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.names for path, leaf in leaves}
+
     @property
     def _block(self) -> Block:
         return Block(self.architecture)
@@ -169,7 +176,7 @@ class Model:
             x = dense(x, embed["project"])
         if "positions" in embed:
             x = x + embed["positions"].astype(self.dtype)[positions + POSITION_OFFSET]
-        return x
+        return sharding.constrain(x, "batch")
 
     def head_table(self, params: Params) -> jax.Array:
         """The LM head `[V, E]`, in its stored dtype."""
@@ -187,8 +194,9 @@ class Model:
         return None if a.rotary is None else rotary_angles(positions, a.rotary.frequencies(a.head_dim))
 
     def block(self, params: Params, layer: int, x: jax.Array, angles: Angles | None, attend: Attend) -> jax.Array:
-        """One block, `[..., D] -> [..., D]`; see `block.Block` for `attend`."""
-        return self._block.apply({"params": params["layers"][str(layer)]}, x, angles, attend)
+        """One block, `[B, ..., D] -> [B, ..., D]`; see `block.Block` for `attend`."""
+        x = self._block.apply({"params": params["layers"][str(layer)]}, x, angles, attend)
+        return sharding.constrain(x, "batch")
 
     def keys_values(self, params: Params, layer: int, x: jax.Array, angles: Angles | None) -> KeysValues:
         """Keys and values alone, for a prompt whose queries nobody asks for: `[B, K, P, d]` each."""

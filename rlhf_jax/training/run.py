@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import threading
@@ -122,6 +123,20 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     if jax.default_backend() == "cpu":
         compiler_options["xla_cpu_experimental_ynn_fusion_type"] = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
     return jax.jit(function, compiler_options=compiler_options, **options)
+
+
+def jit_step(step: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+    """`(state, ...) -> (state, more)`, jitted: the state is donated, and its arrays come back to where they lay."""
+
+    @functools.cache
+    def program(structure: Any, *places: jax.sharding.Sharding) -> Callable[..., Any]:
+        return jit(step, donate_argnums=0, out_shardings=(jax.tree.unflatten(structure, places), None))
+
+    def call(state: Any, *arguments: Any) -> tuple[Any, Any]:
+        leaves, structure = jax.tree.flatten(state)
+        return program(structure, *(leaf.sharding for leaf in leaves))(state, *arguments)
+
+    return call
 
 
 def compile_count() -> int:

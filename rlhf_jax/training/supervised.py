@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import optax
 
-from rlhf_jax.training.run import jit
+from rlhf_jax.training.run import jit_step
 from rlhf_jax.training.update import State, summed_gradients
 
 Metrics = dict[str, jax.Array]
@@ -40,4 +40,4 @@ def make_train_step(
         means = {name: total / count for name, total in sums.items()}
         return state, {**means, unit: count, "gradient_norm": optax.global_norm(gradients)}
 
-    return jit(step, donate_argnums=0)
+    return jit_step(step)

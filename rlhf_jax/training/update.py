@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rlhf_jax import sharding
 from rlhf_jax.errors import UserError
 
 Loss = Callable[[Any, Any], tuple[jax.Array, dict[str, jax.Array]]]
@@ -34,7 +35,7 @@ class State:
     @classmethod
     def create(cls, top: Any, transform: optax.GradientTransformation, **more: Any) -> Self:
         """The state before the first step; `more` are the fields that a stage's own state adds."""
-        return cls(jnp.int32(0), jnp.int32(0), top, transform.init(top), **more)
+        return sharding.spread(cls(jnp.int32(0), jnp.int32(0), top, transform.init(top), **more))
 
     def updated(self, gradients: Any, transform: optax.GradientTransformation) -> Self:
         """The state after one optimiser update; `step` and `position` stay."""
@@ -44,6 +45,23 @@ class State:
     def advanced(self, examples: int) -> Self:
         """The state with one more step done, in which so many examples were consumed."""
         return self.replace(step=self.step + 1, position=self.position + examples)
+
+
+def microbatches(batch: Any, microbatch: int) -> tuple[Callable[[jax.Array], Any], int]:
+    """`(take, count)`: `take(i)` are rows i, i + count, ... of the leading axis, `microbatch` of them.
+
+    Every count-th row, so that where rows are divided over devices each device has its share of every microbatch.
+    """
+    count = jax.tree.leaves(batch)[0].shape[0] // microbatch
+    cut = jax.tree.map(lambda x: x.reshape(microbatch, count, *x.shape[1:]), batch)
+    return lambda i: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False), cut), count
+
+
+def over_microbatches(function: Callable[[Any], Any], rows: Any, microbatch: int) -> Any:
+    """`function(rows)` for the microbatches of rows in turn; its results' rows are in the order of `rows` again."""
+    take, count = microbatches(rows, microbatch)
+    results = jax.lax.map(lambda i: function(take(i)), jnp.arange(count))
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), results)
 
 
 def summed_gradients(loss: Loss, params: Any, batch: Any, microbatch: int) -> tuple[Any, dict[str, jax.Array]]:
@@ -58,13 +76,13 @@ def summed_gradients(loss: Loss, params: Any, batch: Any, microbatch: int) -> tu
     Returns:
       `(gradients, metrics)`: gradients are summed; each metric is `[microbatches]`, the loss among them as "loss".
     """
-    cut = jax.tree.map(lambda x: x.reshape(x.shape[0] // microbatch, microbatch, *x.shape[1:]), batch)
+    take, count = microbatches(batch, microbatch)
 
-    def step(total: Any, rows: Any) -> tuple[Any, dict[str, jax.Array]]:
-        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params, rows)
+    def step(total: Any, index: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params, take(index))
         return jax.tree.map(jnp.add, total, gradients), {"loss": value, **metrics}
 
-    return jax.lax.scan(step, jax.tree.map(jnp.zeros_like, params), cut)
+    return jax.lax.scan(step, jax.tree.map(jnp.zeros_like, params), jnp.arange(count))
 
 
 def check_microbatch(batch: int, microbatch: int, what: str = "config.batch_size") -> None:

@@ -1,0 +1,135 @@
+"""The mesh of devices, and where arrays lie on it.
+
+Every parameter names its logical axes where it is declared (`flax.linen.with_logical_partitioning`), activations name
+theirs at block borders; `RULES` says which axes of the mesh a logical axis is divided over. Programs are compiled for
+all devices at once: inputs are put where they belong before a call, constraints hold activations there inside, and
+collectives between are the compiler's (Xu et al., 2021).
+
+    with sharding.use(config.mesh):
+        params = sharding.place(array, axes)      # a parameter, by its logical axes
+        batch = sharding.rows(batch)              # a batch, by its leading axis
+
+Outside `use` all of this is the identity and everything lies on the default device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from rlhf_jax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+
+# Logical axis -> mesh axes; one that is not here is not divided. Batches go over all that is not `tensor`.
+RULES: dict[str, str | tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "embed": "fsdp",
+    "vocab": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """How many devices each axis has; one of them may be -1, which is all that are left.
+
+    Attributes:
+      data: copies of the parameters, each with a share of the batch.
+      fsdp: shares of the batch whose parameters are divided too, and gathered where they are used.
+      tensor: shares of the heads, of the MLP's features and of the vocabulary.
+    """
+
+    data: int
+    fsdp: int
+    tensor: int
+
+
+def make_mesh(sizes: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """The devices (by default all) as a mesh with the axes `AXES`.
+
+    Raises:
+      UserError: a size that is not positive, more than one -1, or sizes that do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    found = dataclasses.asdict(sizes)
+    known = [size for size in found.values() if size != -1]
+    shown = " x ".join(f"{name} {size}" for name, size in found.items())
+    if len(known) < len(found) - 1 or any(size < 1 for size in known):
+        raise UserError(f"config.mesh is {shown}; expected sizes of 1 or more, or -1 once for all that are left")
+    rest, over = divmod(len(devices), math.prod(known))
+    if over or (len(known) == len(found) and rest != 1):
+        raise UserError(f"config.mesh is {shown}, which does not fit {len(devices)} devices")
+    shape = [rest if size == -1 else size for size in found.values()]
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+@contextlib.contextmanager
+def use(sizes: Mesh) -> Iterator[None]:
+    """Everything inside runs on this mesh. Raises UserError as `make_mesh`."""
+    with jax.set_mesh(make_mesh(sizes)):
+        yield
+
+
+def spec(axes: Sequence[str | None]) -> PartitionSpec:
+    """The mesh axes of an array with these logical axes."""
+    return PartitionSpec(*(RULES.get(axis) for axis in axes))
+
+
+def shares(axis: str) -> int:
+    """Over how many devices of the mesh in use a logical axis is divided; 1 without a mesh."""
+    names = RULES[axis]
+    sizes = jax.sharding.get_abstract_mesh().shape
+    return math.prod(sizes.get(name, 1) for name in ((names,) if isinstance(names, str) else names))
+
+
+def check_rows(count: int, what: str) -> None:
+    """Raises UserError unless the devices that share a batch divide its rows; names the nearest number that they do."""
+    shared = shares("batch")
+    if count % shared:
+        nearest = max(1, round(count / shared)) * shared
+        raise UserError(f"{what} is {count}, which {shared} devices cannot share evenly; {nearest} they could")
+
+
+def place(array: np.ndarray | jax.Array, axes: Sequence[str | None]) -> jax.Array:
+    """An array of any shape where its logical axes put it.
+
+    Raises:
+      UserError: an axis that the mesh does not divide; it is named.
+    """
+    for axis, size in zip(axes, array.shape, strict=True):
+        if axis in RULES and size % shares(axis):
+            raise UserError(f"config.mesh divides {axis} over {shares(axis)} devices and {size} cannot be divided so")
+    return _put(array, spec(axes))
+
+
+def rows(tree: Any) -> Any:
+    """A batch, its leading axis divided."""
+    return jax.tree.map(lambda leaf: _put(leaf, spec(("batch",))), tree)
+
+
+def spread(tree: Any) -> Any:
+    """A pytree of arrays of which those that are not placed yet lie whole on every device."""
+    return jax.tree.map(
+        lambda leaf: leaf if isinstance(leaf, jax.Array) and leaf.committed else _put(leaf, PartitionSpec()), tree
+    )
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Inside a program: `x` is to lie as its first axes say, the others whole."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec(axes))
+
+
+def _put(array: np.ndarray | jax.Array, partition: PartitionSpec) -> jax.Array:
+    mesh = jax.sharding.get_mesh()
+    return jax.device_put(array, None if mesh.empty else NamedSharding(mesh, partition))
