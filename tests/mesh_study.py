@@ -1,0 +1,23 @@
+"""The tiny study's stages that run a network, on a mesh: mesh_study.py:DATA,FSDP,TENSOR. `test_meshes` runs it."""
+
+from ml_collections import ConfigDict
+
+from configs import common, tiny
+
+STAGES = ("prepare", "initialize", "sft", "sample_pairs", "preferences", "reward", "ppo", "best_of_n")
+
+
+def get_config(mesh: str = "1,1,1") -> ConfigDict:
+    """The pipeline: four KV heads and microbatches of eight rows, so that up to eight devices share either."""
+    study = tiny.get_config()
+    stages = common.ordered(**{name: study.stages[name] for name in STAGES})
+    stages.initialize.kv_heads = 4
+    sizes = ConfigDict(dict(zip(("data", "fsdp", "tensor"), map(int, mesh.split(",")), strict=True)))
+    for stage in (stages.sft, stages.reward, stages.ppo):
+        stage.update({"mesh": sizes, "microbatch": 8})
+    stages.ppo.algorithm.minibatches = 1
+    stages.ppo.evaluate_prompts = ConfigDict({})
+    for stage in (stages.sample_pairs, stages.best_of_n):
+        stage.sampling.update({"mesh": sizes, "batch_size": 8})
+    study.stages = stages
+    return study

@@ -1,0 +1,125 @@
+"""Every stage on a mesh of CPU devices does what it does on one device."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from rlhf_jax.data.records import Samples, read
+from rlhf_jax.training.checkpoint import load_top
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
+TRAINED = {"sft": 3e-4, "reward": 3e-4, "ppo": 1e-4}  # learning rates, of configs/common.py
+SOAK = pytest.mark.soak
+
+
+def study(folder: Path, mesh: str, *arguments: str, devices: int = 8) -> Path:
+    """Runs `mesh_study.py` in a process that has so many CPU devices."""
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+    command = [sys.executable, "-m", "rlhf_jax.main", f"--config=tests/mesh_study.py:{mesh}", f"--workdir={folder}"]
+    ran = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    return study(tmp_path_factory.mktemp("study"), "1,1,1", devices=1)
+
+
+def assert_same(found: Path, expected: Path) -> None:
+    """Metrics and parameters to rounding, samples exactly: their vocabulary is small and all is float32.
+
+    Adam makes a step of the size of the learning rate out of any gradient, so parameters are compared in learning
+    rates; where a gradient is all rounding, so is the step's direction.
+    """
+    for stage, rate in TRAINED.items():
+        for ours, theirs in zip(tiny.logged(found / stage), tiny.logged(expected / stage), strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5), stage
+        ours, theirs = (load_top(folder / stage)[0] for folder in (found, expected))
+        apart = jax.tree.map(lambda a, b, rate=rate: np.abs(np.asarray(a) - np.asarray(b)) / rate, ours, theirs)
+        for path, leaf in jax.tree.leaves_with_path(apart):
+            assert np.quantile(leaf, 0.99) < 1e-3 and leaf.max() < 1, (stage, path, np.quantile(leaf, 0.99), leaf.max())
+    for stage in ("sample_pairs", "best_of_n"):
+        ours, theirs = (read(folder / stage / "samples.jsonl", Samples) for folder in (found, expected))
+        assert {r.id: r.outputs for r in ours} == {r.id: r.outputs for r in theirs}
+        scores = {r.id: r.rewards for r in ours}
+        assert all(scores[r.id] is None or scores[r.id] == pytest.approx(r.rewards, abs=1e-4) for r in theirs)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "devices"),
+    [
+        ("2,2,2", 8),
+        pytest.param("8,1,1", 8, marks=SOAK),
+        pytest.param("1,8,1", 8, marks=SOAK),
+        pytest.param("1,1,4", 4, marks=SOAK),
+    ],
+)
+def test_a_mesh_computes_what_one_device_does(whole, tmp_path, mesh, devices):
+    assert_same(study(tmp_path / whole.name, mesh, devices=devices), whole)
+
+
+@pytest.mark.soak
+def test_a_run_resumes_on_another_mesh(whole, tmp_path):
+    """Checkpoints hold whole arrays, wherever they lay; PPO's last step is made on other devices than its first two."""
+    folder = study(tmp_path / whole.name, "2,2,2", "--config.stages.ppo.steps=2")
+    assert_same(study(folder, "8,1,1"), whole)
+
+
+def test_parameters_lie_on_the_devices_that_the_mesh_says(tmp_path):
+    """Bytes of a device's share, counted by hand from the sizes of the network, in a process with 8 devices."""
+    script = """
+import json, sys
+import jax
+from rlhf_jax import sharding
+from rlhf_jax.runs import load_base
+with sharding.use(sharding.Mesh(data=1, fsdp=2, tensor=-1)):
+    base = load_base(sys.argv[1], 0.5, "float32")
+    shapes = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.sharding.shard_shape(leaf.shape)
+              for path, leaf in jax.tree.leaves_with_path({"trunk": base.trunk, "top": base.top})}
+print(json.dumps(shapes))
+"""
+    model = tiny.write_model(tmp_path / "model", kv_heads=4, vocabulary=304)
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    ran = subprocess.run(
+        [sys.executable, "-c", script, model], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    shapes = {name: tuple(shape) for name, shape in json.loads(ran.stdout).items()}
+    # width 32 over fsdp 2; 4 heads, 48 features and 304 ids over tensor 4
+    assert shapes["trunk/embed/table"] == (76, 16)
+    assert shapes["trunk/layers/0/qkv/kernel"] == (16, 1, 3, 8)
+    assert shapes["trunk/layers/0/out/kernel"] == (1, 1, 8, 16)
+    assert shapes["top/layers/1/mlp/gate_up"] == (16, 2, 12)
+    assert shapes["top/layers/1/mlp/down/kernel"] == (12, 16)
+    assert shapes["top/norm/scale"] == (16,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["--config.stages.sft.mesh.data=3"],
+            "config.mesh is data 3 x fsdp 1 x tensor 1, which does not fit 8 devices",
+        ),
+        (["--config.stages.sft.microbatch=4"], "config.microbatch is 4, which 8 devices cannot share evenly; 8 they"),
+        (["--config.stages.initialize.kv_heads=2"], "config.mesh divides kv_heads over 8 devices and 2 cannot"),
+    ],
+)
+def test_what_a_mesh_cannot_divide_is_refused(tmp_path, arguments, sentence):
+    mesh = "1,1,8" if "kv_heads" in arguments[0] else "8,1,1"
+    with pytest.raises(AssertionError) as failure:
+        study(tmp_path / "study", mesh, *arguments)
+    assert f"error: {sentence}" in str(failure.value)
