@@ -23,7 +23,7 @@ tiny: setup ## the same pipeline on a tiny random model, about a minute
 test: setup ## the tests
 	$(PYTHON) -m pytest
 
-soak: setup ## the long tests: a study killed ten times
+soak: setup ## the long tests: a study killed ten times, and on every mesh
 	$(PYTHON) -m pytest -m soak
 
 mutations: setup ## whether the tests notice broken lines, into tests/mutations.md

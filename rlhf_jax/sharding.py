@@ -17,12 +17,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AbstractDevice, AxisType, NamedSharding, PartitionSpec
 
 from rlhf_jax.errors import UserError
 
@@ -79,6 +79,13 @@ def use(sizes: Mesh) -> Iterator[None]:
         yield
 
 
+def device() -> jax.Device | AbstractDevice:
+    """One of the devices that programs are compiled for now; of another platform than this process's it is abstract."""
+    mesh = jax.sharding.get_abstract_mesh()
+    ours = mesh.empty or mesh.abstract_device.platform == jax.default_backend()
+    return jax.devices()[0] if ours else mesh.abstract_device
+
+
 def spec(axes: Sequence[str | None]) -> PartitionSpec:
     """The mesh axes of an array with these logical axes."""
     return PartitionSpec(*(RULES.get(axis) for axis in axes))
@@ -128,6 +135,21 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, spec(axes))
+
+
+def on_each(
+    function: Callable[..., jax.Array], axes: Sequence[Sequence[str | None]], result: Sequence[str | None]
+) -> Callable[..., jax.Array]:
+    """`function` of each device's own shares, for what the compiler cannot divide, such as a kernel.
+
+    Args:
+      function: of arrays; what it computes for a share does not depend on the other shares.
+      axes: of each argument, its logical axes.
+      result: those of the result.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return function
+    return jax.shard_map(function, in_specs=tuple(map(spec, axes)), out_specs=spec(result), check_vma=False)
 
 
 def _put(array: np.ndarray | jax.Array, partition: PartitionSpec) -> jax.Array:

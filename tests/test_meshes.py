@@ -21,15 +21,20 @@ TRAINED = {"sft": 3e-4, "reward": 3e-4, "ppo": 1e-4}  # learning rates, of confi
 SOAK = pytest.mark.soak
 
 
-def study(folder: Path, mesh: str, *arguments: str, devices: int = 8) -> Path:
-    """Runs `mesh_study.py` in a process that has so many CPU devices."""
+def with_devices(devices: int, *arguments: str) -> subprocess.CompletedProcess:
+    """Runs Python in a process that has so many CPU devices."""
     environment = {
         **os.environ,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     }
-    command = [sys.executable, "-m", "rlhf_jax.main", f"--config=tests/mesh_study.py:{mesh}", f"--workdir={folder}"]
-    ran = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def study(folder: Path, mesh: str, *arguments: str, devices: int = 8) -> Path:
+    """Runs `mesh_study.py`."""
+    flags = (f"--config=tests/mesh_study.py:{mesh}", f"--workdir={folder}", *arguments)
+    ran = with_devices(devices, "-m", "rlhf_jax.main", *flags)
     assert ran.returncode == 0, ran.stderr
     return folder
 
@@ -93,10 +98,8 @@ with sharding.use(sharding.Mesh(data=1, fsdp=2, tensor=-1)):
 print(json.dumps(shapes))
 """
     model = tiny.write_model(tmp_path / "model", kv_heads=4, vocabulary=304)
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    ran = subprocess.run(
-        [sys.executable, "-c", script, model], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
+    ran = with_devices(8, "-c", script, model)
+    assert ran.returncode == 0, ran.stderr
     shapes = {name: tuple(shape) for name, shape in json.loads(ran.stdout).items()}
     # width 32 over fsdp 2; 4 heads, 48 features and 304 ids over tensor 4
     assert shapes["trunk/embed/table"] == (76, 16)
@@ -123,3 +126,35 @@ def test_what_a_mesh_cannot_divide_is_refused(tmp_path, arguments, sentence):
     with pytest.raises(AssertionError) as failure:
         study(tmp_path / "study", mesh, *arguments)
     assert f"error: {sentence}" in str(failure.value)
+
+
+def test_a_kernel_runs_on_each_devices_share():
+    """Splash attention, which the compiler cannot divide, with its gradients: four devices against one."""
+    script = """
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rlhf_jax import sharding
+from rlhf_jax.models.attention_joined import Joined
+from rlhf_jax.models.attention_tpu import splash
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+real = jnp.arange(384) % 7 != 3
+arrays = normal(0, 2, 4, 256, 8), normal(1, 2, 2, 384, 8), normal(2, 2, 2, 384, 8)
+
+def total(queries, keys, values):
+    out = splash(Joined(queries, keys, values, jnp.stack([real, ~real]), prompt=128, response=49), interpret=True)
+    return (out * normal(3, 2, 4, 256, 8)).sum()
+
+both = jax.value_and_grad(total, argnums=(0, 1, 2))
+alone = jax.jit(both)(*arrays)
+with sharding.use(sharding.Mesh(data=2, fsdp=1, tensor=2)):
+    divided = jax.jit(both)(*(sharding.place(x, ("batch", "kv_heads", None, None)) for x in arrays))
+    assert len(divided[1][0].sharding.device_set) == 4
+for ours, theirs in zip(jax.tree.leaves(divided), jax.tree.leaves(alone), strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
+"""
+    ran = with_devices(4, "-c", script)
+    assert ran.returncode == 0, ran.stderr

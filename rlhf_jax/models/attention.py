@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractDevice
 
+from rlhf_jax import sharding
 from rlhf_jax.models import attention_joined, attention_parts
 from rlhf_jax.models.attention_joined import Kernel
 from rlhf_jax.models.attention_parts import KeysValues, cached, merge, shared
@@ -20,7 +22,9 @@ from rlhf_jax.models.attention_parts import KeysValues, cached, merge, shared
 __all__ = ["KeysValues", "cached", "causal", "choose", "merge", "responses", "shared"]
 
 
-def choose(device: jax.Device, dtype: jnp.dtype, width: int, length: int, window: int | None) -> Kernel | None:
+def choose(
+    device: jax.Device | AbstractDevice, dtype: jnp.dtype, width: int, length: int, window: int | None
+) -> Kernel | None:
     """The kernel for attention over whole rows, or None for attention in parts.
 
     - A window shorter than the row: in parts. A window counts real tokens; which keys it holds is data, and the kernels
@@ -63,7 +67,7 @@ def causal(q: jax.Array, own: KeysValues, mask: jax.Array, window: int | None = 
     Returns:
       `[B, K, G, S, d]` in q's dtype. Rows of filler tokens hold finite numbers without meaning.
     """
-    kernel = choose(jax.devices()[0], q.dtype, q.shape[-1], mask.shape[1], window)
+    kernel = choose(sharding.device(), q.dtype, q.shape[-1], mask.shape[1], window)
     if kernel is None:
         return attention_parts.causal(q, own, mask, window).out
     return attention_joined.causal(kernel, q, own, mask)
@@ -92,7 +96,7 @@ def responses(
     Returns:
       `[B, K, N, G, S, d]` in q's dtype. Rows of filler tokens hold finite numbers without meaning.
     """
-    kernel = choose(jax.devices()[0], q.dtype, q.shape[-1], prompt_mask.shape[1] + own_mask.shape[2], window)
+    kernel = choose(sharding.device(), q.dtype, q.shape[-1], prompt_mask.shape[1] + own_mask.shape[2], window)
     if kernel is None:
         part = attention_parts.causal(q, own, own_mask, window)
         return merge(part, shared(q, prompt, prompt_mask, positions, window))

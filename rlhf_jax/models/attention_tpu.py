@@ -7,6 +7,7 @@ partial blocks are stored: the mask is a rule, no array of `[Q, T]` exists. Shap
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
+from rlhf_jax import sharding
 from rlhf_jax.models.attention_joined import Joined, sees
 
 BLOCKS = (512, 256, 128)  # edges of the kernel's tiles; large ones keep the matrix unit busy
@@ -49,10 +51,25 @@ def splash(joined: Joined, interpret: bool = False) -> jax.Array:
     Returns:
       `[B, H, Q, d]` in the queries' dtype.
     """
-    heads, length = joined.queries.shape[1:3]
-    query, key = (next(block for block in BLOCKS if size % block == 0) for size in (length, joined.keys.shape[2]))
+    heads = ("batch", "kv_heads")
+    kernel = partial(_splash, joined.prompt, joined.response, interpret)
+    return sharding.on_each(kernel, (heads, heads, heads, ("batch",)), heads)(*joined[:4])
+
+
+def _splash(
+    prompt: int,
+    response: int,
+    interpret: bool,
+    queries: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    real: jax.Array,
+) -> jax.Array:
+    """The kernel on one device, over its share of the prompts and of the heads."""
+    heads, length = queries.shape[1:3]
+    query, key = (next(block for block in BLOCKS if size % block == 0) for size in (length, keys.shape[2]))
     kernel = splash_kernel.make_splash_mha(
-        splash_mask.MultiHeadMask([JoinedMask(length, joined.prompt, joined.response)] * heads),
+        splash_mask.MultiHeadMask([JoinedMask(length, prompt, response)] * heads),
         block_sizes=splash_kernel.BlockSizes(
             block_q=query,
             block_kv=key,
@@ -65,7 +82,5 @@ def splash(joined: Joined, interpret: bool = False) -> jax.Array:
         q_seq_shards=1,
         interpret=interpret,
     )
-    segments = joined.real.astype(jnp.int32)
-    return jax.vmap(kernel)(
-        joined.queries, joined.keys, joined.values, splash_kernel.SegmentIds(segments[:, joined.prompt :], segments)
-    )
+    segments = real.astype(jnp.int32)
+    return jax.vmap(kernel)(queries, keys, values, splash_kernel.SegmentIds(segments[:, prompt:], segments))

@@ -12,6 +12,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from rlhf_jax import sharding
+
 TILE = 64  # edge of the blocks in which `contract_rows` transposes
 
 
@@ -23,7 +25,7 @@ def contract_rows(a: jax.Array, b: jax.Array) -> jax.Array:
     `docs/performance.md`.
     """
     *leading, rows, columns = a.shape
-    if jax.default_backend() != "cpu" or rows % TILE or columns % TILE:
+    if sharding.device().platform != "cpu" or rows % TILE or columns % TILE:
         return jnp.einsum("...sn,...sm->...nm", a, b, preferred_element_type=jnp.float32)
     tiles = a.reshape(*leading, rows // TILE, TILE, columns // TILE, TILE)
     axes = (*range(len(leading)), *(len(leading) + axis for axis in (2, 3, 0, 1)))

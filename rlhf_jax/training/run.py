@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rlhf_jax import sharding
 from rlhf_jax.errors import UserError
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -120,7 +121,7 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     off, and on CPU with matrix products fused with nothing else, none of them does.
     """
     compiler_options: dict[str, Any] = {"xla_allow_excess_precision": False}
-    if jax.default_backend() == "cpu":
+    if sharding.device().platform == "cpu":
         compiler_options["xla_cpu_experimental_ynn_fusion_type"] = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
     return jax.jit(function, compiler_options=compiler_options, **options)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlhf_jax import sharding
 from rlhf_jax.models.attention_joined import Joined
 from rlhf_jax.models.attention_tpu import JoinedMask, splash
 
@@ -46,3 +47,26 @@ def test_it_compiles_for_a_tpu_with_its_gradient(dtype, width):
 
     program = jax.jit(gradients).lower(*arguments, real).compile().as_text()
     assert program.count('custom_call_target="tpu_custom_call"') == 3
+
+
+def test_it_compiles_for_a_mesh_of_tpus():
+    """Four chips share the prompts and the heads; nothing is sent between them."""
+    pytest.importorskip("libtpu")
+    from jax.experimental import topologies
+
+    devices = topologies.get_topology_desc(topology_name="v5e:2x2", platform="tpu").devices
+    mesh = sharding.make_mesh(sharding.Mesh(data=2, fsdp=1, tensor=2), devices)
+    with jax.set_mesh(mesh):
+        heads, rows = (
+            jax.sharding.NamedSharding(mesh, sharding.spec(axes)) for axes in (("batch", "kv_heads"), ("batch",))
+        )
+        shapes = (2, 4, 256, 128), (2, 2, 384, 128), (2, 2, 384, 128)
+        arguments = [jax.ShapeDtypeStruct(shape, "bfloat16", sharding=heads) for shape in shapes]
+        real = jax.ShapeDtypeStruct((2, 384), bool, sharding=rows)
+
+        def attend(queries, keys, values, real):
+            return splash(Joined(queries, keys, values, real, prompt=128, response=49))
+
+        program = jax.jit(attend).lower(*arguments, real).compile().as_text()
+    assert program.count('custom_call_target="tpu_custom_call"') == 1
+    assert not any(name in program for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute"))
