@@ -52,7 +52,7 @@ def run(config: Config, workdir: Path) -> None:
         records.write(examples_file, chosen)
         facts = {
             "task": config.task,
-            "fingerprint": docstrings.fingerprint(chosen),
+            "fingerprint": records.fingerprint(chosen),
             "available": {split: available[split] for split in SPLITS},
             "examples": {split: _by_package(chosen, split) for split in config.splits},
             "versions": corpus.versions,

@@ -49,7 +49,7 @@ def test_the_splits_asked_for_are_written(tmp_path, corpus, capsys):
     assert [examples.index(example) for example in written] == sorted(examples.index(example) for example in written)
 
     facts = json.loads((tmp_path / "corpus.json").read_text())
-    assert facts["fingerprint"] == docstrings.fingerprint(written)
+    assert facts["fingerprint"] == records.fingerprint(written)
     assert facts["available"] == {"train": 20, "validation": 2, "id_test": 2, "ood_test": 2}
     assert sum(facts["examples"]["train"].values()) == 5
     assert facts["examples"]["validation"] == {"pkg0": 1, "pkg1": 1}

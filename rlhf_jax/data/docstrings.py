@@ -71,11 +71,6 @@ class Corpus:
     missing: tuple[str, ...]
 
 
-def fingerprint(examples: Iterable[Example]) -> str:
-    """The SHA-256 over all records, in their order, as hexadecimal digits."""
-    return hashlib.sha256("".join(map(records.to_line, examples)).encode()).hexdigest()
-
-
 def load(packages: tuple[str, ...] = (), max_text: int = 700) -> Corpus:
     """Reads the corpus, from a cache in the user's cache folder where the same versions were read before.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
+import hashlib
 import json
 import os
 import types
@@ -129,7 +131,7 @@ def read[R: Record](path: str | Path, kind: type[R], *, partial: bool = False) -
 
 
 def read_objects(path: str | Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file that is not one of records.
+    """The objects of a JSONL file that is not one of records; it may be compressed, as `.gz`.
 
     Raises:
       UserError: the file is missing, or a line is not a JSON object.
@@ -138,7 +140,10 @@ def read_objects(path: str | Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"{path} does not exist, expected a JSONL file.")
     objects = []
-    with path.open(encoding="utf-8") as file:  # whose lines end at line feeds alone: a text may hold other separators
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(
+        path, "rt", encoding="utf-8"
+    ) as file:  # lines end at line feeds alone: a text may hold other separators
         for number, line in enumerate(file, start=1):
             try:
                 value = json.loads(line)
@@ -174,6 +179,11 @@ def to_line(record: Record) -> str:
     optional = {field.name for field in dataclasses.fields(record) if field.default is None}
     fields = {k: v for k, v in dataclasses.asdict(record).items() if v is not None or k not in optional}
     return json.dumps(fields, allow_nan=False) + "\n"
+
+
+def fingerprint(records: Iterable[Record]) -> str:
+    """The SHA-256 over all records, in their order, as hexadecimal digits."""
+    return hashlib.sha256("".join(map(to_line, records)).encode()).hexdigest()
 
 
 def write_text(path: str | Path, text: str) -> None:

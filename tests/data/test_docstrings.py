@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import pytest
 
-from rlhf_jax.data import docstrings
+from rlhf_jax.data import docstrings, records
 from rlhf_jax.data.formats import source_text
 from rlhf_jax.errors import UserError
 
@@ -180,7 +180,7 @@ def test_the_standard_library_is_split_by_module_and_no_text_is_in_two_splits(tm
     packages = ("asyncio", "email", "logging", "http", "unittest", "importlib")
     corpus = docstrings.load(packages)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
-    assert docstrings.fingerprint(docstrings.load(packages).examples) == docstrings.fingerprint(corpus.examples)
+    assert records.fingerprint(docstrings.load(packages).examples) == records.fingerprint(corpus.examples)
 
     found = [example for example in corpus.examples if example.split != "ood_test"]
     assert len(found) > 80

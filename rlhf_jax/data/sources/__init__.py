@@ -1,0 +1,1 @@
+"""Where the study's datasets come from, and how their rows become records."""

@@ -1,0 +1,136 @@
+"""The files of a dataset, in a local folder or on the Hugging Face hub, and the rows in them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rlhf_jax.data import records
+from rlhf_jax.data.sources.rows import Row
+from rlhf_jax.errors import UserError
+
+_HUB_NAME = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
+_NUMBERED = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?(?P<suffix>(\.\w+)*)")
+_ARRAY_RECORD = ".array_record-"
+
+
+def locate(place: str, patterns: Mapping[str, Sequence[str]], advice: str = "") -> dict[str, list[Path]]:
+    """Finds the files of some splits, and downloads them where the place is not a local folder.
+
+    Nothing that is in the hub's cache is downloaded again, and without a network the cache is enough.
+
+    Args:
+      place: a local folder, or a dataset of the hub as `owner/name` or `owner/name@revision`.
+      patterns: of each split the file patterns it may be under; the first one that fits some files is taken.
+      advice: the end of the sentence that says that there are no such files.
+
+    Returns:
+      The files of each split, sorted by name.
+
+    Raises:
+      UserError: there is no such folder or dataset, or a split has no files.
+    """
+    folder = Path(place).expanduser()
+    if not folder.is_dir():
+        folder = _download(place, [pattern for split in patterns.values() for pattern in split], advice)
+    found = {}
+    for split, alternatives in patterns.items():
+        matches = (_matching(folder, pattern) for pattern in alternatives)
+        found[split] = next(filter(None, matches), [])
+        if not found[split]:
+            raise UserError(f"{place} has no file {' or '.join(alternatives)}, the split {split!r}{advice}.")
+    return found
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return sorted(file for file in folder.glob(pattern) if file.is_file())
+    except (NotImplementedError, ValueError):
+        raise UserError(f"{pattern!r} is no file pattern, expected one relative to {folder}.") from None
+
+
+def _download(place: str, patterns: list[str], advice: str) -> Path:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    name = _HUB_NAME.fullmatch(place)
+    if name is None:
+        raise UserError(f"{place!r} is no folder, expected one, or a dataset of the hub as owner/name{advice}.")
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                name["name"], repo_type="dataset", revision=name["revision"], allow_patterns=patterns
+            )
+        )
+    except (OSError, errors.HFValidationError) as error:
+        raise UserError(
+            f"The dataset {place} is not on this machine and the hub did not give it ({type(error).__name__}); "
+            f"missing: {' or '.join(patterns)}{advice}."
+        ) from error
+
+
+def missing(files: Sequence[Path]) -> list[Path]:
+    """The files that others of a split, numbered like `train-00000-of-00003.parquet`, say that there are.
+
+    The hub has put a hash of its own behind the number of each file; of a missing one it is not known.
+    """
+    there, said = set(), set()
+    for name in filter(None, (_NUMBERED.fullmatch(str(file)) for file in files)):
+        numbered = f"{name['stem']}-{{:05}}-of-{name['count']}{name['suffix']}"
+        there.add(numbered.format(int(name["number"])))
+        said |= {numbered.format(number) for number in range(int(name["count"]))}
+    return [Path(file) for file in sorted(said - there)]
+
+
+def read_rows(file: Path) -> list[Row]:
+    """The rows of one file.
+
+    `.parquet`, `.json` (one array, or an object a line) and `.jsonl`, both also as `.gz`, and ArrayRecord as TFDS
+    writes it (`.array_record-00000-of-00001`, with `features.json` beside it; TensorFlow is not needed).
+
+    Raises:
+      UserError: the file is of another kind, or it cannot be read to its end.
+    """
+    name = file.name.removesuffix(".gz")
+    try:
+        if name.endswith(".parquet"):
+            return _read_parquet(file)
+        if name.endswith((".json", ".jsonl")):
+            return _read_json(file)
+        if _ARRAY_RECORD in name:
+            return _read_array_record(file)
+    except (OSError, EOFError, ValueError, RuntimeError, zlib.error) as error:
+        raise UserError(f"{file} cannot be read ({' '.join(str(error).split())[:200]})") from error
+    raise UserError(f"{file} is of an unknown kind, expected .parquet, .json, .jsonl or .array_record")
+
+
+def _read_parquet(file: Path) -> list[Row]:
+    from pyarrow import parquet
+
+    return parquet.read_table(file).to_pylist()
+
+
+def _read_json(file: Path) -> list[Row]:
+    opened = gzip.open if file.suffix == ".gz" else open
+    with opened(file, "rt", encoding="utf-8") as text:
+        if text.read(1) != "[":
+            return records.read_objects(file)
+        text.seek(0)
+        rows = json.load(text)
+    if wrong := [number for number, row in enumerate(rows, start=1) if not isinstance(row, dict)]:
+        raise ValueError(f"entry {wrong[0]} is no JSON object")
+    return rows
+
+
+def _read_array_record(file: Path) -> list[Row]:
+    import tensorflow_datasets as tfds
+    from grain.sources import ArrayRecordDataSource
+
+    features = tfds.features.FeaturesDict.from_config(str(file.parent))
+    examples = ArrayRecordDataSource([str(file)])
+    rows = [features.deserialize_example_np(examples[index]) for index in range(len(examples))]
+    return [{k: v.decode() if isinstance(v, bytes) else v for k, v in row.items()} for row in rows]

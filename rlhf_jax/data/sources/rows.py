@@ -1,0 +1,52 @@
+"""What stands in a row of a dataset: a JSON object, or the same read from a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlhf_jax.errors import UserError
+
+type Row = dict[str, Any]
+
+
+def value(row: Row, column: str) -> Any:
+    """What a row has in a column; `a.b` is the field `b` of the column `a`.
+
+    Raises:
+      UserError: there is no such column.
+    """
+    found: Any = row
+    for name in column.split("."):
+        if not isinstance(found, dict) or name not in found:
+            raise UserError(f"has no column {column!r}, found {', '.join(map(str, row))}")
+        found = found[name]
+    return found
+
+
+def text(row: Row, column: str) -> str:
+    """The text that a row has in a column.
+
+    Raises:
+      UserError: there is no such column, or it holds something else.
+    """
+    found = value(row, column)
+    if not isinstance(found, str):
+        raise UserError(f"has {found!r} in the column {column!r}, expected text")
+    return found
+
+
+def ranked(responses: tuple[str, str], winner: Any, codes: tuple[int, int]) -> dict[str, str]:
+    """The fields `chosen` and `rejected` of a preference.
+
+    Args:
+      responses: the two that were compared.
+      winner: what the dataset says of them.
+      codes: what it says where the first is better, and where the second is.
+
+    Raises:
+      UserError: it says neither.
+    """
+    if winner not in codes:
+        raise UserError(f"has no winner: found {winner!r}, expected {codes[0]} or {codes[1]}")
+    best = codes.index(winner)
+    return {"chosen": responses[best].strip(), "rejected": responses[1 - best].strip()}

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf_jax.data.sources import files
+from rlhf_jax.errors import UserError
+from tests.data.sources.layouts import write
+
+ROWS = [{"id": "a", "text": "Tee – one\u2028pot"}, {"id": "b", "text": "two\nlines"}, {"id": "c", "text": ""}]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["rows.parquet", "rows.json", "rows.jsonl", "rows.jsonl.gz", "set-train.array_record-00000-of-00001"],
+)
+def test_the_same_rows_come_from_every_kind_of_file(tmp_path, name):
+    assert files.read_rows(write(tmp_path / name, ROWS)) == ROWS
+
+
+def test_a_json_file_may_have_an_object_a_line(tmp_path):
+    (tmp_path / "rows.json").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    assert files.read_rows(tmp_path / "rows.json") == ROWS
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.parquet", b"PAR1 and no more", "cannot be read"),
+        ("a.jsonl", b'{"a": 1}\n{"a": \n', ":2 does not parse as JSON"),
+        ("a.jsonl", b'{"a": 1}\n[2]\n', ":2 holds a JSON list"),
+        ("a.jsonl", b'{"a": "\xff"}\n', "cannot be read"),
+        ("a.json", b'[{"a": 1}, 2]', "entry 2 is no JSON object"),
+        ("a.json", b'[{"a": 1}', "cannot be read"),
+        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99)[:-9], "cannot be read"),
+        ("a.jsonl.gz", b"not compressed", "cannot be read"),
+        ("a.array_record-00000-of-00001", b"x" * 100, "cannot be read"),
+        ("a.csv", b"a,b", "of an unknown kind, expected .parquet"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        files.read_rows(tmp_path / name)
+    assert str(tmp_path / name) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_first_pattern_that_fits_is_taken(tmp_path):
+    for name in ("data/train-1.json", "data/train-0.json", "train.jsonl", "valid.jsonl"):
+        write(tmp_path / name, ROWS)
+    found = files.locate(str(tmp_path), {"train": ("*.csv", "data/train-*.json", "train.jsonl"), "dev": ("v*",)})
+    assert found == {
+        "train": [tmp_path / "data" / "train-0.json", tmp_path / "data" / "train-1.json"],
+        "dev": [tmp_path / "valid.jsonl"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("place", "pattern", "message"),
+    [
+        ("", "test.jsonl", r"has no file test\.jsonl, the split 'test'; ask Ann\.$"),
+        ("", "/etc/*", "'/etc/\\*' is no file pattern"),
+        ("no/such/folder", "x", "'no/such/folder' is no folder, expected one, or a dataset of the hub"),
+    ],
+)
+def test_a_place_without_the_files_is_one_sentence(tmp_path, place, pattern, message):
+    with pytest.raises(UserError, match=message):
+        files.locate(place or str(tmp_path), {"test": (pattern,)}, "; ask Ann")
+
+
+LOCATE = """
+import sys
+from rlhf_jax.data.sources import files
+from rlhf_jax.errors import UserError
+try:
+    print(files.locate(sys.argv[1], {"train": ("train.jsonl", "t/*.json")}, "; set place to ...")["train"])
+except UserError as error:
+    print(error)
+"""
+
+
+def locate(place: str, **environment: str) -> str:
+    """What a fresh process finds: the hub's library reads the environment when it is imported."""
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-c", LOCATE, place]
+    result = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=root, env={**os.environ, **environment}
+    )
+    return result.stdout.strip()
+
+
+def test_without_a_network_the_hub_s_cache_is_enough(tmp_path):
+    repository = tmp_path / "hub" / "datasets--ann--tea"
+    write(repository / "snapshots" / "1234" / "train.jsonl", ROWS)
+    for reference in ("main", "refs/convert/parquet"):
+        (repository / "refs" / reference).parent.mkdir(parents=True, exist_ok=True)
+        (repository / "refs" / reference).write_text("1234")
+    environment = {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    for place in ("ann/tea", "ann/tea@refs/convert/parquet"):
+        assert locate(place, **environment) == repr([repository / "snapshots" / "1234" / "train.jsonl"])
+
+
+@pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
+def test_a_hub_that_cannot_be_reached_is_one_sentence(tmp_path, environment):
+    said = locate("ann/coffee", HF_HOME=str(tmp_path), HF_HUB_CACHE=str(tmp_path / "hub"), **environment)
+    assert said == (
+        "The dataset ann/coffee is not on this machine and the hub did not give it (LocalEntryNotFoundError); "
+        "missing: train.jsonl or t/*.json; set place to ...."
+    )
+
+
+def test_numbered_files_say_how_many_they_are():
+    def named(*numbers: int) -> list[Path]:
+        return [Path(f"d/train-{number:05}-of-00003.parquet") for number in numbers]
+
+    assert files.missing(named(0, 1, 2)) == []
+    assert files.missing(named(1)) == named(0, 2)
+    hashed = [Path("train-00000-of-00003-9f3a.parquet"), Path("train-00002-of-00003-07bc.parquet")]
+    assert files.missing(hashed) == [Path("train-00001-of-00003.parquet")]
+    assert files.missing([*hashed, Path("train-00001-of-00003-11.parquet")]) == []
+    assert files.missing([Path("set-train.array_record-00001-of-00002")]) == [
+        Path("set-train.array_record-00000-of-00002")
+    ]
+    assert files.missing([Path("a.jsonl"), Path("b-1.json")]) == []
