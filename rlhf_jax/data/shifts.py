@@ -1,0 +1,112 @@
+"""The study's distribution shifts within one dataset: which of its rows are in distribution, and the splits they make.
+
+Training then sees what is in distribution alone, and it is evaluated on that, on the rest and on both. After the
+released code of Kirk et al. (2024); its names of splits are kept, `test` being in distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from rlhf_jax.data import formats, index_file
+from rlhf_jax.data.records import Example, Preference
+from rlhf_jax.errors import UserError
+
+SUBREDDITS = ("relationship_advice", "AskReddit", "relationships", "tifu", "dating_advice")
+LENGTH = "length"
+SENTIMENT = "sentiment"
+RANDOM = {"random_10": 10, "random_50": 50}  # percent
+NAMES = (*SUBREDDITS, LENGTH, SENTIMENT, *RANDOM)
+
+MAX_WORDS = 245
+
+_FULL, _OOD = "full_", "ood_"
+_HELD_OUT = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A shift by name.
+
+    Attributes:
+      name: one of `NAMES`: a subreddit against all others; posts of at most 245 words against longer ones; the rows of
+        an index file against the others; or 10 or 50 % of training and validation, drawn at random, with the test
+        split whole and nothing out of distribution.
+      indices: the index file of `sentiment`, as the study's: a `.npy` of a dict from split to row numbers. "" for the
+        others.
+      mode: "paper" draws with replacement, as the released code does, so that 10 % are 9.5 % of the rows and 50 % are
+        39.3 %; "default" draws without. The others are the same in both.
+    """
+
+    name: str
+    indices: str
+    mode: Literal["default", "paper"]
+
+
+def needed(split: str) -> str:
+    """The dataset's own split that a split is made of: `test` for `full_test` and `ood_test`."""
+    return split.removeprefix(_FULL).removeprefix(_OOD)
+
+
+def apply[R: (Example, Preference)](shift: Shift, splits: Mapping[str, Mapping[int, R]]) -> dict[str, list[R]]:
+    """Divides the records of a dataset.
+
+    Args:
+      shift: which.
+      splits: the records of some of the splits train, validation and test, by the number of their row.
+
+    Returns:
+      Under its own name what is in distribution of each split, in order, and for validation and test also what is not
+      (`ood_test`) and both together (`full_test`). A record that is there again has an id of its own.
+
+    Raises:
+      UserError: an unknown name, an index file that is missing, not one or of other rows, or a part that is empty.
+    """
+    if shift.name not in NAMES:
+        raise UserError(f"The shift {shift.name!r} is unknown, expected one of {', '.join(NAMES)}.")
+    if (shift.name == SENTIMENT) != bool(shift.indices):
+        raise UserError(f"The shift {shift.name} has indices {shift.indices!r}, expected a file for {SENTIMENT} alone.")
+    found: dict[str, list[R]] = {}
+    for split, rows in splits.items():
+        if shift.name in RANDOM:
+            found[split] = list(rows.values()) if split == "test" else _draw(shift, list(rows.values()))
+            continue
+        inside = _inside(shift, split, rows)
+        found[split] = [record for number, record in rows.items() if number in inside]
+        if split in _HELD_OUT:
+            found[_OOD + split] = [record for number, record in rows.items() if number not in inside]
+            found[_FULL + split] = [replace(record, id=f"{record.id}/full") for record in rows.values()]
+    if empty := [split for split, records in found.items() if not records]:
+        raise UserError(f"The shift {shift.name} leaves nothing of the split {empty[0]!r}, expected some records.")
+    return found
+
+
+def _inside(shift: Shift, split: str, rows: Mapping[int, Example | Preference]) -> set[int]:
+    """The numbers of the rows that are in distribution."""
+    if shift.name == SENTIMENT:
+        inside = index_file.read(shift.indices, split)
+        if inside and max(inside) > max(rows):
+            raise UserError(f"{shift.indices} names row {max(inside)} of {split!r}, expected at most {max(rows)}.")
+        return inside
+    if shift.name == LENGTH:
+        words = {number: len(formats.source_text(record.prompt).split(" ")) for number, record in rows.items()}
+        return {number for number, count in words.items() if count <= MAX_WORDS}
+    return {number for number, record in rows.items() if formats.subreddit(record.prompt) == shift.name}
+
+
+def _draw[R: (Example, Preference)](shift: Shift, records: list[R]) -> list[R]:
+    percent, count = RANDOM[shift.name], len(records)
+    size = count * percent // 100
+    random = np.random.default_rng(percent)  # the released code's seeds
+    if shift.mode == "default":
+        return [records[index] for index in sorted(random.permutation(count)[:size])]
+    drawn, times = [], dict.fromkeys(range(count), 0)
+    for index in random.integers(0, count, size).tolist():
+        times[index] += 1
+        again = f"/{times[index]}" if times[index] > 1 else ""
+        drawn.append(replace(records[index], id=f"{records[index].id}{again}"))
+    return drawn

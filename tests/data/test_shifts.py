@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlhf_jax.data import formats, shifts
+from rlhf_jax.data.records import Example, Preference
+from rlhf_jax.data.shifts import Shift
+from rlhf_jax.errors import UserError
+
+SUBREDDITS = ("tifu", "relationships", "tea", "AskReddit")
+
+
+def example(split: str, number: int) -> Example:
+    """A post of 244 to 247 words, of one of four subreddits."""
+    post = " ".join(["word"] * (244 + number % 5))
+    prompt = formats.post_prompt(SUBREDDITS[number % 4], "A title", post)
+    return Example(f"tldr/{split}/{number}", split, prompt, "summary")
+
+
+@pytest.fixture
+def rows():
+    """20 rows a split, of which row 3 held no record."""
+    return {
+        split: {number: example(split, number) for number in range(20) if number != 3}
+        for split in ("train", "validation", "test")
+    }
+
+
+def numbers(records) -> list[int]:
+    return [int(record.id.split("/")[2]) for record in records]
+
+
+INSIDE = {
+    "relationships": lambda number: number % 4 == 1,
+    "tifu": lambda number: number % 4 == 0,
+    "length": lambda number: number % 5 <= 1,
+    "sentiment": lambda number: number in (0, 2, 19),
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_training_is_in_distribution_and_evaluation_on_both_sides(tmp_path, rows, name):
+    indices = ""
+    if name == "sentiment":
+        indices = str(tmp_path / "indices.npy")
+        np.save(indices, {split: np.array([19, 0, 2, 3]) for split in rows}, allow_pickle=True)
+    found = shifts.apply(Shift(name, indices, "default"), rows)
+    every = list(rows["test"])
+    inside = [number for number in every if INSIDE[name](number)]
+    assert set(found) == {"train"} | {
+        prefix + split for prefix in ("", "ood_", "full_") for split in ("validation", "test")
+    }
+    for split in rows:
+        assert numbers(found[split]) == inside
+    for split in ("validation", "test"):
+        assert numbers(found[f"ood_{split}"]) == [number for number in every if number not in inside]
+        assert numbers(found[f"full_{split}"]) == every
+        ids = [record.id for prefix in ("", "ood_", "full_") for record in found[prefix + split]]
+        assert len(set(ids)) == len(ids), "a file of all of them has no id twice"
+
+
+def test_245_words_are_not_too_long():
+    def long(words: int) -> Example:
+        return Example(f"a/{words}", "train", formats.post_prompt("tea", "t", " ".join(["w"] * words)), "s")
+
+    found = shifts.apply(Shift("length", "", "default"), {"train": {0: long(245), 1: long(246)}})
+    assert [record.id for record in found["train"]] == ["a/245"]
+
+
+def test_preferences_are_divided_alike():
+    prompt = formats.post_prompt("tifu", "t", "text")
+    pairs = {"test": {0: Preference("p/test/0", "test", prompt, "a", "b")}}
+    pairs["test"][1] = Preference("p/test/1", "test", prompt.replace("tifu", "tea"), "a", "b")
+    found = shifts.apply(Shift("tifu", "", "default"), pairs)
+    assert [numbers(found[split]) for split in ("test", "ood_test", "full_test")] == [[0], [1], [0, 1]]
+
+
+@pytest.mark.parametrize(("name", "percent"), [("random_10", 10), ("random_50", 50)])
+def test_a_random_subset_is_drawn_of_training_and_validation(name, percent):
+    rows = {split: {n: example(split, n) for n in range(1000)} for split in ("train", "validation", "test")}
+    found = shifts.apply(Shift(name, "", "default"), rows)
+    assert set(found) == set(rows)
+    assert found["test"] == list(rows["test"].values())
+    for split in ("train", "validation"):
+        drawn = numbers(found[split])
+        assert len(drawn) == 10 * percent and drawn == sorted(set(drawn))
+
+
+@pytest.mark.parametrize(("name", "percent", "distinct"), [("random_10", 10, 0.095), ("random_50", 50, 0.393)])
+def test_paper_mode_draws_with_replacement(name, percent, distinct):
+    rows = {"train": {number: example("train", number) for number in range(5000)}}
+    drawn = shifts.apply(Shift(name, "", "paper"), rows)["train"]
+    expected = np.random.default_rng(percent).integers(0, 5000, 50 * percent)
+    assert numbers(drawn) == expected.tolist()
+    assert len({record.id for record in drawn}) == len(drawn), "a row drawn again has an id of its own"
+    assert len(set(numbers(drawn))) / 5000 == pytest.approx(distinct, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("shift", "message"),
+    [
+        (Shift("mood", "", "default"), "The shift 'mood' is unknown, expected one of relationship_advice, "),
+        (Shift("sentiment", "", "default"), "The shift sentiment has indices '', expected a file for sentiment alone"),
+        (Shift("length", "a.npy", "default"), "The shift length has indices 'a.npy'"),
+        (Shift("dating_advice", "", "default"), "The shift dating_advice leaves nothing of the split 'train'"),
+    ],
+)
+def test_a_shift_that_cannot_be_made_is_refused(rows, shift, message):
+    with pytest.raises(UserError, match=message):
+        shifts.apply(shift, rows)
+
+
+def test_what_has_no_subreddit_and_indices_of_other_rows_are_refused(tmp_path):
+    rows = {"train": {0: Example("a", "train", formats.article_prompt("text"), "s")}}
+    with pytest.raises(UserError, match="has no subreddit"):
+        shifts.apply(Shift("tifu", "", "default"), rows)
+    indices = str(tmp_path / "indices.npy")
+    np.save(indices, {"train": [0, 7]}, allow_pickle=True)
+    with pytest.raises(UserError, match="names row 7 of 'train', expected at most 0"):
+        shifts.apply(Shift("sentiment", indices, "default"), rows)
+
+
+def test_the_split_that_is_needed():
+    assert [shifts.needed(split) for split in ("train", "full_test", "ood_validation")] == [
+        "train",
+        "test",
+        "validation",
+    ]
