@@ -68,6 +68,21 @@ def prepare(seed) -> ConfigDict:
     )
 
 
+def part(
+    source: str, splits: dict[str, str], drop: tuple[str, ...] = (), shift: ConfigDict | None = None
+) -> ConfigDict:
+    """What a study takes from one dataset; `place` may name a mirror or a local folder instead of the study's."""
+    return ConfigDict(
+        {"source": source, "place": "", "splits": splits, "columns": {}, "shift": shift, "drop": drop},
+    )
+
+
+def prepare_from(task: str, seed, **parts: ConfigDict) -> ConfigDict:
+    """Records from datasets, all that each split has."""
+    splits = {split: 0 for part in parts.values() for split in part.splits}
+    return ordered(stage="prepare", task=task, sources=ordered(**parts), splits=ordered(**splits), seed=seed)
+
+
 def sft(folder: str, model: str, seed) -> ConfigDict:
     """Supervised fine-tuning."""
     return ConfigDict(

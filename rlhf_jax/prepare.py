@@ -1,17 +1,23 @@
-"""Stage `prepare`: writes the examples that every later stage learns from and is tested on."""
+"""Stage `prepare`: writes the records that every later stage learns from and is tested on."""
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from rlhf_jax.data import docstrings, records
-from rlhf_jax.data.records import SPLITS, Example
+from rlhf_jax.data.records import SPLITS, Example, Preference
+from rlhf_jax.data.sources.parts import Part, gather
 from rlhf_jax.errors import UserError
+
+type Splits = Mapping[str, Sequence[Example | Preference]]
 
 
 @dataclass(frozen=True)
@@ -20,80 +26,103 @@ class Config:
 
     Attributes:
       stage: `prepare`.
-      task: `docstrings`, the offline TL;DR over Python documentation.
-      packages: import names to read docstrings of; empty for the default list.
-      splits: how many examples of each split to write, 0 for all that there are; a split not named is not written.
-      max_text: characters that a text is cut to.
-      seed: draws the examples of a split that is not written whole; which split an example is in does not depend on it.
+      task: `docstrings`, the offline TL;DR over Python documentation; or what `sources` hold, `examples` to learn
+        responses from or `preferences`.
+      splits: how many records of each split to write, 0 for all that there are; a split not named is not written.
+      seed: draws the records of a split that is not written whole; which split a record is in does not depend on it.
+      packages: of `docstrings`, import names to read docstrings of; empty for the default list.
+      max_text: of `docstrings`, characters that a text is cut to.
+      sources: of the other tasks, the datasets that the splits come from, each under a name of your own.
     """
 
     stage: str
-    task: str
-    packages: tuple[str, ...]
+    task: Literal["docstrings", "examples", "preferences"]
     splits: dict[str, int]
-    max_text: int
     seed: int
+    packages: tuple[str, ...] = ()
+    max_text: int = 0
+    sources: dict[str, Part] = field(default_factory=dict)
 
 
 def run(config: Config, workdir: Path) -> None:
-    """Writes `examples.jsonl` (all splits) and `corpus.json` (what it was made from), and prints the latter.
+    """Writes `examples.jsonl` or `preferences.jsonl` (all splits) and `corpus.json`, and prints the latter.
 
-    Does nothing where both are there: `corpus.json` is written last.
+    Does nothing where both are there: `corpus.json`, which says what the records were made from, is written last.
 
     Raises:
-      UserError: an unknown task or split, more examples asked for than there are, or a package that is not installed.
+      UserError: a key that does not go with the task, an unknown split, more records asked for than there are, a
+        package that is not installed, or as `sources.parts.gather`.
     """
-    examples_file, corpus_file = workdir / "examples.jsonl", workdir / "corpus.json"
-    if not (examples_file.exists() and corpus_file.exists()):
+    records_file = workdir / ("preferences.jsonl" if config.task == "preferences" else "examples.jsonl")
+    corpus_file = workdir / "corpus.json"
+    if not (records_file.exists() and corpus_file.exists()):
         _check(config)
-        corpus = docstrings.load(config.packages, config.max_text)
-        available = Counter(example.split for example in corpus.examples)
-        chosen = [example for split in config.splits for example in _choose(corpus.examples, split, config)]
-        records.write(examples_file, chosen)
+        splits, origin = _from_docstrings(config) if config.task == "docstrings" else _from_sources(config)
+        chosen = {split: _choose(splits[split], split, config) for split in config.splits}
+        everything = [record for split in chosen.values() for record in split]
+        records.write(records_file, everything)
         facts = {
             "task": config.task,
-            "fingerprint": records.fingerprint(chosen),
-            "available": {split: available[split] for split in SPLITS},
-            "examples": {split: _by_package(chosen, split) for split in config.splits},
-            "versions": corpus.versions,
-            "missing": corpus.missing,
+            "fingerprint": records.fingerprint(everything),
+            "available": {split: len(found) for split, found in splits.items()},
+            "examples": {split: _by_origin(found) for split, found in chosen.items()},
+            **origin,
         }
         records.write_text(corpus_file, json.dumps(facts, indent=2) + "\n")
     _print(json.loads(corpus_file.read_text("utf-8")))
 
 
 def _check(config: Config) -> None:
-    if config.task != "docstrings":
-        raise UserError(f"task is {config.task!r}, expected 'docstrings'.")
+    if config.task == "docstrings" and config.sources:
+        raise UserError("sources is for the tasks examples and preferences, expected none for docstrings.")
+    if config.task != "docstrings" and (config.packages or config.max_text):
+        raise UserError(f"packages and max_text are for the task docstrings, expected neither for {config.task}.")
     for split, size in config.splits.items():
-        if split not in SPLITS:
-            raise UserError(f"splits has the key {split!r}, expected some of {', '.join(SPLITS)}.")
         if size < 0:
             raise UserError(f"splits.{split} is {size}, expected a number of examples, or 0 for all.")
 
 
-def _choose(examples: list[Example], split: str, config: Config) -> list[Example]:
-    """The examples of one split, or as many of them as asked for, drawn by the seed and kept in order."""
-    there = [example for example in examples if example.split == split]
+def _from_docstrings(config: Config) -> tuple[Splits, dict[str, Any]]:
+    if unknown := [split for split in config.splits if split not in SPLITS]:
+        raise UserError(f"splits has the key {unknown[0]!r}, expected some of {', '.join(SPLITS)}.")
+    corpus = docstrings.load(config.packages, config.max_text)
+    splits = {split: [example for example in corpus.examples if example.split == split] for split in SPLITS}
+    return splits, {"versions": corpus.versions, "missing": corpus.missing}
+
+
+def _from_sources(config: Config) -> tuple[Splits, dict[str, Any]]:
+    gathered = gather(config.sources, config.splits, Preference if config.task == "preferences" else Example)
+    return gathered.splits, {"sources": gathered.facts}
+
+
+def _choose(there: Sequence[Example | Preference], split: str, config: Config) -> Sequence[Example | Preference]:
+    """The records of one split, or as many of them as asked for, drawn by the seed and kept in order."""
     size = config.splits[split]
     if size > len(there):
         raise UserError(f"splits.{split} asks for {size} examples, expected at most the {len(there)} that there are.")
     if size == 0:
         return there
-    random = np.random.default_rng((config.seed, SPLITS.index(split)))
+    number = SPLITS.index(split) if split in SPLITS else zlib.crc32(split.encode())
+    random = np.random.default_rng((config.seed, number))
     return [there[index] for index in sorted(random.permutation(len(there))[:size])]
 
 
-def _by_package(examples: list[Example], split: str) -> dict[str, int]:
-    counts = Counter(example.id.partition("/")[0] for example in examples if example.split == split)
+def _by_origin(chosen: Sequence[Example | Preference]) -> dict[str, int]:
+    """How many records come from each package or dataset, the first part of their ids."""
+    counts = Counter(record.id.partition("/")[0] for record in chosen)
     return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
 def _print(facts: dict) -> None:
-    for split, packages in facts["examples"].items():
-        largest = ", ".join(f"{name} {count:,}" for name, count in list(packages.items())[:6])
-        more = ", ..." if len(packages) > 6 else ""
-        print(f"{split:<10} {sum(packages.values()):>6,} of {facts['available'][split]:,} ({largest}{more})")
+    for split, origins in facts["examples"].items():
+        largest = ", ".join(f"{name} {count:,}" for name, count in list(origins.items())[:6])
+        more = ", ..." if len(origins) > 6 else ""
+        print(f"{split:<10} {sum(origins.values()):>6,} of {facts['available'][split]:,} ({largest}{more})")
     print(f"corpus fingerprint {facts['fingerprint']}")
-    if facts["missing"]:
+    if facts.get("missing"):
         print(f"not installed, so not in it: {', '.join(facts['missing'])}")
+    for name, source in facts.get("sources", {}).items():
+        for lost in source["lost"]:
+            print(f"{name}: {lost}; the rest is there")
+        if source["rows_left_out"]:
+            print(f"{name}: {source['rows_left_out']:,} rows hold no record, the first: {source['first_left_out']}")

@@ -19,6 +19,15 @@ FILES = sorted(
 VARIANTS = [(name, None) for name in FILES] + [
     ("quickstart", "long"),
     ("annotate", "runs/quickstart,judge"),
+    ("prepare", "tldr"),
+    ("prepare", "tldr,length"),
+    ("prepare", "tldr_preferences"),
+    ("prepare", "tldr_preferences,random_10"),
+    ("prepare", "cnn_dailymail"),
+    ("prepare", "alpaca"),
+    ("prepare", "alpaca_prompts"),
+    ("prepare", "alpaca_preferences"),
+    ("prepare", "hh_rlhf"),
     ("paper/sft", "released"),
     ("paper/reward", "released"),
     ("paper/ppo", "released"),
@@ -49,7 +58,7 @@ def test_config_fits_its_stages(name, argument):
         resolve(stage, where)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "paper/sft", "paper/reward", "paper/ppo", "paper/best_of_n"])
+@pytest.mark.parametrize("name", ["quickstart", "prepare", "paper/sft", "paper/reward", "paper/ppo", "paper/best_of_n"])
 def test_an_unknown_argument_is_refused(name):
     with pytest.raises(ValueError, match=rf"{name}.py: 'short' is unknown"):
         load(name, "short")

@@ -5,10 +5,13 @@ from dataclasses import replace
 
 import pytest
 
+from configs import prepare as prepare_configs
 from rlhf_jax import prepare
 from rlhf_jax.data import docstrings, records
-from rlhf_jax.data.records import Example
+from rlhf_jax.data.records import Example, Preference
 from rlhf_jax.errors import UserError
+from rlhf_jax.stages import run_stage
+from tests.data.sources.layouts import write
 
 CONFIG = prepare.Config(
     stage="prepare",
@@ -83,7 +86,8 @@ def test_the_seed_draws_the_examples(tmp_path, corpus):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "tldr"}, "task is 'tldr', expected 'docstrings'"),
+        ({"sources": {"a": None}}, "sources is for the tasks examples and preferences"),
+        ({"task": "examples"}, "packages and max_text are for the task docstrings"),
         ({"splits": {"test": 1}}, "splits has the key 'test'"),
         ({"splits": {"train": -1}}, "splits.train is -1"),
         ({"splits": {"train": 21}}, "splits.train asks for 21 examples, expected at most the 20"),
@@ -93,3 +97,58 @@ def test_bad_configs_are_refused_and_nothing_is_written(tmp_path, corpus, change
     with pytest.raises(UserError, match=message):
         prepare.run(replace(CONFIG, **changes), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def posts(tmp_path):
+    """TL;DR's files: 6 posts a split, of 243 words and one more each."""
+    rows = [
+        {"subreddit": "tea", "title": "t", "post": " ".join(["w"] * (243 + n)), "summary": f" Said {n}."}
+        for n in range(6)
+    ]
+    for file in ("train", "valid", "test"):
+        write(tmp_path / "posts" / f"{file}.jsonl", rows)
+    return str(tmp_path / "posts")
+
+
+def test_a_study_s_data_from_datasets(tmp_path, posts, capsys):
+    config = prepare_configs.get_config("tldr,length")
+    config.sources.tldr.place = posts
+    config.splits.full_test = 4
+    run_stage(config, tmp_path / "out")
+    written = records.read(tmp_path / "out" / "examples.jsonl", Example)
+    counts = {split: sum(record.split == split for record in written) for split in config.splits}
+    halves = ("train", "validation", "id_test", "ood_validation", "ood_test")
+    assert counts == dict.fromkeys(halves, 3) | {"full_validation": 6, "full_test": 4}
+    facts = json.loads((tmp_path / "out" / "corpus.json").read_text())
+    assert facts["fingerprint"] == records.fingerprint(written)
+    assert facts["available"] == counts | {"full_test": 6}
+    assert facts["examples"]["ood_test"] == {"tldr": 3}
+    assert facts["sources"]["tldr"]["place"] == posts
+    printed = capsys.readouterr().out
+    assert "full_test" in printed and "4 of 6 (tldr 4)" in printed
+
+
+def test_preferences_from_datasets(tmp_path, capsys):
+    rows = [
+        {"instruction": f"Task {number}.", "input": "", "output_1": "good", "output_2": "bad", "preference": 1}
+        for number in range(502)
+    ]
+    rows[501]["preference"] = None
+    write(tmp_path / "alpaca_human_preference.json", rows)
+    config = prepare_configs.get_config("alpaca_preferences")
+    config.sources.alpaca_farm.place = str(tmp_path)
+    run_stage(config, tmp_path / "out")
+    written = records.read(tmp_path / "out" / "preferences.jsonl", Preference)
+    assert [record.split for record in written] == ["train"] + ["validation"] * 500
+    assert written[0].id == "alpaca_farm/human/500"
+    printed = capsys.readouterr().out
+    assert "alpaca_farm: 1 rows hold no record, the first: alpaca_human_preference.json:502: has no winner" in printed
+
+
+def test_nothing_is_written_where_a_dataset_is_broken(tmp_path, posts):
+    config = prepare_configs.get_config("tldr,AskReddit")
+    config.sources.tldr.place = posts
+    with pytest.raises(UserError, match="The shift AskReddit leaves nothing of the split"):
+        run_stage(config, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.json"]

@@ -1,0 +1,108 @@
+"""The splits of one study, put together from datasets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rlhf_jax.data import shifts
+from rlhf_jax.data.records import Example, Preference
+from rlhf_jax.data.sources import table
+from rlhf_jax.data.sources.source import Drop, load
+from rlhf_jax.errors import UserError
+
+_RANGE = re.compile(r"(?P<split>.+?)(\[(?P<start>\d*):(?P<stop>\d*)\])?")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a study takes from one dataset.
+
+    Attributes:
+      source: a key of `sources.table.SOURCES`, or `columns` for any other dataset.
+      place: a local folder with the dataset's files, or its name on the hub, `owner/name` or `owner/name@revision`;
+        "" for where the study has it from.
+      splits: of the study's splits those that come from here, each with the dataset's own split, which may be cut to
+        some of its rows (`train[500:]`) and, under a shift, may be `ood_test` and the like. For `columns` it is the
+        pattern of the file names, as `data/train-*.parquet`.
+      columns: for `columns`, each field of a record as a text with names of columns in braces; empty for the others.
+      shift: which rows are in distribution; None for all.
+      drop: what is left out instead of being an error: "rows" that hold no record, "shards" that cannot be read.
+    """
+
+    source: str
+    place: str
+    splits: dict[str, str]
+    columns: dict[str, str]
+    shift: shifts.Shift | None
+    drop: tuple[Drop, ...]
+
+
+@dataclass
+class Gathered:
+    """The records of each of the study's splits, and of each part what there is to know of it."""
+
+    splits: dict[str, list[Example | Preference]]
+    facts: dict[str, dict[str, Any]]
+
+
+def gather(parts: Mapping[str, Part], wanted: Collection[str], kind: type[Example] | type[Preference]) -> Gathered:
+    """Reads what is wanted of the parts; a record's id begins with the part's name.
+
+    Args:
+      parts: by a name of the user's.
+      wanted: names of the study's splits; others that a part has are not read.
+      kind: what all records have to be.
+
+    Raises:
+      UserError: a split that no part has, a part of another kind or with one record in two splits, or as `source.load`
+        and `shifts.apply`.
+    """
+    offered = list(dict.fromkeys(split for part in parts.values() for split in part.splits))
+    if unknown := [split for split in wanted if split not in offered]:
+        raise UserError(f"splits has the key {unknown[0]!r}, expected some of {', '.join(offered)}.")
+    gathered = Gathered({split: [] for split in wanted}, {})
+    for name, part in parts.items():
+        _add(gathered, name, part, kind)
+    return gathered
+
+
+def _add(gathered: Gathered, name: str, part: Part, kind: type[Example] | type[Preference]) -> None:
+    ranges = {ours: _parse(theirs) for ours, theirs in part.splits.items() if ours in gathered.splits}
+    needed = {split if part.shift is None else shifts.needed(split): None for split, _ in ranges.values()}
+    source = table.source(part.source, part.columns, needed)
+    if source.kind is not kind:
+        raise UserError(f"sources.{name} holds {source.kind.__name__} records, expected {kind.__name__}.")
+    loaded = load(source, name, part.place, needed, part.drop)
+    splits = {split: list(rows.values()) for split, rows in loaded.rows.items()}
+    if part.shift is not None:
+        if part.shift.indices and loaded.lost:
+            raise UserError(f"{part.shift.indices} counts rows of files that are lost: {loaded.lost[0]}.")
+        splits = shifts.apply(part.shift, loaded.rows)
+    taken: dict[str, str] = {}
+    for ours, (theirs, chosen) in ranges.items():
+        if theirs not in splits:
+            raise UserError(f"sources.{name} has no split {theirs!r}, expected one of {', '.join(splits)}.")
+        for record in splits[theirs][chosen]:
+            if taken.setdefault(record.id, ours) != ours:
+                raise UserError(f"The record {record.id} is in {taken[record.id]} and {ours}, expected one of them.")
+            gathered.splits[ours].append(replace(record, split=ours))
+    gathered.facts[name] = {
+        "source": part.source,
+        "place": part.place or source.place,
+        "files": loaded.files,
+        "lost": loaded.lost,
+        "rows_left_out": len(loaded.left_out),
+        "first_left_out": next(iter(loaded.left_out), ""),
+    }
+
+
+def _parse(split: str) -> tuple[str, slice]:
+    """`train[500:]` as `train` and a slice."""
+    parsed = _RANGE.fullmatch(split)
+    if parsed is None:
+        raise UserError("splits names an empty split, expected one of the dataset's.")
+    start, stop = (int(parsed[end]) if parsed[end] else None for end in ("start", "stop"))
+    return parsed["split"], slice(start, stop)
