@@ -68,12 +68,20 @@ def prepare(seed) -> ConfigDict:
     )
 
 
-def part(
-    source: str, splits: dict[str, str], drop: tuple[str, ...] = (), shift: ConfigDict | None = None
-) -> ConfigDict:
-    """What a study takes from one dataset; `place` may name a mirror or a local folder instead of the study's."""
+def part(source: str, splits: dict[str, str], shift: ConfigDict | None = None) -> ConfigDict:
+    """What a study takes from one dataset; `place` may name a mirror or a local folder instead of the study's.
+
+    Rows that hold no record are left out and counted: the published sets have some.
+    """
     return ConfigDict(
-        {"source": source, "place": "", "splits": splits, "columns": {}, "shift": shift, "drop": drop},
+        {
+            "source": source,
+            "place": "",
+            "splits": ordered(**splits),
+            "columns": {},
+            "shift": shift,
+            "drop": ("rows",),
+        }
     )
 
 

@@ -21,7 +21,7 @@ def shifted(source: str, shift: str) -> ConfigDict:
     """TL;DR or its preferences under a shift; a random one has no rest."""
     splits = OWN if shift.startswith("random") else {**OWN, **REST}
     by = ConfigDict({"name": shift, "indices": "", "mode": "default"})
-    return common.part(source, splits, drop=("rows",), shift=by)
+    return common.part(source, splits, by)
 
 
 def tldr(shift: str) -> ConfigDict:
@@ -39,8 +39,8 @@ def tldr_preferences(shift: str) -> ConfigDict:
     return common.prepare_from(
         "preferences",
         0,
-        tldr=common.part("tldr_preferences", OWN, drop=("rows",)),
-        cnn_dailymail=common.part("cnn_dailymail_preferences", {"ood_test": "validation"}, drop=("rows",)),
+        tldr=common.part("tldr_preferences", OWN),
+        cnn_dailymail=common.part("cnn_dailymail_preferences", {"ood_test": "validation"}),
     )
 
 
@@ -70,7 +70,7 @@ def alpaca_prompts() -> ConfigDict:
 
 def alpaca_preferences() -> ConfigDict:
     """AlpacaFarm's human preferences, the first 500 held out."""
-    human = common.part("alpaca_farm_preferences", {"train": "human[500:]", "validation": "human[:500]"}, ("rows",))
+    human = common.part("alpaca_farm_preferences", {"train": "human[500:]", "validation": "human[:500]"})
     return common.prepare_from("preferences", 0, alpaca_farm=human)
 
 
@@ -82,7 +82,7 @@ def hh_rlhf() -> ConfigDict:
         "id_test": "helpful_test",
         "ood_test": "harmless_test",
     }
-    return common.prepare_from("preferences", 0, hh_rlhf=common.part("hh_rlhf", splits, drop=("rows",)))
+    return common.prepare_from("preferences", 0, hh_rlhf=common.part("hh_rlhf", splits))
 
 
 SHIFTING = {"tldr": tldr, "tldr_preferences": tldr_preferences}

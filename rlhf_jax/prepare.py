@@ -114,10 +114,11 @@ def _by_origin(chosen: Sequence[Example | Preference]) -> dict[str, int]:
 
 
 def _print(facts: dict) -> None:
+    width = max(10, *map(len, facts["examples"]))
     for split, origins in facts["examples"].items():
         largest = ", ".join(f"{name} {count:,}" for name, count in list(origins.items())[:6])
         more = ", ..." if len(origins) > 6 else ""
-        print(f"{split:<10} {sum(origins.values()):>6,} of {facts['available'][split]:,} ({largest}{more})")
+        print(f"{split:<{width}} {sum(origins.values()):>6,} of {facts['available'][split]:,} ({largest}{more})")
     print(f"corpus fingerprint {facts['fingerprint']}")
     if facts.get("missing"):
         print(f"not installed, so not in it: {', '.join(facts['missing'])}")

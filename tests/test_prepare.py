@@ -143,7 +143,8 @@ def test_preferences_from_datasets(tmp_path, capsys):
     assert [record.split for record in written] == ["train"] + ["validation"] * 500
     assert written[0].id == "alpaca_farm/human/500"
     printed = capsys.readouterr().out
-    assert "alpaca_farm: 1 rows hold no record, the first: alpaca_human_preference.json:502: has no winner" in printed
+    file = tmp_path / "alpaca_human_preference.json"
+    assert f"alpaca_farm: 1 rows hold no record, the first: {file}:502: has no winner" in printed
 
 
 def test_nothing_is_written_where_a_dataset_is_broken(tmp_path, posts):

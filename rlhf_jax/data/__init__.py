@@ -1,1 +1,1 @@
-"""Records, prompt formats, tokenisation, batches and the offline corpus."""
+"""Records, prompt formats, tokenisation, batches, the offline corpus and the study's datasets."""

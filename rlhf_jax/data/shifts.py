@@ -6,6 +6,7 @@ released code of Kirk et al. (2024); its names of splits are kept, `test` being 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -60,8 +61,9 @@ def apply[R: (Example, Preference)](shift: Shift, splits: Mapping[str, Mapping[i
       splits: the records of some of the splits train, validation and test, by the number of their row.
 
     Returns:
-      Under its own name what is in distribution of each split, in order, and for validation and test also what is not
-      (`ood_test`) and both together (`full_test`). A record that is there again has an id of its own.
+      Under its own name what is in distribution of each split, in order, and for validation and test also all of it
+      (`full_test`) and, but for a random subset, the rest (`ood_test`). A record that is there again has an id of its
+      own.
 
     Raises:
       UserError: an unknown name, an index file that is missing, not one or of other rows, or a part that is empty.
@@ -72,6 +74,8 @@ def apply[R: (Example, Preference)](shift: Shift, splits: Mapping[str, Mapping[i
         raise UserError(f"The shift {shift.name} has indices {shift.indices!r}, expected a file for {SENTIMENT} alone.")
     found: dict[str, list[R]] = {}
     for split, rows in splits.items():
+        if split in _HELD_OUT:
+            found[_FULL + split] = [replace(record, id=f"{record.id}/full") for record in rows.values()]
         if shift.name in RANDOM:
             found[split] = list(rows.values()) if split == "test" else _draw(shift, list(rows.values()))
             continue
@@ -79,7 +83,6 @@ def apply[R: (Example, Preference)](shift: Shift, splits: Mapping[str, Mapping[i
         found[split] = [record for number, record in rows.items() if number in inside]
         if split in _HELD_OUT:
             found[_OOD + split] = [record for number, record in rows.items() if number not in inside]
-            found[_FULL + split] = [replace(record, id=f"{record.id}/full") for record in rows.values()]
     if empty := [split for split, records in found.items() if not records]:
         raise UserError(f"The shift {shift.name} leaves nothing of the split {empty[0]!r}, expected some records.")
     return found
@@ -104,9 +107,9 @@ def _draw[R: (Example, Preference)](shift: Shift, records: list[R]) -> list[R]:
     random = np.random.default_rng(percent)  # the released code's seeds
     if shift.mode == "default":
         return [records[index] for index in sorted(random.permutation(count)[:size])]
-    drawn, times = [], dict.fromkeys(range(count), 0)
+    drawn, times = [], Counter[int]()
     for index in random.integers(0, count, size).tolist():
+        record = records[index]
+        drawn.append(replace(record, id=f"{record.id}/{times[index]}") if times[index] else record)
         times[index] += 1
-        again = f"/{times[index]}" if times[index] > 1 else ""
-        drawn.append(replace(records[index], id=f"{records[index].id}{again}"))
     return drawn

@@ -80,8 +80,9 @@ def test_preferences_are_divided_alike():
 def test_a_random_subset_is_drawn_of_training_and_validation(name, percent):
     rows = {split: {n: example(split, n) for n in range(1000)} for split in ("train", "validation", "test")}
     found = shifts.apply(Shift(name, "", "default"), rows)
-    assert set(found) == set(rows)
+    assert set(found) == {*rows, "full_validation", "full_test"}
     assert found["test"] == list(rows["test"].values())
+    assert numbers(found["full_validation"]) == list(rows["validation"])
     for split in ("train", "validation"):
         drawn = numbers(found[split])
         assert len(drawn) == 10 * percent and drawn == sorted(set(drawn))

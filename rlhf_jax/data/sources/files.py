@@ -36,7 +36,7 @@ def locate(place: str, patterns: Mapping[str, Sequence[str]], advice: str = "") 
     """
     folder = Path(place).expanduser()
     if not folder.is_dir():
-        folder = _download(place, [pattern for split in patterns.values() for pattern in split], advice)
+        folder = _download(place, patterns, advice)
     found = {}
     for split, alternatives in patterns.items():
         matches = (_matching(folder, pattern) for pattern in alternatives)
@@ -53,23 +53,24 @@ def _matching(folder: Path, pattern: str) -> list[Path]:
         raise UserError(f"{pattern!r} is no file pattern, expected one relative to {folder}.") from None
 
 
-def _download(place: str, patterns: list[str], advice: str) -> Path:
+def _download(place: str, patterns: Mapping[str, Sequence[str]], advice: str) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 
     name = _HUB_NAME.fullmatch(place)
     if name is None:
         raise UserError(f"{place!r} is no folder, expected one, or a dataset of the hub as owner/name{advice}.")
+    wanted = [pattern for alternatives in patterns.values() for pattern in alternatives]
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                name["name"], repo_type="dataset", revision=name["revision"], allow_patterns=patterns
+                name["name"], repo_type="dataset", revision=name["revision"], allow_patterns=wanted
             )
         )
     except (OSError, errors.HFValidationError) as error:
         raise UserError(
             f"The dataset {place} is not on this machine and the hub did not give it ({type(error).__name__}); "
-            f"missing: {' or '.join(patterns)}{advice}."
+            f"missing: {', '.join(' or '.join(alternatives) for alternatives in patterns.values())}{advice}."
         ) from error
 
 
@@ -104,8 +105,8 @@ def read_rows(file: Path) -> list[Row]:
         if _ARRAY_RECORD in name:
             return _read_array_record(file)
     except (OSError, EOFError, ValueError, RuntimeError, zlib.error) as error:
-        raise UserError(f"{file} cannot be read ({' '.join(str(error).split())[:200]})") from error
-    raise UserError(f"{file} is of an unknown kind, expected .parquet, .json, .jsonl or .array_record")
+        raise UserError(f"{file} cannot be read ({' '.join(str(error).split())[:200]}).") from error
+    raise UserError(f"{file} is of an unknown kind, expected .parquet, .json, .jsonl or .array_record.")
 
 
 def _read_parquet(file: Path) -> list[Row]:

@@ -57,15 +57,18 @@ def gather(parts: Mapping[str, Part], wanted: Collection[str], kind: type[Exampl
       kind: what all records have to be.
 
     Raises:
-      UserError: a split that no part has, a part of another kind or with one record in two splits, or as `source.load`
-        and `shifts.apply`.
+      UserError: a split that no part has or that comes out empty, a part of another kind or with one record in two
+        splits, or as `source.load` and `shifts.apply`.
     """
     offered = list(dict.fromkeys(split for part in parts.values() for split in part.splits))
     if unknown := [split for split in wanted if split not in offered]:
         raise UserError(f"splits has the key {unknown[0]!r}, expected some of {', '.join(offered)}.")
     gathered = Gathered({split: [] for split in wanted}, {})
     for name, part in parts.items():
-        _add(gathered, name, part, kind)
+        if not gathered.splits.keys().isdisjoint(part.splits):
+            _add(gathered, name, part, kind)
+    if empty := [split for split, records in gathered.splits.items() if not records]:
+        raise UserError(f"The split {empty[0]!r} has no records, expected some: it is cut to rows that there are not.")
     return gathered
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,33 +77,30 @@ def load(source: Source, label: str, place: str, splits: Iterable[str], drop: Co
     loaded = Loaded()
     for split, shards in files.locate(place, {split: source.files[split] for split in splits}, advice).items():
         records = loaded.rows[split] = {}
-        numbers = itertools.count()
-        for shard, rows in _readable(shards, "shards" in drop, loaded):
-            for line, row in enumerate(rows, start=1):
-                number = next(numbers)
-                try:
-                    fields = source.fields(row)
-                    if fields is not None:
-                        records[number] = source.kind(id=f"{label}/{split}/{number}", split=split, **fields)
-                except UserError as error:
-                    if "rows" not in drop:
-                        raise UserError(f"{shard}:{line}: {error}.") from error
-                    loaded.left_out.append(f"{shard.name}:{line}: {error}")
+        for number, (where, row) in enumerate(_rows(shards, "shards" in drop, loaded)):
+            try:
+                fields = source.fields(row)
+                if fields is not None:
+                    records[number] = source.kind(id=f"{label}/{split}/{number}", split=split, **fields)
+            except UserError as error:
+                if "rows" not in drop:
+                    raise UserError(f"{where}: {error}.") from error
+                loaded.left_out.append(f"{where}: {error}")
         if not records:
             broken = f"; {loaded.left_out[-1]}" if loaded.left_out else ""
             raise UserError(f"{label} has no record in the split {split!r} of {place}, expected some{broken}.")
     return loaded
 
 
-def _readable(shards: list[Path], drop: bool, loaded: Loaded) -> Iterator[tuple[Path, list[Row]]]:
-    """The files of a split, in order, with their rows; where `drop` says so, without those that cannot be read."""
+def _rows(shards: list[Path], drop: bool, loaded: Loaded) -> Iterator[tuple[str, Row]]:
+    """The rows of a split's files, with where each is; where `drop` says so, without the files that cannot be read."""
     for shard in sorted([*shards, *files.missing(shards)]):
         try:
             rows = files.read_rows(shard)
         except UserError as error:
             if not drop:
                 raise
-            loaded.lost.append(str(error))
+            loaded.lost.append(str(error).rstrip("."))
             continue
         loaded.files.append(str(shard))
-        yield shard, rows
+        yield from ((f"{shard}:{line}", row) for line, row in enumerate(rows, start=1))

@@ -79,8 +79,9 @@ LOCATE = """
 import sys
 from rlhf_jax.data.sources import files
 from rlhf_jax.errors import UserError
+patterns = {"train": ("train.jsonl", "t/*.json"), "test": ("test.jsonl",)}
 try:
-    print(files.locate(sys.argv[1], {"train": ("train.jsonl", "t/*.json")}, "; set place to ...")["train"])
+    print(files.locate(sys.argv[1], patterns, "; set place to ...")["train"])
 except UserError as error:
     print(error)
 """
@@ -98,7 +99,8 @@ def locate(place: str, **environment: str) -> str:
 
 def test_without_a_network_the_hub_s_cache_is_enough(tmp_path):
     repository = tmp_path / "hub" / "datasets--ann--tea"
-    write(repository / "snapshots" / "1234" / "train.jsonl", ROWS)
+    for name in ("train", "test"):
+        write(repository / "snapshots" / "1234" / f"{name}.jsonl", ROWS)
     for reference in ("main", "refs/convert/parquet"):
         (repository / "refs" / reference).parent.mkdir(parents=True, exist_ok=True)
         (repository / "refs" / reference).write_text("1234")
@@ -112,7 +114,7 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(tmp_path, environment):
     said = locate("ann/coffee", HF_HOME=str(tmp_path), HF_HUB_CACHE=str(tmp_path / "hub"), **environment)
     assert said == (
         "The dataset ann/coffee is not on this machine and the hub did not give it (LocalEntryNotFoundError); "
-        "missing: train.jsonl or t/*.json; set place to ...."
+        "missing: train.jsonl or t/*.json, test.jsonl; set place to ...."
     )
 
 

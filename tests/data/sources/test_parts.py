@@ -58,8 +58,9 @@ def test_splits_come_from_several_datasets(tldr, news):
     }
 
 
-def test_what_is_not_wanted_is_not_read(tldr):
-    parts = {"posts": replace(tldr, splits={"train": "train", "ood_test": "a file that is not there"})}
+def test_what_is_not_wanted_is_not_read(tldr, news):
+    absent = replace(news, place="no/such/folder")
+    parts = {"posts": replace(tldr, splits={"train": "train", "validation": "none of its splits"}), "news": absent}
     assert list(gather(parts, ["train"], Example).splits) == ["train"]
 
 
@@ -104,6 +105,7 @@ def test_row_numbers_are_not_trusted_where_a_file_is_lost(tmp_path, tldr):
         ({}, ["train"], Preference, "sources.posts holds Example records, expected Preference"),
         ({"splits": {"train": "ood_test"}}, ["train"], Example, "posts has no split 'ood_test', expected one of train"),
         ({"splits": {"train": ""}}, ["train"], Example, "splits names an empty split"),
+        ({"splits": {"train": "train[6:]"}}, ["train"], Example, "The split 'train' has no records, expected some"),
         ({"source": "columns"}, ["train"], Example, "columns has no keys"),
     ],
 )
@@ -114,5 +116,5 @@ def test_parts_that_do_not_fit_are_refused(tldr, changes, wanted, kind, message)
 
 def test_a_random_shift_has_no_rest(tldr):
     shifted = replace(tldr, splits={"ood_test": "ood_test"}, shift=Shift("random_50", "", "default"))
-    with pytest.raises(UserError, match="sources.posts has no split 'ood_test', expected one of test"):
+    with pytest.raises(UserError, match="sources.posts has no split 'ood_test', expected one of full_test, test"):
         gather({"posts": shifted}, ["ood_test"], Example)

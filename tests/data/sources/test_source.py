@@ -63,7 +63,7 @@ def test_a_row_that_holds_no_record_is_an_error_or_left_out(folder, changes, mes
     loaded = load(PAIRS, "pairs", str(folder), ["train"], ["rows"])
     assert list(loaded.rows["train"]) == [0, 2, 3, 5]
     (sentence,) = loaded.left_out
-    assert sentence.startswith(f"{file.name}:2: {message}")
+    assert sentence.startswith(f"{file}:2: {message}")
 
 
 def test_a_missing_column_is_named_with_those_that_there_are(folder):

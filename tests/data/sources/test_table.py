@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 
@@ -185,8 +187,13 @@ def texts(record: Example | Preference) -> tuple[str, ...]:
     return tuple(fields[name] for name in ("prompt", "response", "chosen", "rejected") if name in fields)
 
 
-def test_every_source_has_a_case():
+def test_every_source_has_a_case_and_a_row_in_the_docs():
     assert {case[0] for case in CASES.values()} == set(table.SOURCES)
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", page, re.MULTILINE))
+    for name, source in table.SOURCES.items():
+        assert source.place in page and name in rows
+        assert all(f"| `{name}` | `{mirror}`" in page for mirror in source.mirrors)
 
 
 def test_a_dialogue_that_begins_otherwise_has_no_prompt(tmp_path):
