@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import models
 
 from rlhf_jax import assets
-from rlhf_jax.data.formats import TAIL, docstring_prompt
+from rlhf_jax.data.formats import TAIL, article_prompt, docstring_prompt, post_prompt
 from rlhf_jax.data.tokenizer import decode, encode_pair, encode_prompt, load_tokenizer, train_tokenizer
 from rlhf_jax.errors import UserError
 
@@ -21,7 +21,8 @@ TEXTS = [
     "PACKAGE: numpy\nNAME: numpy.sort\nTEXT: The sort is stable, and the array is copied first.\nTL;DR: Sort an array.",
     "Various sorting algorithms are characterised by their speed, worst case performance and work space size.",
 ]
-LONG = docstring_prompt("numpy", "numpy.sort", "The sort is stable, and 12 arrays are copied first. " * 20)
+TEXT = "The sort is stable, and 12 arrays are copied first. " * 20
+LONG = docstring_prompt("numpy", "numpy.sort", TEXT)
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +90,16 @@ def test_special_tokens_in_a_text_are_text(tokenizer):
     assert decode(tokenizer, response_ids) == "Use </s> twice"
 
 
+@pytest.mark.parametrize("prompt", [LONG, post_prompt("sorting", "numpy", TEXT), article_prompt(TEXT)])
 @pytest.mark.parametrize("max_length", [50, 51, 64, 100])
-def test_a_long_prompt_loses_only_the_end_of_its_text(tokenizer, max_length):
-    ids = encode_prompt(tokenizer, LONG, max_length)
+def test_a_long_prompt_loses_only_the_end_of_its_text(tokenizer, max_length, prompt):
+    ids = encode_prompt(tokenizer, prompt, max_length)
     assert ids[0] == tokenizer.bos_token_id
     shorter = tokenizer.decode(ids[1:], clean_up_tokenization_spaces=False)
     assert max_length - 3 <= len(ids) <= max_length
-    assert shorter.endswith(TAIL) and LONG.startswith(shorter.removesuffix(TAIL))
+    assert shorter.endswith(TAIL) and prompt.startswith(shorter.removesuffix(TAIL))
     assert encode_prompt(tokenizer, shorter, 10_000) == ids
-    prompt_ids, response_ids = encode_pair(tokenizer, LONG, "Sort it.", max_length)
+    prompt_ids, response_ids = encode_pair(tokenizer, prompt, "Sort it.", max_length)
     assert prompt_ids == ids and decode(tokenizer, response_ids) == "Sort it."
 
 

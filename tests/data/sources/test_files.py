@@ -11,6 +11,7 @@ import pytest
 
 from rlhf_jax.data.sources import files
 from rlhf_jax.errors import UserError
+from tests.data.sources import hub_server
 from tests.data.sources.layouts import write
 
 ROWS = [{"id": "a", "text": "Tee – one\u2028pot"}, {"id": "b", "text": "two\nlines"}, {"id": "c", "text": ""}]
@@ -92,21 +93,26 @@ def locate(place: str, **environment: str) -> str:
     root = Path(__file__).parents[3]
     command = [sys.executable, "-c", LOCATE, place]
     result = subprocess.run(
-        command, capture_output=True, text=True, check=True, cwd=root, env={**os.environ, **environment}
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=root,
+        env={**os.environ, "HF_HUB_OFFLINE": "0", **environment},
     )
     return result.stdout.strip()
 
 
-def test_without_a_network_the_hub_s_cache_is_enough(tmp_path):
-    repository = tmp_path / "hub" / "datasets--ann--tea"
-    for name in ("train", "test"):
-        write(repository / "snapshots" / "1234" / f"{name}.jsonl", ROWS)
-    for reference in ("main", "refs/convert/parquet"):
-        (repository / "refs" / reference).parent.mkdir(parents=True, exist_ok=True)
-        (repository / "refs" / reference).write_text("1234")
-    environment = {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    for place in ("ann/tea", "ann/tea@refs/convert/parquet"):
-        assert locate(place, **environment) == repr([repository / "snapshots" / "1234" / "train.jsonl"])
+def test_what_is_wanted_is_downloaded_once_and_then_needs_no_network(tmp_path):
+    published = {"train.jsonl": b'{"a": 1}\n', "test.jsonl": b'{"a": 2}\n', "weights.bin": b"large"}
+    home = {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub")}
+    with hub_server.serve("ann/tea", "refs%2Fconvert%2Fparquet", published) as (address, fetched):
+        found = locate("ann/tea@refs/convert/parquet", HF_ENDPOINT=address, **home)
+        assert sorted(fetched) == ["test.jsonl", "train.jsonl"]
+        train = tmp_path / "hub" / "datasets--ann--tea" / "snapshots" / hub_server.COMMIT / "train.jsonl"
+        assert found == repr([train]) and train.read_bytes() == published["train.jsonl"]
+        assert "did not give it (RepositoryNotFoundError); missing: " in locate("ann/cup", HF_ENDPOINT=address, **home)
+    assert locate("ann/tea@refs/convert/parquet", HF_HUB_OFFLINE="1", **home) == found
 
 
 @pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
