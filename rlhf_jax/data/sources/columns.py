@@ -12,6 +12,11 @@ from rlhf_jax.errors import UserError
 
 _COLUMN = re.compile(r"\{([^{}]+)\}")
 _MARGIN = "margin"
+# Of each kind of record the fields that a config has to give, and those that it may.
+_KINDS = (
+    (Example, {"prompt", "response"}, set[str]()),
+    (Preference, {"prompt", "chosen", "rejected"}, {_MARGIN}),
+)
 
 
 def kind_of(templates: Mapping[str, str]) -> type[Example] | type[Preference]:
@@ -20,13 +25,12 @@ def kind_of(templates: Mapping[str, str]) -> type[Example] | type[Preference]:
     Raises:
       UserError: neither kind has.
     """
-    for kind, required in ((Example, {"prompt", "response"}), (Preference, {"prompt", "chosen", "rejected"})):
-        optional = {_MARGIN} if kind is Preference else set()
+    for kind, required, optional in _KINDS:
         if required <= set(templates) <= required | optional:
             return kind
     raise UserError(
-        f"columns has {f'the keys {", ".join(templates)}' if templates else 'no keys'}, expected prompt and response, "
-        "or prompt, chosen and rejected, and margin if there is one."
+        f"columns has the keys {', '.join(templates) or '(none)'}, expected prompt and response, or prompt, chosen and "
+        "rejected, and margin if there is one."
     )
 
 

@@ -106,7 +106,7 @@ def test_row_numbers_are_not_trusted_where_a_file_is_lost(tmp_path, tldr):
         ({"splits": {"train": "ood_test"}}, ["train"], Example, "posts has no split 'ood_test', expected one of train"),
         ({"splits": {"train": ""}}, ["train"], Example, "splits names an empty split"),
         ({"splits": {"train": "train[6:]"}}, ["train"], Example, "The split 'train' has no records, expected some"),
-        ({"source": "columns"}, ["train"], Example, "columns has no keys"),
+        ({"source": "columns"}, ["train"], Example, "columns has the keys"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(tldr, changes, wanted, kind, message):

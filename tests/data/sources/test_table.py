@@ -226,7 +226,7 @@ def test_any_files_by_a_mapping_of_columns(tmp_path):
     [
         ("tl;dr", {}, "The source 'tl;dr' is unknown, expected one of tldr, .*, columns"),
         ("tldr", {"prompt": "{post}"}, "columns is for the source 'columns'"),
-        ("columns", {}, "columns has no keys, expected prompt and response"),
+        ("columns", {}, "columns has the keys \\(none\\), expected prompt and response"),
     ],
 )
 def test_an_unknown_source_and_columns_that_do_not_go_with_it(name, templates, message):
