@@ -98,11 +98,9 @@ STUDIES = {
 def get_config(study: str = "") -> ConfigDict:
     """The stage's config, by the study's name and that of a shift."""
     name, _, shift = study.partition(",")
-    if not study:
-        return common.prepare(0)
+    common.check_argument("prepare.py", name, "", *STUDIES, *SHIFTING)
+    if shift:
+        common.check_argument(f"prepare.py:NAME,{shift}", name, *SHIFTING)
     if name in SHIFTING:
         return SHIFTING[name](shift)
-    if name in STUDIES and not shift:
-        return STUDIES[name]()
-    known = ", ".join((*STUDIES, *SHIFTING))
-    raise ValueError(f"prepare.py:{study} is unknown; expected one of {known}, the last two also as NAME,SHIFT")
+    return STUDIES[name]() if name else common.prepare(0)
