@@ -6,6 +6,7 @@ A *metric* is a function from a list of texts to one number, higher for more div
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from rlhf_jax.errors import UserError
-from rlhf_jax.evaluation.statistics import mean_and_error
+from rlhf_jax.evaluation.statistics import mean_and_interval, percentiles
 
 if TYPE_CHECKING:
     from rlhf_jax.data.records import Samples
@@ -25,6 +26,7 @@ type Encoder = Callable[[Sequence[str]], np.ndarray]
 """Texts to their `[n, D]` float32 unit vectors."""
 
 JACKKNIFE_GROUPS = 20
+HALF_SAMPLES = 400
 
 
 def expectation_adjusted_distinct(
@@ -189,15 +191,16 @@ def judged[T](record: Samples, values: Sequence[T]) -> list[T]:
     return list(values) if record.selected is None else [values[record.selected]]
 
 
-def per_input(samples: Sequence[Samples] | Sequence[Sequence[str]], metric: Metric) -> dict[str, Any]:
+def per_input(samples: Sequence[Samples] | Sequence[Sequence[str]], metric: Metric, seed: int = 0) -> dict[str, Any]:
     """Mean over inputs of the metric of that input's outputs.
 
     Args:
       samples: records, or one list of outputs per input; as many outputs for each, since the metrics depend on it.
       metric: a function of a list of texts.
+      seed: of the bootstrap over inputs.
 
     Returns:
-      `{"mean", "standard_error", "n"}` as `mean_and_error` gives them, n = number of inputs.
+      `{"mean", "standard_error", "n", "interval"}` as `mean_and_interval` gives them, n = number of inputs.
 
     Raises:
       UserError: no input, inputs with different numbers of outputs, or best-of-N records, whose pool is not what the
@@ -210,60 +213,82 @@ def per_input(samples: Sequence[Samples] | Sequence[Sequence[str]], metric: Metr
     counts = sorted({len(texts) for texts in outputs})
     if len(counts) > 1:
         raise UserError(f"Inputs have from {counts[0]} to {counts[-1]} outputs, expected as many for every input.")
-    return mean_and_error([metric(texts) for texts in outputs])
+    return mean_and_interval([metric(texts) for texts in outputs], seed)
 
 
-def across_input(samples: Sequence[Samples] | Sequence[Sequence[str]], metric: Metric) -> dict[str, Any]:
+def across_input(samples: Sequence[Samples] | Sequence[Sequence[str]], metric: Metric, seed: int = 0) -> dict[str, Any]:
     """The metric of the set made of one output per input: the first, or the selected one of a best-of-N record.
 
-    The standard error is a jackknife that leaves out one of g = 20 groups of inputs at a time (g = n below 20 inputs):
-    `sqrt((g - 1) / g * sum (value_without_group - their mean)^2)`. A bootstrap would draw inputs twice, and repeats are
-    what the metrics count.
+    A bootstrap would draw inputs twice, and repeats are what the metrics count; so inputs are only ever left out. The
+    standard error is a jackknife that leaves out one of g = 20 groups of inputs at a time (g = n below 20 inputs):
+    `sqrt((g - 1) / g * sum (value_without_group - their mean)^2)`. The 95 % interval has the percentiles of random
+    half-samples, drawn without replacement: a mean over half of the inputs is as far from that over all of them as
+    that is from the truth. Deviations are from the halves' own mean, as a smaller set is another one to the metrics
+    (Wu, 1990; Politis and Romano, 1994).
 
     Args:
       samples: records, or one list of outputs per input.
       metric: a function of a list of texts.
+      seed: of the half-samples.
 
     Returns:
-      `{"mean", "standard_error", "n"}`: the metric of the whole set, its error (None below three inputs), and the
-      number of inputs.
+      `{"mean", "standard_error", "n", "interval"}`: the metric of the whole set, its error (None below three inputs),
+      the number of inputs, and `[low, high]` (None below four).
 
     Raises:
       UserError: no input, or an input without outputs.
     """
     first = [texts[0] for texts in _outputs(samples)]
-    error = None
-    if len(first) > 2:
-        groups = min(len(first), JACKKNIFE_GROUPS)
-        without = [metric([text for i, text in enumerate(first) if i % groups != g]) for g in range(groups)]
-        error = float(np.sqrt((groups - 1) * np.var(without)))
-    return {"mean": metric(first), "standard_error": error, "n": len(first)}
+    return _across(len(first), lambda kept: metric(list(itertools.compress(first, kept))), seed)
 
 
 def across_input_of_pairs(
     samples: Sequence[Samples] | Sequence[Sequence[str]],
     pair_values: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]],
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """`across_input` of a metric that is a mean over pairs, whose jackknife then asks for no pair anew.
+    """`across_input` of a metric that is a mean over pairs, which then asks for no pair anew.
 
     Args:
       samples: records, or one list of outputs per input.
       pair_values: a list of texts to `(pairs [M, 2], values [M])`; not all pairs need be among them.
+      seed: of the half-samples.
 
     Returns:
-      As `across_input`; the error is None where leaving out a group of inputs leaves no pair.
+      As `across_input`; error or interval are None where leaving out inputs leaves no pair.
 
     Raises:
       UserError: no input, or an input without outputs.
     """
     first = [texts[0] for texts in _outputs(samples)]
     pairs, values = pair_values(first)
-    groups = min(len(first), JACKKNIFE_GROUPS)
-    kept = [values[(pairs % groups != g).all(axis=1)] for g in range(groups)]
-    error = None
-    if len(first) > 2 and all(map(len, kept)):
-        error = float(np.sqrt((groups - 1) * np.var([found.mean() for found in kept])))
-    return {"mean": float(values.mean()), "standard_error": error, "n": len(first)}
+
+    def value(kept: np.ndarray) -> float:
+        found = values[kept[pairs].all(axis=1)]
+        return float(found.mean()) if len(found) else math.nan
+
+    return _across(len(first), value, seed)
+
+
+def _across(inputs: int, value: Callable[[np.ndarray], float], seed: int) -> dict[str, Any]:
+    """`across_input` of `value(kept)`, the metric of the inputs that `kept`, `[inputs]` bool, marks, or NaN."""
+    mean = value(np.ones(inputs, bool))
+    error, interval = math.nan, (math.nan, math.nan)
+    if inputs > 2:
+        groups = min(inputs, JACKKNIFE_GROUPS)
+        without = [value(np.arange(inputs) % groups != group) for group in range(groups)]
+        error = float(np.sqrt((groups - 1) * np.var(without)))
+    if inputs > 3:
+        rng, half = np.random.default_rng(seed), inputs // 2
+        halves = np.array([value(rng.permutation(inputs) < half) for _ in range(HALF_SAMPLES)])
+        deviations = (halves - halves.mean()) * math.sqrt(half / (inputs - half))
+        interval = tuple(map(float, percentiles(mean + deviations, 0.95)))
+    return {
+        "mean": mean,
+        "standard_error": None if math.isnan(error) else error,
+        "n": inputs,
+        "interval": None if math.isnan(sum(interval)) else list(interval),
+    }
 
 
 def _outputs(samples: Sequence[Samples] | Sequence[Sequence[str]]) -> list[list[str]]:

@@ -30,6 +30,7 @@ from rlhf_jax.evaluation.diversity import (
     per_input,
 )
 from rlhf_jax.evaluation.pools import simulated_best
+from rlhf_jax.evaluation.splits import read_by_split
 from rlhf_jax.evaluation.statistics import mean_and_error
 from rlhf_jax.evaluation.text import copied_share, length_in_words, repetition, rouge_l
 
@@ -66,7 +67,7 @@ class Config:
       mode: of expectation-adjusted distinct n-grams and of inference, "default" or "paper".
       pools: best-of-N model name to a samples.jsonl with rewards and at least 4N outputs a prompt, drawn as its own:
         the per-input diversity is that of N simulated answers (`pools.simulated_best`). Models without one have none.
-      seed: of those draws.
+      seed: of those draws, and of the intervals.
     """
 
     stage: str
@@ -84,8 +85,9 @@ def run(config: Config, workdir: Path) -> None:
     The results of a split are `prompts`, `outputs` (a prompt), `temperature`, and the metrics `length` (words),
     `rouge_l`, `copied`, `repetition`, `finished` (shares), `reward`, and under `per_input` and `across_input` the
     diversities `ead`, `distinct_n`, `ngram_cosine`, `sentence_bert` and `nli`. A metric is `{"mean",
-    "standard_error", "n"}` with n = prompts, or `{"not_computed": reason}`. What is not diversity is averaged over a
-    prompt's outputs first (the selected one of best-of-N), so that the error is that between prompts.
+    "standard_error", "n"}` with n = prompts, a diversity with its 95 % `"interval"` too, or
+    `{"not_computed": reason}`. What is not diversity is averaged over a prompt's outputs first (the selected one of
+    best-of-N), so that the error is that between prompts.
 
     Raises:
       UserError: a file is missing, broken or empty, a model's records of one split differ in temperature or number of
@@ -95,20 +97,21 @@ def run(config: Config, workdir: Path) -> None:
     if path.exists():
         print(f"{path} is complete, nothing to do.")
         return
-    samples = {model: _by_split(Path(file)) for model, file in config.samples.items()}
+    samples = {model: read_by_split(Path(file)) for model, file in config.samples.items()}
     answers = {
         model: _simulated_answers(samples[model], Path(file), config.seed) for model, file in config.pools.items()
     }
+    set_metric = functools.partial(_set_metric, seed=config.seed)
     metrics = {
-        "ead": _set_metric(functools.partial(expectation_adjusted_distinct, mode=config.mode)),
-        "distinct_n": _set_metric(functools.partial(mean_distinct, mode=config.mode)),
-        "ngram_cosine": _set_metric(functools.partial(ngram_cosine_diversity, mode=config.mode)),
+        "ead": set_metric(functools.partial(expectation_adjusted_distinct, mode=config.mode)),
+        "distinct_n": set_metric(functools.partial(mean_distinct, mode=config.mode)),
+        "ngram_cosine": set_metric(functools.partial(ngram_cosine_diversity, mode=config.mode)),
         "sentence_bert": None,
         "nli": _by_inference(config) if config.nli.model else None,
     }
     if config.encoder:
         encoder = _encode_all(config.encoder, samples, answers)
-        metrics["sentence_bert"] = _set_metric(functools.partial(pairwise_similarity_diversity, encoder=encoder))
+        metrics["sentence_bert"] = set_metric(functools.partial(pairwise_similarity_diversity, encoder=encoder))
     models = {
         model: {split: _evaluate(records, metrics, answers.get(model)) for split, records in splits.items()}
         for model, splits in samples.items()
@@ -125,8 +128,9 @@ class Diversity(NamedTuple):
     across_input: Callable[[Sequence[Samples]], Result]
 
 
-def _set_metric(metric: Metric) -> Diversity:
-    return Diversity(functools.partial(per_input, metric=metric), functools.partial(across_input, metric=metric))
+def _set_metric(metric: Metric, seed: int) -> Diversity:
+    of_texts = {"metric": metric, "seed": seed}
+    return Diversity(functools.partial(per_input, **of_texts), functools.partial(across_input, **of_texts))
 
 
 def _by_inference(config: Config) -> Diversity:
@@ -135,25 +139,11 @@ def _by_inference(config: Config) -> Diversity:
     settings = {"mode": config.mode, "samples": config.nli.samples, "largest": config.nli.pairs, "seed": config.seed}
     settings["classifier"] = EncodeOnce(load_nli_classifier(config.nli.model))
     return Diversity(
-        functools.partial(per_input, metric=functools.partial(nli_diversity, **settings)),
-        functools.partial(across_input_of_pairs, pair_values=functools.partial(pair_values, **settings)),
+        functools.partial(per_input, metric=functools.partial(nli_diversity, **settings), seed=config.seed),
+        functools.partial(
+            across_input_of_pairs, pair_values=functools.partial(pair_values, **settings), seed=config.seed
+        ),
     )
-
-
-def _by_split(path: Path) -> dict[str, list[Samples]]:
-    splits: dict[str, list[Samples]] = {}
-    for record in read(path, Samples):
-        records = splits.setdefault(record.split, [])
-        records.append(record)
-        for field in ("temperature", "n"):
-            found, expected = getattr(record, field), getattr(records[0], field)
-            if found != expected:
-                raise UserError(f'{path}: "{record.id}" has {field} = {found}, expected {expected} as before it.')
-        if (record.selected is None) != (records[0].selected is None):
-            raise UserError(f'{path}: "{record.id}" and "{records[0].id}" differ in whether an output is selected.')
-    if not splits:
-        raise UserError(f"{path} holds no samples, expected one line a prompt.")
-    return splits
 
 
 def _simulated_answers(splits: dict[str, list[Samples]], path: Path, seed: int) -> Answers:

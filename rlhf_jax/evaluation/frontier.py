@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlhf_jax.data.records import Samples, read, write_text
+from rlhf_jax.data.records import Samples, write_text
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation import plots
 from rlhf_jax.evaluation.pools import best_of_n_estimates, best_of_n_kl, best_of_n_values
+from rlhf_jax.evaluation.splits import read_by_split
 from rlhf_jax.evaluation.statistics import mean_and_error, percentiles
 
 RESAMPLES = 2000
@@ -59,7 +60,7 @@ def run(config: Config, workdir: Path) -> None:
       UserError: a file is missing or broken, has no rewards, KL or samples, or is of other prompts than the rest.
     """
     path = workdir / "frontier.json"
-    pools = {name: _by_split(read(file, Samples), str(file)) for name, file in config.pools.items()}
+    pools = {name: _read(Path(file)) for name, file in config.pools.items()}
     policies = {name: _checkpoints(Path(folder)) for name, folder in config.policies.items()}
     if not pools or not policies:
         raise UserError("config.pools or config.policies is empty, expected at least one of each")
@@ -83,17 +84,12 @@ def run(config: Config, workdir: Path) -> None:
     print("\n".join([*_lines(frontier), f"frontier: {path}"]), flush=True)
 
 
-def _by_split(records: Sequence[Samples], source: str) -> Records:
-    splits: Records = {}
-    for record in records:
+def _read(path: Path) -> Records:
+    splits = read_by_split(path)
+    for record in (record for records in splits.values() for record in records):
         if record.rewards is None:
-            raise UserError(f'{source} has no rewards at "{record.id}"; expected samples that a reward model scored')
-        first = next(iter(splits.get(record.split, {}).values()), record)
-        for field in ("n", "temperature"):
-            if getattr(record, field) != getattr(first, field):
-                raise UserError(f'{source}: "{record.id}" and "{first.id}" differ in {field}, expected the same')
-        splits.setdefault(record.split, {})[record.id] = record
-    return splits
+            raise UserError(f'{path} has no rewards at "{record.id}"; expected samples that a reward model scored')
+    return {split: {record.id: record for record in records} for split, records in splits.items()}
 
 
 def _checkpoints(folder: Path) -> dict[int, Records]:
@@ -105,11 +101,10 @@ def _checkpoints(folder: Path) -> dict[int, Records]:
         raise UserError(f"{folder} holds no samples-<step>.jsonl; expected a ppo run with config.evaluate_prompts")
     found = {}
     for step in sorted(files):
-        records = read(files[step], Samples)
-        without = [record.id for record in records if record.kl_k1 is None or record.kl_k3 is None]
-        if without:
-            raise UserError(f'{files[step]} has no KL at "{without[0]}"; expected what the stage ppo writes')
-        found[step] = _by_split(records, str(files[step]))
+        found[step] = _read(files[step])
+        for record in (record for records in found[step].values() for record in records.values()):
+            if record.kl_k1 is None or record.kl_k3 is None:
+                raise UserError(f'{files[step]} has no KL at "{record.id}"; expected what the stage ppo writes')
     return found
 
 

@@ -28,6 +28,12 @@ def mean_and_error(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
     return {"mean": float(np.mean(values)), "standard_error": error, "n": len(values)}
 
 
+def mean_and_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """`mean_and_error` with `interval`, the `[low, high]` of `bootstrap_interval`; None for a single value."""
+    interval = list(bootstrap_interval(values, seed=seed)) if len(values) > 1 else None
+    return {**mean_and_error(values), "interval": interval}
+
+
 def bootstrap_interval(
     values: Sequence[float] | np.ndarray, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:

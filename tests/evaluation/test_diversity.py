@@ -11,6 +11,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.diversity import (
     EncodeOnce,
     across_input,
+    across_input_of_pairs,
     distinct_n,
     expectation_adjusted_distinct,
     mean_distinct,
@@ -18,6 +19,7 @@ from rlhf_jax.evaluation.diversity import (
     pairwise_similarity_diversity,
     per_input,
 )
+from rlhf_jax.evaluation.statistics import bootstrap_interval
 
 V = 50257
 
@@ -148,8 +150,10 @@ def test_encode_once_encodes_each_text_once_and_keeps_the_order():
 def test_per_input_is_the_mean_over_inputs_with_its_standard_error():
     result = per_input([["a a", "a a"], ["a b", "c d"], ["a b", "a b"]], lambda texts: distinct_n(texts, 1))
     values = [0.25, 1.0, 0.5]
+    assert result["interval"] == list(bootstrap_interval(values))
+    del result["interval"]
     assert result == {"mean": np.mean(values), "standard_error": np.std(values, ddof=1) / np.sqrt(3), "n": 3}
-    assert per_input([["a", "b"]], len) == {"mean": 2.0, "standard_error": None, "n": 1}
+    assert per_input([["a", "b"]], len) == {"mean": 2.0, "standard_error": None, "n": 1, "interval": None}
 
 
 def test_per_input_takes_records():
@@ -173,18 +177,54 @@ def test_across_input_error_of_a_mean_is_its_standard_error():
     assert result["n"] == 20
 
 
-def test_across_input_error_of_many_inputs_is_near_the_spread_over_draws():
+def test_across_input_error_is_near_the_spread_over_draws_and_the_interval_covers_their_mean():
     rng = np.random.default_rng(1)
-    draws = [[[str(word)] for word in rng.integers(0, 400, 200)] for _ in range(200)]
+    draws = [[[" ".join(map(str, words))] for words in rng.zipf(1.5, (40, 8))] for _ in range(60)]
     results = [across_input(draw, lambda texts: distinct_n(texts, 1)) for draw in draws]
-    spread = np.std([result["mean"] for result in results])
-    assert np.mean([result["standard_error"] for result in results]) == pytest.approx(spread, rel=0.35)
+    means = np.array([result["mean"] for result in results])
+    assert np.mean([result["standard_error"] for result in results]) == pytest.approx(np.std(means), rel=0.35)
+    low, high = np.array([result["interval"] for result in results]).T
+    assert np.mean((low <= means.mean()) & (means.mean() <= high)) >= 0.9
+    assert np.mean(high - low) < 2 * 1.96 * 1.5 * np.std(means)
 
 
-def test_across_input_of_two_inputs_has_no_error():
+@pytest.mark.parametrize("count", [40, 41])
+def test_across_input_interval_of_a_mean_is_the_normal_one(count):
+    values = np.random.default_rng(0).normal(size=count)
+    mean_of = lambda texts: float(np.mean([float(text) for text in texts]))  # noqa: E731
+    low, high = across_input([[str(value)] for value in values], mean_of)["interval"]
+    half_width = 1.96 * values.std(ddof=1) / np.sqrt(count)
+    assert [low, high] == pytest.approx([values.mean() - half_width, values.mean() + half_width], abs=0.15 * half_width)
+    assert across_input([[str(value)] for value in values], mean_of)["interval"] == [low, high]
+    assert across_input([[str(value)] for value in values], mean_of, seed=1)["interval"] != [low, high]
+
+
+def test_across_input_of_pairs_is_across_input_of_their_mean():
+    texts = ["x" * length for length in np.random.default_rng(0).integers(1, 50, 30)]
+
+    def differences(found):
+        pairs = np.array(list(itertools.combinations(range(len(found)), 2)))
+        return pairs, np.array([abs(len(found[i]) - len(found[j])) for i, j in pairs], float)
+
+    inputs = [[text] for text in texts]
+    expected = across_input(inputs, lambda found: float(differences(found)[1].mean()))
+    result = across_input_of_pairs(inputs, differences)
+    assert result.pop("interval") == pytest.approx(expected.pop("interval"))
+    assert result == pytest.approx(expected)
+
+
+def test_across_input_of_too_few_pairs_has_neither_error_nor_interval():
+    result = across_input_of_pairs([["a"], ["b"], ["c"], ["d"]], lambda _: (np.array([[0, 1]]), np.array([0.5])))
+    assert result == {"mean": 0.5, "standard_error": None, "n": 4, "interval": None}
+
+
+def test_across_input_of_few_inputs_has_no_error_or_no_interval():
     metric = lambda texts: pairwise_similarity_diversity(texts, unit_vectors)  # noqa: E731
     assert across_input([["a"], ["b"]], metric)["standard_error"] is None
-    assert across_input([["a"], ["b"], ["c"]], lambda texts: 1.0)["standard_error"] == 0.0
+    three = across_input([["a"], ["b"], ["c"]], lambda texts: 1.0)
+    assert (three["standard_error"], three["interval"]) == (0.0, None)
+    low, high = across_input([["a"], ["b"], ["c"], ["d"]], metric)["interval"]
+    assert low < high
 
 
 @pytest.mark.parametrize(

@@ -125,8 +125,24 @@ def test_diversity_by_inference_is_that_of_the_function_and_its_error_a_jackknif
     def diversity(texts):
         return nli.nli_diversity(texts, opposed, mode=mode, samples=2)
 
-    assert result["per_input"]["nli"] == pytest.approx(per_input(OUTPUTS, diversity))
-    assert result["across_input"]["nli"] == pytest.approx(across_input(OUTPUTS, diversity))
+    for scope, function in (("per_input", per_input), ("across_input", across_input)):
+        expected = function(OUTPUTS, diversity)
+        assert result[scope]["nli"].pop("interval") == expected.pop("interval")
+        assert result[scope]["nli"] == pytest.approx(expected)
+
+
+def test_intervals_of_diversity_are_drawn_from_the_seed(tmp_path):
+    samples = [sample(str(i), [f"word{i * i % 7} is", f"a word{i % 3} " + "is " * (i % 4)]) for i in range(9)]
+    intervals = []
+    for seed in (0, 0, 1):
+        write(tmp_path / "sft.jsonl", samples)
+        paths = {"sft": str(tmp_path / "sft.jsonl")}
+        workdir = tmp_path / f"out{len(intervals)}"
+        evaluate.run(evaluate.Config("evaluate", paths, "", NO_NLI, "default", {}, seed), workdir)
+        result = json.loads((workdir / "evaluation.json").read_text())["models"]["sft"]["id_test"]
+        intervals.append([result[scope]["ngram_cosine"]["interval"] for scope in ("per_input", "across_input")])
+    assert intervals[0] == intervals[1]
+    assert all(one != other for one, other in zip(intervals[0], intervals[2], strict=True))
 
 
 def test_splits_are_kept_apart(tmp_path):

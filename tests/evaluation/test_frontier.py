@@ -132,7 +132,7 @@ def test_the_interval_is_that_of_the_paired_differences(pool):
         (lambda p: [path.unlink() for path in (p / "ppo").iterdir()], "holds no samples-<step>.jsonl"),
         (
             lambda p: write(p / "pool.jsonl", [*both(np.ones((3, 2))), *sampled(np.ones((1, 4)), start=9)]),
-            "differ in n, expected",
+            "has n = 4, expected 2 as before it",
         ),
     ],
 )

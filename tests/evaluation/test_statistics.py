@@ -7,13 +7,26 @@ import pytest
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation import statistics
-from rlhf_jax.evaluation.statistics import bootstrap_interval, mean_and_error, resampled_means, sign_flip_p_value
+from rlhf_jax.evaluation.statistics import (
+    bootstrap_interval,
+    mean_and_error,
+    mean_and_interval,
+    resampled_means,
+    sign_flip_p_value,
+)
 
 
 def test_mean_and_error():
     assert mean_and_error([1.0, 3.0]) == {"mean": 2.0, "standard_error": 1.0, "n": 2}
     with pytest.raises(UserError, match="no values"):
         mean_and_error([])
+
+
+def test_mean_and_interval():
+    values = [1.0, 3.0, 4.0]
+    expected = {**mean_and_error(values), "interval": list(bootstrap_interval(values, seed=5))}
+    assert mean_and_interval(values, seed=5) == expected
+    assert mean_and_interval([1.0])["interval"] is None
 
 
 def test_bootstrap_interval_is_near_the_normal_one_and_repeats():
