@@ -414,6 +414,7 @@ def report(title: str, runs: tuple[str, ...]) -> ConfigDict:
         samples=ordered(**{name: path.removeprefix("./") for name, path in samples(".").items()}),
         training={name: f"{name}/metrics.jsonl" for name in ("sft", "reward", "ppo")},
         frontier="frontier/frontier.json",
+        quality="reward/quality.json",
         notes=(),
     )
 

@@ -22,6 +22,7 @@ from rlhf_jax.evaluation import plots
 from rlhf_jax.evaluation.pools import best_of_n_estimates, best_of_n_kl, best_of_n_values
 from rlhf_jax.evaluation.splits import read_by_split
 from rlhf_jax.evaluation.statistics import mean_and_error, percentiles
+from rlhf_jax.evaluation.svg import standalone
 
 RESAMPLES = 2000
 ESTIMATORS = ("kl_k1", "kl_k3")
@@ -80,7 +81,7 @@ def run(config: Config, workdir: Path) -> None:
     }
     write_text(path, json.dumps(frontier, indent=2, allow_nan=False) + "\n")
     for split, plot in zip(frontier, plots.frontiers(frontier, config.title), strict=True):
-        write_text(workdir / f"frontier-{split}.svg", plots.standalone(plot))
+        write_text(workdir / f"frontier-{split}.svg", standalone(plot))
     print("\n".join([*_lines(frontier), f"frontier: {path}"]), flush=True)
 
 

@@ -1,14 +1,48 @@
-"""Self-contained HTML pages: templates beside this file, and data inside a page."""
+"""Self-contained HTML pages: templates beside this file, their colours, and data inside a page."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+LIGHT = {
+    "page": "#fdfdfc",
+    "raised": "#f4f4f1",
+    "ink": "#1d2126",
+    "soft": "#5b636d",
+    "rule": "#d9dad6",
+    "link": "#1f5fa8",
+    "series-0": "#2b6cb0",
+    "series-1": "#c05b14",
+    "series-2": "#22855a",
+    "series-3": "#8446a0",
+    "series-4": "#b5344a",
+    "series-5": "#6b6f2a",
+}
+DARK = {
+    "page": "#14171b",
+    "raised": "#1d2126",
+    "ink": "#e4e6e8",
+    "soft": "#a2a9b2",
+    "rule": "#343a42",
+    "link": "#86b7ee",
+    "series-0": "#74aeea",
+    "series-1": "#f0a05c",
+    "series-2": "#63c596",
+    "series-3": "#c795de",
+    "series-4": "#f08797",
+    "series-5": "#c3c873",
+}
+SERIES = sum(name.startswith("series-") for name in LIGHT)
+
 
 def render(template: str, **values: Any) -> str:
-    """A page from a template of this folder; an unknown name in it is an error."""
+    """A page from a template of this folder, whose CSS gets the colours as `light` and `dark`.
+
+    An unknown name in a template is an error.
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -18,7 +52,12 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(**values)
+    return environment.get_template(template).render(light=variables(LIGHT), dark=variables(DARK), **values)
+
+
+def variables(colours: Mapping[str, str]) -> str:
+    """Colours as CSS declarations: `--page: #fdfdfc; ...`."""
+    return " ".join(f"--{name}: {colour};" for name, colour in colours.items())
 
 
 def embedded(value: Any) -> str:

@@ -1,84 +1,22 @@
-"""The report's plots as inline SVG, drawn by matplotlib in colours that the page decides (light, dark, print).
-
-Text stays text. Every colour is drawn as a placeholder and becomes a CSS variable: `--ink`, `--rule`, `--series-<i>`.
-"""
+"""What the report's plots show, each with the same facts in words."""
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlhf_jax.evaluation.summary import ID, OOD, Metric, Summary, values
+from rlhf_jax.evaluation.svg import INK, Plot, draw_svg, series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = {  # on a light page; a dark one has its own
-    "ink": "#1d2126",
-    "rule": "#d9dad6",
-    "series-0": "#2b6cb0",
-    "series-1": "#c05b14",
-    "series-2": "#22855a",
-    "series-3": "#8446a0",
-    "series-4": "#b5344a",
-    "series-5": "#6b6f2a",
-}
-SERIES = len(COLOURS) - 2
-_INK, _RULE = "#000001", "#000002"
 _MARKERS = "osD^vP"
 _POINTS = 300
-_STYLE = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.size": 9.0,
-    "axes.labelsize": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.formatter.useoffset": False,
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.5,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "text.color": _INK,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "grid.color": _RULE,
-    "figure.constrained_layout.use": True,
-}
-
+_LARGEST_MARK = 120  # area, in square points
 
 type Training = Mapping[str, Sequence[Mapping[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure and the same facts in words.
-
-    Attributes:
-      title: unique in a report.
-      description: what a reader who does not see the figure is told; where there is nothing to draw, why.
-      svg: an `<svg>` element, or "" where there is nothing to draw.
-      remark: what the figure leaves out, as a sentence; "" where it leaves out nothing.
-    """
-
-    title: str
-    description: str
-    svg: str = ""
-    remark: str = ""
-
-
-def series(index: int) -> str:
-    """Placeholder of the page's colour `--series-<index modulo SERIES>`."""
-    return f"#0001{index % SERIES:02x}"
 
 
 def diversity_against_win_rate(summary: Summary) -> list[Plot]:
@@ -153,19 +91,11 @@ def reward_against_kl(title: str, pools: Mapping[str, Any], policies: Mapping[st
     for name, points in policies.items():
         flat = [{"kl": point["kl_k1"]["mean"], "score": point["score"]["mean"]} for point in points]
         told.append(f"{name} from {_ends(flat, 'kl', 'score')}")
-    return Plot(title, f"Score against KL: {'; '.join(told)}.", _svg(title, draw))
+    return Plot(title, f"Score against KL: {'; '.join(told)}.", draw_svg(title, draw))
 
 
 def _ends(points: Sequence[Mapping[str, float]], x: str, y: str) -> str:
     return " to ".join(f"{point[y]:.2f} at {point[x]:.2f} nats" for point in (points[0], points[-1]))
-
-
-def standalone(plot: Plot) -> str:
-    """A plot as an SVG file that needs no page around it: the report's light colours, its description for readers."""
-    style = "".join(f"--{name}:{colour};" for name, colour in COLOURS.items())
-    style = f"<style>svg{{{style}background:#fdfdfc;font-family:sans-serif}}</style>"
-    start = plot.svg.index(">") + 1
-    return f"{plot.svg[:start]}<title>{escape(plot.description)}</title>{style}{plot.svg[start:]}"
 
 
 def training_curves(runs: Sequence[Training]) -> list[Plot]:
@@ -189,8 +119,36 @@ def training_curves(runs: Sequence[Training]) -> list[Plot]:
     return plots
 
 
+def reliability(quality: Mapping[str, Any], title: str) -> list[Plot]:
+    """One plot a split of quality.json (stage `reward`): how often the reward model is right when it says so.
+
+    The diagonal is a calibrated model; a mark's area is the number of pairs in its bin (Guo et al., 2017).
+    """
+    return [_reliability(f"{title}, {split}", found) for split, found in quality.items()]
+
+
 def _logs_kl(runs: Sequence[Training], stage: str) -> bool:
     return any(name.startswith("kl_k") for run in runs for line in run[stage] for name in line)
+
+
+def _reliability(title: str, found: Mapping[str, Any]) -> Plot:
+    confidence, right, pairs = (
+        [entry[key] for entry in found["calibration"]] for key in ("confidence", "accuracy", "n")
+    )
+
+    def draw(axes: Axes) -> None:
+        areas = [_LARGEST_MARK * n / max(pairs) for n in pairs]
+        axes.plot([0.5, 1], [0.5, 1], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.plot(confidence, right, color=series(0), linewidth=0.8)
+        axes.scatter(confidence, right, areas, color=series(0), linewidth=0, clip_on=False, zorder=3)
+        axes.set_xlim(0.5, 1)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("confidence of the reward model")
+        axes.set_ylabel("pairs right, share")
+
+    told = "; ".join(f"{y:.2f} of {n} at {x:.2f}" for x, y, n in zip(confidence, right, pairs, strict=True))
+    error = f"the calibration error is {found['calibration_error']:.3f}"
+    return Plot(title, f"Share of pairs right at each confidence, {error}: {told}.", draw_svg(title, draw))
 
 
 def _diversity(summary: Summary, metric: str, name: str) -> Plot:
@@ -220,7 +178,7 @@ def _diversity(summary: Summary, metric: str, name: str) -> Plot:
         for model, found in points.items()
         if found
     )
-    return Plot(title, f"Wins against the reference and {name}, ID then OOD: {told}.", _svg(title, draw), remark)
+    return Plot(title, f"Wins against the reference and {name}, ID then OOD: {told}.", draw_svg(title, draw), remark)
 
 
 def _computed(row: Mapping[str, Mapping[str, Metric]], metric: str, split: str) -> bool:
@@ -258,9 +216,9 @@ def _bars(summary: Summary, metric: str, title: str) -> Plot:
                 if "mean" in value:
                     axes.barh(place + offset, value["mean"], 0.34, color=series(index), alpha=opacity, linewidth=0)
                     axes.errorbar(
-                        value["mean"], place + offset, xerr=value["standard_error"], color=_INK, elinewidth=0.9
+                        value["mean"], place + offset, xerr=value["standard_error"], color=INK, elinewidth=0.9
                     )
-        axes.axvline(50, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.axvline(50, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.set_yticks(range(len(shown)), list(shown))
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
@@ -274,7 +232,7 @@ def _bars(summary: Summary, metric: str, title: str) -> Plot:
         for split, label in ((ID, "ID"), (OOD, "OOD"))
         if "mean" in parts[split]
     )
-    return Plot(title, f"{title}, bars with standard errors, a tie at 50 %: {told}.", _svg(title, draw, len(shown)))
+    return Plot(title, f"{title}, bars with standard errors, a tie at 50 %: {told}.", draw_svg(title, draw, len(shown)))
 
 
 def _curves(runs: Sequence[Training], stage: str, title: str, quantity: str, names: Mapping[str, str]) -> Plot:
@@ -306,7 +264,7 @@ def _curves(runs: Sequence[Training], stage: str, title: str, quantity: str, nam
         for label, found in lines.items()
     )
     several = " (the first run's numbers)" if len(runs) > 1 else ""
-    return Plot(title, f"{quantity[0].upper()}{quantity[1:]} over steps{several}: {told}.", _svg(title, draw))
+    return Plot(title, f"{quantity[0].upper()}{quantity[1:]} over steps{several}: {told}.", draw_svg(title, draw))
 
 
 def _binned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
@@ -314,30 +272,3 @@ def _binned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
     size = -(-len(points) // _POINTS)
     bins = [points[start : start + size] for start in range(0, len(points), size)]
     return [(sum(step for step, _ in found) / len(found), sum(y for _, y in found) / len(found)) for found in bins]
-
-
-def _svg(title: str, draw: Callable[[Axes], None], bars: int | None = None) -> str:
-    """An `<svg>` element whose ids carry the title, so that many fit one page, and that scales with its box."""
-    from matplotlib.figure import Figure
-    from matplotlib.style import context
-
-    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-    height = 2.5 if bars is None else 0.75 + 0.5 * bars
-    with context(["default", {**_STYLE, "svg.hashsalt": name}]):
-        figure = Figure(figsize=(3.7, height))
-        draw(figure.add_subplot())
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    return re.sub(r"<[^>]+>", lambda tag: _for_page(tag[0], name), svg)
-
-
-def _for_page(tag: str, name: str) -> str:
-    """One tag of matplotlib's SVG with ids of its own, the page's font and colours, and no fixed size."""
-    if tag.startswith("<svg"):
-        tag = re.sub(r' (width|height)="[^"]*"', "", tag)
-    tag = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", tag)
-    tag = re.sub(r"font-family: [^;\"]*;? ?", "", tag)
-    tag = re.sub(r"#0001([0-9a-f]{2})", lambda found: f"var(--series-{int(found[1], 16)})", tag)
-    return tag.replace(_INK, "var(--ink)").replace(_RULE, "var(--rule)")

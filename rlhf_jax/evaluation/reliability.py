@@ -66,7 +66,8 @@ def verdict_statistics(verdicts: Sequence[Sequence[Verdict]]) -> dict[str, Any]:
 
     Returns:
       Counts: `matches`; `identical`, of which the texts were the same, so nothing was asked; `answers` to the rest;
-      `reminded`, how many could not be read at first; `unparsable`, how many neither after the reminder. Percents with
+      `ties` among these; `reminded`, how many could not be read at first; `unparsable`, how many neither after the
+      reminder. Percents with
       standard errors over matches, or `{"not_computed": reason}`: `first_shown_wins`, what the output shown first gets
       (50 without position bias if both orders are asked); `order_consistency`, how often both orders give the same
       verdict; `self_consistency`, how often the same question does when it is repeated. Unparsable answers count in
@@ -79,6 +80,7 @@ def verdict_statistics(verdicts: Sequence[Sequence[Verdict]]) -> dict[str, Any]:
         "matches": len(verdicts),
         "identical": len(verdicts) - len(asked),
         "answers": len(answers),
+        "ties": sum(verdict.share == 0.5 for verdict in answers),
         "reminded": sum(verdict.reminded for verdict in answers),
         "unparsable": sum(verdict.share is None for verdict in answers),
         "first_shown_wins": _over_matches(map(_first_shown, read), "no answer could be read"),

@@ -19,10 +19,10 @@ from rlhf_jax.data.records import Samples, write_text
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation import plots
 from rlhf_jax.evaluation.gold import GoldConfig
-from rlhf_jax.evaluation.pages import embedded, render
+from rlhf_jax.evaluation.pages import SERIES, embedded, render
 from rlhf_jax.evaluation.study import Study, read_study, require_seeds_of_one_study
 from rlhf_jax.evaluation.summary import REFERENCE, Summary, summarise
-from rlhf_jax.evaluation.tables import Table, console, latex, make_tables, markdown, meaning_of_errors
+from rlhf_jax.evaluation.tables import Table, console, latex, make_tables, markdown, meaning_of_errors, wide_tables
 
 PROMPTS_A_SPLIT = 40
 EMBEDDED_BYTES = 1_500_000
@@ -44,6 +44,7 @@ class Config:
       samples: samples.jsonl by model; its order is the order of the tables.
       training: metrics.jsonl by training stage; the one under a model's name supplies that model's KL.
       frontier: frontier.json; "" for none.
+      quality: quality.json of the reward model; "" for none.
       notes: sentences for the reader.
     """
 
@@ -55,6 +56,7 @@ class Config:
     samples: dict[str, str]
     training: dict[str, str]
     frontier: str
+    quality: str
     notes: tuple[str, ...]
 
 
@@ -66,18 +68,17 @@ def run(config: Config, workdir: Path) -> None:
     """
     if not config.runs or not config.samples:
         raise UserError("the report has no runs or no samples; expected at least one run folder and one model.")
-    studies = [
-        read_study(Path(folder), config.evaluation, config.judgements, config.samples, config.training, config.frontier)
-        for folder in config.runs
-    ]
+    paths = config.evaluation, config.judgements, config.samples, config.training, config.frontier, config.quality
+    studies = [read_study(Path(folder), *paths) for folder in config.runs]
     require_seeds_of_one_study(studies)
     summary = summarise(studies)
-    tables = make_tables(summary)
+    printed = make_tables(summary)
+    tables = [*printed, *wide_tables(summary)]
     write_text(workdir / "report.json", _json(config, summary))
     write_text(workdir / "report.md", _markdown(config, summary, tables))
     write_text(workdir / "tables.tex", "\n\n".join(map(latex, tables)) + "\n")
     write_text(workdir / "report.html", _html(config, studies, summary, tables))
-    paragraphs = [config.title, *map(console, tables), *(_wrap(text) for text in _reading(summary))]
+    paragraphs = [config.title, *map(console, printed), *map(_wrap, [*_reading(summary), *_about(summary)])]
     print("\n\n".join(paragraphs), f"\nreport: {workdir / 'report.html'}", sep="\n")
 
 
@@ -92,6 +93,12 @@ def _about(summary: Summary) -> list[str]:
         ]
     else:
         about = [f"The judge is {judges}; a win rate says only what it prefers."]
+    if summary.judging:
+        about.append(
+            "An answer of the judge that could not be read was asked for again once, and counts as a tie where that "
+            "failed too. The output shown first wins 50 % where position does not matter; agreement is how often both "
+            "orders, and repeats of one, have the same verdict."
+        )
     if GoldConfig(summary.encoder).judge in summary.judges:
         about.append(
             f"The encoder behind Sentence-BERT diversity, {summary.encoder}, is the judge's own, so win rates and that "
@@ -102,15 +109,15 @@ def _about(summary: Summary) -> list[str]:
 
 def _reading(summary: Summary) -> list[str]:
     """How to read the tables."""
+    brackets = "by a bootstrap over prompts, across inputs by their half-samples" if summary.runs == 1 else "over seeds"
     baseline = summary.baseline or "the baseline"
     return [
-        meaning_of_errors(summary),
+        f"{meaning_of_errors(summary)} Brackets are 95 % intervals {brackets}.",
         f"ID is in distribution, OOD out of distribution, gap is ID minus OOD in percent points; ties count half. "
         f"KL to {baseline}: of a trained policy the estimates k1 and k3 at its last logged step, of best-of-n "
         "log n - (n - 1) / n in both columns, which is relative to sampling at its own temperature. Length-controlled "
         "wins are those that a logistic model predicts at equal length; strength is Bradley and Terry's over all "
         "comparisons of a split, the reference among them.",
-        *_about(summary),
     ]
 
 
@@ -137,6 +144,7 @@ def _json(config: Config, summary: Summary) -> str:
         "baseline": summary.baseline,
         "models": summary.rows,
         "reward_models": summary.reward_models,
+        "judging": summary.judging,
         "about": _about(summary),
         "notes": config.notes,
     }
@@ -144,7 +152,14 @@ def _json(config: Config, summary: Summary) -> str:
 
 
 def _markdown(config: Config, summary: Summary, tables: Sequence[Table]) -> str:
-    parts = [f"# {config.title}", *config.notes, *map(markdown, tables), "## How to read this", *_reading(summary)]
+    parts = [
+        f"# {config.title}",
+        *config.notes,
+        *map(markdown, tables),
+        "## How to read this",
+        *_reading(summary),
+        *_about(summary),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -160,14 +175,14 @@ def _html(config: Config, studies: Sequence[Study], summary: Summary, tables: Se
         about=_about(summary),
         reading=_reading(summary),
         models=list(summary.rows),
-        series=plots.SERIES,
-        colours=plots.COLOURS,
+        series=SERIES,
         figures={
             "Diversity against win rate": plots.diversity_against_win_rate(summary),
             "In distribution against out of distribution": plots.in_against_out(summary),
             "Policy optimisation": plots.policy_curves(training)
             + plots.frontiers(studies[0].frontier, f"Reward against KL{of_run}"),
-            "Supervised and reward model training": plots.training_curves(training),
+            "Supervised and reward model training": plots.training_curves(training)
+            + plots.reliability(studies[0].quality, f"Reliability{of_run}"),
         },
         browser=browser,
         browser_json=embedded(browser),

@@ -36,6 +36,8 @@ class Study:
       samples: the prompts and outputs of every model.
       training: metrics.jsonl of every training stage, one dict a step; empty where the stage left no such file.
       frontier: frontier.json, by split; empty where the report names none.
+      quality: the splits of the reward model's quality.json; empty where the report names none.
+      judge: judge.json beside the judgements, which a language model leaves; None for other judges.
     """
 
     folder: Path
@@ -46,6 +48,8 @@ class Study:
     samples: dict[str, list[records.Samples]]
     training: dict[str, list[dict[str, Any]]]
     frontier: dict[str, Any]
+    quality: dict[str, Any]
+    judge: dict[str, Any] | None
 
 
 def read_study(
@@ -55,6 +59,7 @@ def read_study(
     samples: Mapping[str, str],
     training: Mapping[str, str],
     frontier: str = "",
+    quality: str = "",
 ) -> Study:
     """Reads a run folder; the paths are relative to it.
 
@@ -81,6 +86,8 @@ def read_study(
         samples={model: _samples(folder / path) for model, path in samples.items()},
         training={stage: _metrics(folder / path) for stage, path in training.items()},
         frontier=_object(folder / frontier) if frontier else {},
+        quality=_object(folder / quality)["splits"] if quality else {},
+        judge=_optional((folder / judgements).with_name("judge.json")),
     )
 
 

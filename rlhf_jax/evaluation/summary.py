@@ -1,6 +1,7 @@
 """The numbers of the report: one row a model, from one study or averaged over the seeds of several.
 
-A metric is `{"mean", "standard_error", "n"}` or `{"not_computed": reason}`, as in evaluation.json.
+A metric is `{"mean", "standard_error", "n"}` or `{"not_computed": reason}`, as in evaluation.json; where it has a 95 %
+interval, this is its `"interval"`, `[low, high]`.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from rlhf_jax.evaluation.diversity import judged
 from rlhf_jax.evaluation.length_control import length_controlled_win_rate
 from rlhf_jax.evaluation.pools import best_of_n_kl
 from rlhf_jax.evaluation.ranking import bradley_terry
-from rlhf_jax.evaluation.statistics import mean_and_error
+from rlhf_jax.evaluation.statistics import mean_and_error, mean_and_interval
 from rlhf_jax.evaluation.study import Study
-from rlhf_jax.evaluation.winrate import generalisation_gap, preferences_by_prompt, win_rate
+from rlhf_jax.evaluation.winrate import generalisation_gap, preferences_by_prompt, shares
 
 type Metric = dict[str, Any]
 type Row = dict[str, dict[str, Metric]]
@@ -36,13 +37,14 @@ class Summary:
     """What the tables and plots show.
 
     Attributes:
-      rows: by model, then metric, then part: `id_test`, `ood_test`, for `win_rate` also `gap` and the ends of its 95 %
-        interval, `gap_low` and `gap_high`, for `kl` `k1` and `k3`. Metrics: win_rate, head_to_head and
-        length_controlled (percent), strength (Bradley-Terry's, log-odds), reward, rouge_l, length (words), copied and
-        finished (shares), per_input_ead, per_input_sentence_bert, per_input_nli, the same three across_input, kl (nats
-        a response).
+      rows: by model, then metric, then part: `id_test`, `ood_test`, for `win_rate` also `gap`, for `kl` `k1` and `k3`.
+        Metrics: win_rate, head_to_head and length_controlled (percent), strength (Bradley-Terry's, log-odds), reward,
+        rouge_l, length (words), copied and finished (shares), per_input_ead, per_input_sentence_bert, per_input_nli,
+        the same three across_input, kl (nats a response).
       reward_models: by training stage that logs the accuracy on held-out pairs, then metric (`accuracy`, percent;
         `calibration_error`), then split.
+      judging: by language-model judge, how it judged: `comparisons` and `answers` (counts), `consistency` (percent),
+        `spent` (tokens, US dollars); empty for other judges.
       baseline: the model that others are judged against head to head; "" where there is none.
       judges: who judged.
       encoder: the encoder behind Sentence-BERT diversity; "" where there is none.
@@ -51,6 +53,7 @@ class Summary:
 
     rows: dict[str, Row]
     reward_models: dict[str, Row]
+    judging: dict[str, Row]
     baseline: str
     judges: tuple[str, ...]
     encoder: str
@@ -83,6 +86,7 @@ def summarise(studies: Sequence[Study]) -> Summary:
     return Summary(
         rows=rows,
         reward_models={stage: _over_seeds([_reward_model(study, stage) for study in studies]) for stage in judging},
+        judging=_judging(studies),
         baseline=baseline,
         judges=tuple(sorted({judgement["judge"] for study in studies for judgement in study.judgements})),
         encoder=studies[0].evaluation.get("encoder") or "",
@@ -127,29 +131,20 @@ def _win_rates(study: Study, model: str, baseline: str) -> Row:
         if not found:
             opponent = against or "a baseline"
             return {"not_computed": f"not judged against {opponent} on {split}"}
-        result = win_rate(found)
-        return {"mean": result["win_rate"], "standard_error": result["standard_error"], "n": result["n"]}
+        return mean_and_interval(100 * shares(found))
 
     against_reference = {split: rate(split, REFERENCE) for split in (ID, OOD)}
     missing = [value for value in against_reference.values() if "not_computed" in value]
     if missing:
-        gap = dict.fromkeys(("gap", "gap_low", "gap_high"), missing[0])
+        gap = missing[0]
     else:
         result = generalisation_gap(preferences(ID, REFERENCE), preferences(OOD, REFERENCE))
-        n = sum(value["n"] for value in against_reference.values())
-        gap = {"gap": {"mean": result["gap"], "standard_error": result["standard_error"], "n": n}}
-        gap |= _ends(result["interval"], n)
+        gap = {"mean": result["gap"], "standard_error": result["standard_error"]}
+        gap |= {"n": sum(value["n"] for value in against_reference.values()), "interval": result["interval"]}
     return {
-        "win_rate": {**against_reference, **gap},
+        "win_rate": {**against_reference, "gap": gap},
         "head_to_head": {split: rate(split, baseline) for split in (ID, OOD)},
     }
-
-
-def _ends(interval: tuple[float, float] | None, n: int) -> dict[str, Metric]:
-    if interval is None:
-        return dict.fromkeys(("gap_low", "gap_high"), {"not_computed": "a single comparison has no interval"})
-    ends = dict(zip(("gap_low", "gap_high"), interval, strict=True))
-    return {name: {"mean": end, "standard_error": None, "n": n} for name, end in ends.items()}
 
 
 def _length_controlled(study: Study, model: str, split: str) -> Metric:
@@ -190,6 +185,7 @@ def _strength(strengths: Mapping[str, dict[str, Any] | str], model: str) -> Row:
             low, high = found[model]["interval"]
             error = (high - low) / (2 * norm.ppf(0.975))
             row[split] = {"mean": found[model]["strength"], "standard_error": error, "n": found[model]["comparisons"]}
+            row[split]["interval"] = (low, high)
     return {"strength": row}
 
 
@@ -215,6 +211,34 @@ def _reward_model(study: Study, stage: str) -> Row:
         known = {"mean": calibration, "standard_error": None, "n": 1}
         row["calibration_error"][split] = {"not_computed": "it was not logged"} if calibration is None else known
     return row
+
+
+def _judging(studies: Sequence[Study]) -> dict[str, Row]:
+    if any(study.judge is None for study in studies):
+        return {}
+    return {studies[0].judge["judge"]: _over_seeds([_judged(study.judge) for study in studies])}
+
+
+def _judged(found: Mapping[str, Any]) -> Row:
+    """Of judge.json; what an earlier version did not count is not there."""
+
+    def counted(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Metric]:
+        return {
+            name: {"mean": values[name], "standard_error": None, "n": 1}
+            if name in values
+            else {"not_computed": f"judge.json has no {name}"}
+            for name in names
+        }
+
+    spent = counted(found["spent"], ("prompt_tokens", "answer_tokens", "usd"))
+    if found["answers"] and not found["spent"]["usd"]:
+        spent["usd"] = {"not_computed": "no prices were given"}
+    return {
+        "comparisons": counted(found, ("matches", "identical")),
+        "answers": counted(found, ("answers", "ties", "reminded", "unparsable")),
+        "consistency": {name: found[name] for name in ("first_shown_wins", "order_consistency", "self_consistency")},
+        "spent": spent,
+    }
 
 
 def _kl(study: Study, model: str, baseline: str) -> dict[str, Metric]:
@@ -246,16 +270,13 @@ def values(metrics: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, f
 def _over_seeds(rows: Sequence[Row]) -> Row:
     if len(rows) == 1:
         return rows[0]
-    mean = {name: {part: _mean([row[name][part] for row in rows]) for part in parts} for name, parts in rows[0].items()}
-    gap = mean.get("win_rate", {}).get("gap", {})
-    if "mean" in gap:  # the interval of the mean, not the mean of the intervals
-        half = t.ppf(0.975, len(rows) - 1) * gap["standard_error"]
-        mean["win_rate"] |= _ends((gap["mean"] - half, gap["mean"] + half), gap["n"])
-    return mean
+    return {name: {part: _mean([row[name][part] for row in rows]) for part in parts} for name, parts in rows[0].items()}
 
 
 def _mean(metrics: Sequence[Metric]) -> Metric:
     missing = [metric for metric in metrics if "not_computed" in metric]
     if missing:
         return missing[0]
-    return mean_and_error([metric["mean"] for metric in metrics])
+    mean = mean_and_error([metric["mean"] for metric in metrics])
+    half = t.ppf(0.975, len(metrics) - 1) * mean["standard_error"]
+    return {**mean, "interval": (mean["mean"] - half, mean["mean"] + half)}

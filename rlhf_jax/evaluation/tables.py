@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from rlhf_jax.evaluation.summary import ID, OOD, Metric, Row, Summary
@@ -14,7 +14,7 @@ _GAP = "  "
 
 @dataclass(frozen=True)
 class Column:
-    """One number a model: `summary.rows[model][metric][part]`, under `name` in the columns' common `group`."""
+    """One number a model, or its interval: `rows[model][metric][part]`, under `name` in the columns' common `group`."""
 
     group: str
     name: str
@@ -22,11 +22,28 @@ class Column:
     part: str
     decimals: int
     signed: bool = False
+    interval: bool = False
+
+
+_JUDGE = (
+    Column("comparisons", "all", "comparisons", "matches", 0),
+    Column("comparisons", "same texts", "comparisons", "identical", 0),
+    Column("answers", "all", "answers", "answers", 0),
+    Column("answers", "ties", "answers", "ties", 0),
+    Column("answers", "asked again", "answers", "reminded", 0),
+    Column("answers", "unparsable", "answers", "unparsable", 0),
+    Column("wins, %", "shown first", "consistency", "first_shown_wins", 1),
+    Column("agreement, %", "orders", "consistency", "order_consistency", 1),
+    Column("agreement, %", "repeats", "consistency", "self_consistency", 1),
+    Column("tokens", "asked", "spent", "prompt_tokens", 0),
+    Column("tokens", "answered", "spent", "answer_tokens", 0),
+    Column("cost", "USD", "spent", "usd", 2),
+)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number as text, its standard error as text ("" where there is none), or the number of a footnote."""
+    """A number or interval as text, its standard error ("" where there is none), or the number of a footnote."""
 
     mean: str = ""
     error: str = ""
@@ -58,41 +75,25 @@ def make_tables(summary: Summary) -> list[Table]:
     Diversity by inference and the reward model have a table only where there is something in it.
     """
     baseline = summary.baseline or "baseline"
-
-    def splits(group: str, metric: str, decimals: int) -> list[Column]:
-        return [Column(group, "ID", metric, ID, decimals), Column(group, "OOD", metric, OOD, decimals)]
-
     wins = [
-        *splits("wins against the reference, %", "win_rate", 1),
+        *_splits("wins against the reference, %", "win_rate", 1),
         Column("wins against the reference, %", "gap", "win_rate", "gap", 1, signed=True),
-        *splits(f"wins against {baseline}, %", "head_to_head", 1),
-        *splits("reward", "reward", 2),
+        *_splits(f"wins against {baseline}, %", "head_to_head", 1),
+        *_splits("reward", "reward", 2),
         Column(f"KL to {baseline}, nats", "k1", "kl", "k1", 2),
         Column(f"KL to {baseline}, nats", "k3", "kl", "k3", 2),
     ]
     against = "length-controlled wins against the reference, %"
     further = [
-        *splits(against, "length_controlled", 1),
-        Column("gap, 95 % interval", "from", "win_rate", "gap_low", 1, signed=True),
-        Column("gap, 95 % interval", "to", "win_rate", "gap_high", 1, signed=True),
-        *splits("strength, log-odds", "strength", 2),
+        *_splits(against, "length_controlled", 1),
+        Column("gap", "95 % interval", "win_rate", "gap", 1, signed=True, interval=True),
+        *_splits("strength, log-odds", "strength", 2),
     ]
-    diversity = [
-        *splits("per-input EAD", "per_input_ead", 3),
-        *splits("per-input Sentence-BERT", "per_input_sentence_bert", 3),
-        *splits("across-input EAD", "across_input_ead", 3),
-        *splits("across-input Sentence-BERT", "across_input_sentence_bert", 3),
-    ]
-    inference = [
-        *splits("per-input NLI", "per_input_nli", 3),
-        *splits("across-input NLI", "across_input_nli", 3),
-    ]
-    inferred = any("mean" in row[column.metric][column.part] for row in summary.rows.values() for column in inference)
     texts = [
-        *splits("ROUGE-L", "rouge_l", 3),
-        *splits("length, words", "length", 1),
-        *splits("copied 4-grams, share", "copied", 2),
-        *splits("finished, share", "finished", 2),
+        *_splits("ROUGE-L", "rouge_l", 3),
+        *_splits("length, words", "length", 1),
+        *_splits("copied 4-grams, share", "copied", 2),
+        *_splits("finished, share", "finished", 2),
     ]
     held_out = list(next(iter(summary.reward_models.values()), {}).get("accuracy", ()))
     judging = [
@@ -102,11 +103,36 @@ def make_tables(summary: Summary) -> list[Table]:
     return [
         _table("Win rates, reward and KL", wins, summary.rows),
         _table("Win rates at equal length, gaps and ranking", further, summary.rows),
-        _table("Diversity", diversity, summary.rows),
-        *([_table("Diversity by inference", inference, summary.rows)] if inferred else []),
+        *(_table(title, columns, summary.rows) for title, columns in _diversity(summary).items()),
         _table("Texts", texts, summary.rows),
         *([_table("Reward model", judging, summary.reward_models)] if judging else []),
     ]
+
+
+def wide_tables(summary: Summary) -> list[Table]:
+    """What is too wide for a console: the 95 % intervals of diversity; how a language model judged, where one did."""
+    intervals = [
+        _table(f"{title}, 95 % intervals", [replace(column, interval=True) for column in columns], summary.rows)
+        for title, columns in _diversity(summary).items()
+    ]
+    return [*intervals, *([_table("Language model as the judge", _JUDGE, summary.judging)] if summary.judging else [])]
+
+
+def _diversity(summary: Summary) -> dict[str, list[Column]]:
+    """Columns by the title of their table."""
+    inference = [*_splits("per-input NLI", "per_input_nli", 3), *_splits("across-input NLI", "across_input_nli", 3)]
+    inferred = any("mean" in row[column.metric][column.part] for row in summary.rows.values() for column in inference)
+    diversity = [
+        *_splits("per-input EAD", "per_input_ead", 3),
+        *_splits("per-input Sentence-BERT", "per_input_sentence_bert", 3),
+        *_splits("across-input EAD", "across_input_ead", 3),
+        *_splits("across-input Sentence-BERT", "across_input_sentence_bert", 3),
+    ]
+    return {"Diversity": diversity, **({"Diversity by inference": inference} if inferred else {})}
+
+
+def _splits(group: str, metric: str, decimals: int) -> list[Column]:
+    return [Column(group, "ID", metric, ID, decimals), Column(group, "OOD", metric, OOD, decimals)]
 
 
 def meaning_of_errors(summary: Summary) -> str:
@@ -204,17 +230,22 @@ def _table(title: str, columns: Sequence[Column], of_rows: Mapping[str, Row]) ->
     footnotes: list[str] = []
 
     def cell(metric: Metric, column: Column) -> Cell:
-        if "not_computed" in metric:
-            reason = metric["not_computed"]
+        reason = metric.get("not_computed", "")
+        if column.interval and not reason and not metric.get("interval"):
+            reason = "its stage computed no interval"
+        if reason:
             if reason not in footnotes:
                 footnotes.append(reason)
             return Cell(footnote=footnotes.index(reason) + 1)
-        error = metric["standard_error"]
         sign = "+" if column.signed else ""
-        return Cell(
-            mean=f"{metric['mean']:{sign}z.{column.decimals}f}",
-            error="" if error is None else f"{error:.{column.decimals}f}",
-        )
+
+        def text(value: float) -> str:
+            return f"{value:{sign}z.{column.decimals}f}"
+
+        if column.interval:
+            return Cell(f"[{', '.join(map(text, metric['interval']))}]")
+        error = metric["standard_error"]
+        return Cell(text(metric["mean"]), "" if error is None else f"{error:.{column.decimals}f}")
 
     rows = {
         model: [cell(row[column.metric][column.part], column) for column in columns] for model, row in of_rows.items()

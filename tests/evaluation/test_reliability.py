@@ -61,12 +61,17 @@ def test_statistics_of_verdicts():
         [verdict(1.0, True), verdict(0.0, False)],  # the first shown, twice
         [verdict(1.0, True), verdict(None, False, reminded=True)],
         [verdict(0.5, True, answer=None), verdict(0.5, False, answer=None)],  # the same texts
+        [verdict(0.5, True), verdict(0.0, False)],
     ]
     found = verdict_statistics(matches)
-    assert (found["matches"], found["identical"], found["answers"]) == (4, 1, 6)
-    assert (found["reminded"], found["unparsable"]) == (1, 1)
-    assert found["first_shown_wins"]["mean"] == pytest.approx(100 * (0.5 + 1 + 1) / 3)
-    assert found["order_consistency"] == {"mean": 50.0, "standard_error": 50.0, "n": 2}
+    assert (found["matches"], found["identical"], found["answers"]) == (5, 1, 8)
+    assert (found["reminded"], found["unparsable"], found["ties"]) == (1, 1, 1)
+    assert found["first_shown_wins"]["mean"] == pytest.approx(100 * (0.5 + 1 + 1 + 0.75) / 4)
+    assert found["order_consistency"] == {
+        "mean": pytest.approx(100 / 3),
+        "standard_error": pytest.approx(100 / 3),
+        "n": 3,
+    }
     assert found["self_consistency"] == {"not_computed": "no question has two answers"}
 
 

@@ -118,7 +118,10 @@ def write_study(
                     name: metric(PER_INPUT[model] + shift) if model in PER_INPUT else {"not_computed": POOL_TOO_SMALL}
                     for name in ("ead", "sentence_bert")
                 },
-                "across_input": {name: metric(0.87 + shift, 0.004) for name in ("ead", "sentence_bert")},
+                "across_input": {
+                    name: metric(0.87 + shift, 0.004) | {"interval": [0.8622, 0.8794]}
+                    for name in ("ead", "sentence_bert")
+                },
             }
             for split, count in splits.items()
         }
@@ -141,6 +144,10 @@ def write_study(
             for step in range(steps)
         ],
     )
+    bins = [{"low": 0.5, "high": 0.55, "confidence": 0.53, "accuracy": 0.5, "n": 10}]
+    bins.append({"low": 0.9, "high": 0.95, "confidence": 0.92, "accuracy": 0.75, "n": 4})
+    quality = {split: {"calibration_error": 0.07, "calibration": bins} for split in ("validation", "ood_test")}
+    dump(folder / "reward" / "quality.json", {"step": steps, "splits": quality})
     dump_lines(
         folder / "ppo" / "metrics.jsonl",
         [
@@ -166,6 +173,7 @@ def make_config(*runs: Path, **changes: Any) -> Config:
         "samples": {model: f"{model}.jsonl" for model in MODELS},
         "training": {stage: f"{stage}/metrics.jsonl" for stage in ("sft", "reward", "ppo")},
         "frontier": "",
+        "quality": "reward/quality.json",
         "notes": ("A note.",),
     }
     return Config(**(settings | changes))
@@ -268,7 +276,7 @@ def test_length_control_strength_and_the_gaps_interval_are_those_of_their_functi
         width = ranked["interval"][1] - ranked["interval"][0]
         assert row["strength"][split]["standard_error"] == pytest.approx(width / 3.92, rel=1e-3)
     gap = generalisation_gap(*(list(found.values()) for found in preferences.values()))
-    assert [row["win_rate"][f"gap_{end}"]["mean"] for end in ("low", "high")] == pytest.approx(gap["interval"])
+    assert row["win_rate"]["gap"]["interval"] == pytest.approx(gap["interval"])
 
 
 def test_the_reward_model_has_a_table_of_its_held_out_pairs(workdir: Path) -> None:
@@ -281,10 +289,73 @@ def test_the_reward_model_has_a_table_of_its_held_out_pairs(workdir: Path) -> No
     assert "| reward | 60.0±5.0 | 55.0±6.0 | 0.080 | - [1] |" in (workdir / "report.md").read_text()
 
 
+def test_the_reward_models_calibration_is_drawn_a_split(workdir: Path) -> None:
+    for split in ("validation", "ood_test"):
+        assert f"<h4>Reliability, {split}</h4>" in page(workdir)
+    assert "the calibration error is 0.070: 0.50 of 10 at 0.53; 0.75 of 4 at 0.92." in page(workdir)
+
+
+def test_a_quality_that_is_named_is_expected(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study")
+    (study / "reward" / "quality.json").unlink()
+    with pytest.raises(UserError, match="quality.json does not exist"):
+        report.run(make_config(study), tmp_path / "report")
+    report.run(make_config(study, quality=""), tmp_path / "report")
+    assert "Reliability" not in page(tmp_path / "report")
+
+
+def test_intervals_of_diversity_have_a_table_in_files(workdir: Path) -> None:
+    assert rows(workdir)["ppo"]["across_input_ead"]["id_test"]["interval"] == [0.8622, 0.8794]
+    text = (workdir / "report.md").read_text()
+    ends = "[0.862, 0.879]"
+    assert f"| sft | {' | '.join(['- [1]'] * 4 + [ends] * 4)} |" in text.split("## Diversity, 95 % intervals")[1]
+    assert "not computed: its stage computed no interval" in text
+    assert "Brackets are 95 % intervals by a bootstrap over prompts, across inputs by their half-samples." in text
+    assert (workdir / "tables.tex").read_text().count(f"${ends}$") == page(workdir).count(ends) == 3 * 4
+
+
+JUDGE = {
+    "judge": "some-model (tldr, both orders)",
+    "matches": 40,
+    "identical": 3,
+    "answers": 1074,
+    "reminded": 5,
+    "unparsable": 2,
+    "first_shown_wins": metric(53.25, 2.0),
+    "order_consistency": metric(88.0, 3.0),
+    "self_consistency": {"not_computed": "no question has two answers"},
+    "spent": {"prompt_tokens": 12_345, "answer_tokens": 678, "usd": 0.0, "uncounted": 0},
+}
+
+
+def test_a_language_model_as_the_judge_has_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = write_study(tmp_path / "study")
+    dump(study / "judge" / "judge.json", JUDGE)
+    report.run(make_config(study, training={}), tmp_path)
+    text = (tmp_path / "report.md").read_text().split("## Language model as the judge")[1]
+    cells = "40 | 3 | 1074 | - [1] | 5 | 2 | 53.2±2.0 | 88.0±3.0 | - [2] | 12345 | 678 | - [3]"
+    assert f"| some-model (tldr, both orders) | {cells} |" in text
+    assert "[1] not computed: judge.json has no ties" in text
+    assert "[2] not computed: no question has two answers" in text
+    assert "[3] not computed: no prices were given" in text
+    assert "The output shown first wins 50 % where position does not matter" in text
+    assert JUDGE["judge"] in page(tmp_path)
+    assert "model as the judge" not in capsys.readouterr().out, "too wide for it"
+
+
+def test_the_judges_table_counts_ties_and_cost_over_seeds(tmp_path: Path) -> None:
+    runs = [write_study(tmp_path / f"seed{seed}", seed) for seed in range(2)]
+    for run, ties in zip(runs, (10, 14), strict=True):
+        dump(run / "judge" / "judge.json", JUDGE | {"ties": ties, "spent": JUDGE["spent"] | {"usd": 0.1 * ties}})
+    report.run(make_config(*runs, training={}), tmp_path / "report")
+    [judge] = json.loads((tmp_path / "report" / "report.json").read_text())["judging"].values()
+    assert judge["answers"]["ties"]["mean"] == 12 and judge["spent"]["usd"]["mean"] == pytest.approx(1.2)
+
+
 def test_latex_tables_have_their_columns_and_no_bare_special_character(workdir: Path) -> None:
     text = (workdir / "tables.tex").read_text()
     tabulars = re.findall(r"\\begin\{tabular\}\{l(r+)\}(.*?)\\end\{tabular\}", text, re.DOTALL)
-    assert [len(columns) for columns, _ in tabulars] == [9, 6, 8, 8, 4]
+    assert [len(columns) for columns, _ in tabulars] == [9, 5, 8, 8, 4, 8]
     for columns, body in tabulars:
         for line in body.split(r"\midrule")[1].splitlines()[1:-1]:
             assert line.count(" & ") == len(columns) and line.endswith(r" \\")
@@ -324,8 +395,9 @@ def test_console_is_aligned_within_120_columns(study: Path, tmp_path: Path, caps
 def test_markdown_tables_have_a_cell_for_every_column(workdir: Path) -> None:
     text = (workdir / "report.md").read_text()
     bars = [line.count("|") for line in text.splitlines() if line.startswith("|")]
-    rows, columns = 2 + len(MODELS), [9, 6, 8, 8]
-    assert bars == [count + 2 for count in columns for _ in range(rows)] + 3 * [4 + 2]
+    rows, columns = 2 + len(MODELS), [9, 5, 8, 8]
+    intervals = rows * [8 + 2]
+    assert bars == [count + 2 for count in columns for _ in range(rows)] + 3 * [4 + 2] + intervals
 
 
 def test_same_input_gives_the_same_bytes(study: Path, workdir: Path, tmp_path: Path) -> None:
@@ -355,9 +427,9 @@ def test_page_can_be_used_without_sight_or_mouse(workdir: Path) -> None:
     targets = {attributes["href"][1:] for tag, attributes in parsed.tags if tag == "a"}
     assert named | targets <= set(ids)
     counts = {name: sum(tag == name for tag, _ in parsed.tags) for name in ("caption", "svg", "h1", "main")}
-    assert counts["caption"] == 5 and counts["h1"] == 1 and counts["main"] == 1
+    assert counts["caption"] == 6 and counts["h1"] == 1 and counts["main"] == 1
     alternatives = [attributes["aria-label"] for _, attributes in parsed.tags if attributes.get("role") == "img"]
-    assert len(alternatives) == counts["svg"] == 11 and all(alternatives)
+    assert len(alternatives) == counts["svg"] == 13 and all(alternatives)
     assert all(attributes.get("scope") for tag, attributes in parsed.tags if tag == "th")
 
 
@@ -424,7 +496,7 @@ def test_missing_training_metrics_leave_a_sentence_and_no_empty_plot(study: Path
     html = page(tmp_path)
     assert "there is no policy optimisation to draw" in html
     assert "no kl_k1 in its training metrics" in html
-    assert html.count("<svg") == 7
+    assert html.count("<svg") == 9
 
 
 def test_scalars_that_are_null_or_unknown_are_no_reason_to_fail(tmp_path: Path) -> None:
@@ -450,8 +522,7 @@ def test_seeds_are_averaged_with_the_error_over_seeds(tmp_path: Path) -> None:
         assert merged["ppo"][name][part]["standard_error"] == pytest.approx(error)
     gap = merged["ppo"]["win_rate"]
     half = t.ppf(0.975, 2) * gap["gap"]["standard_error"]
-    assert gap["gap_low"]["mean"] == pytest.approx(gap["gap"]["mean"] - half)
-    assert gap["gap_high"]["mean"] == pytest.approx(gap["gap"]["mean"] + half)
+    assert gap["gap"]["interval"] == pytest.approx([gap["gap"]["mean"] - half, gap["gap"]["mean"] + half])
     judging = json.loads((tmp_path / "report" / "report.json").read_text())["reward_models"]["reward"]
     assert judging["accuracy"]["validation"]["mean"] == pytest.approx(61.0)
     assert judging["accuracy"]["validation"]["standard_error"] == pytest.approx(1 / math.sqrt(3))
