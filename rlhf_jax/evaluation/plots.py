@@ -85,7 +85,7 @@ def reward_against_kl(title: str, pools: Mapping[str, Any], policies: Mapping[st
                 _point(axes, point["kl_k3"], point["score"], index, filled=False)
         axes.set_xlabel("KL, nats a response")
         axes.set_ylabel("score")
-        axes.legend()
+        axes.figure.legend(loc="outside upper left", ncols=2)  # above: lines and points leave no corner free
 
     told = [f"{name} from {_ends(pool['best_of_n'], 'kl', 'mean')}" for name, pool in pools.items()]
     for name, points in policies.items():
@@ -122,7 +122,7 @@ def training_curves(runs: Sequence[Training]) -> list[Plot]:
 def reliability(quality: Mapping[str, Any], title: str) -> list[Plot]:
     """One plot a split of quality.json (stage `reward`): how often the reward model is right when it says so.
 
-    The diagonal is a calibrated model; a mark's area is the number of pairs in its bin (Guo et al., 2017).
+    A mark is a bin of confidence (Guo et al., 2017).
     """
     return [_reliability(f"{title}, {split}", found) for split, found in quality.items()]
 
@@ -139,7 +139,6 @@ def _reliability(title: str, found: Mapping[str, Any]) -> Plot:
     def draw(axes: Axes) -> None:
         areas = [_LARGEST_MARK * n / max(pairs) for n in pairs]
         axes.plot([0.5, 1], [0.5, 1], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.plot(confidence, right, color=series(0), linewidth=0.8)
         axes.scatter(confidence, right, areas, color=series(0), linewidth=0, clip_on=False, zorder=3)
         axes.set_xlim(0.5, 1)
         axes.set_ylim(0, 1)
@@ -148,7 +147,8 @@ def _reliability(title: str, found: Mapping[str, Any]) -> Plot:
 
     told = "; ".join(f"{y:.2f} of {n} at {x:.2f}" for x, y, n in zip(confidence, right, pairs, strict=True))
     error = f"the calibration error is {found['calibration_error']:.3f}"
-    return Plot(title, f"Share of pairs right at each confidence, {error}: {told}.", draw_svg(title, draw))
+    remark = "A mark's area is its number of pairs; on the dashed line the confidence is the share that is right."
+    return Plot(title, f"Share of pairs right at each confidence, {error}: {told}.", draw_svg(title, draw), remark)
 
 
 def _diversity(summary: Summary, metric: str, name: str) -> Plot:
@@ -254,6 +254,7 @@ def _curves(runs: Sequence[Training], stage: str, title: str, quantity: str, nam
                     markersize=3,
                     label=label if run == 0 else "_",
                 )
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("step")
         axes.set_ylabel(quantity)
         if len(lines) > 1:

@@ -93,12 +93,6 @@ def _about(summary: Summary) -> list[str]:
         ]
     else:
         about = [f"The judge is {judges}; a win rate says only what it prefers."]
-    if summary.judging:
-        about.append(
-            "An answer of the judge that could not be read was asked for again once, and counts as a tie where that "
-            "failed too. The output shown first wins 50 % where position does not matter; agreement is how often both "
-            "orders, and repeats of one, have the same verdict."
-        )
     if GoldConfig(summary.encoder).judge in summary.judges:
         about.append(
             f"The encoder behind Sentence-BERT diversity, {summary.encoder}, is the judge's own, so win rates and that "

@@ -51,7 +51,7 @@ class Plot:
       title: unique in a report.
       description: what a reader who does not see the figure is told; where there is nothing to draw, why.
       svg: an `<svg>` element, or "" where there is nothing to draw.
-      remark: what the figure leaves out, as a sentence; "" where it leaves out nothing.
+      remark: how to read the figure or what it leaves out, as a sentence; "" for nothing.
     """
 
     title: str

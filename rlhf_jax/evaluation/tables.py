@@ -27,17 +27,22 @@ class Column:
 
 _JUDGE = (
     Column("comparisons", "all", "comparisons", "matches", 0),
-    Column("comparisons", "same texts", "comparisons", "identical", 0),
+    Column("comparisons", "equal", "comparisons", "identical", 0),
     Column("answers", "all", "answers", "answers", 0),
     Column("answers", "ties", "answers", "ties", 0),
-    Column("answers", "asked again", "answers", "reminded", 0),
-    Column("answers", "unparsable", "answers", "unparsable", 0),
-    Column("wins, %", "shown first", "consistency", "first_shown_wins", 1),
-    Column("agreement, %", "orders", "consistency", "order_consistency", 1),
-    Column("agreement, %", "repeats", "consistency", "self_consistency", 1),
-    Column("tokens", "asked", "spent", "prompt_tokens", 0),
-    Column("tokens", "answered", "spent", "answer_tokens", 0),
+    Column("answers", "again", "answers", "reminded", 0),
+    Column("answers", "unread", "answers", "unparsable", 0),
+    Column("verdicts, %", "first", "consistency", "first_shown_wins", 1),
+    Column("verdicts, %", "orders", "consistency", "order_consistency", 1),
+    Column("verdicts, %", "repeats", "consistency", "self_consistency", 1),
+    Column("tokens", "in", "spent", "prompt_tokens", 0),
+    Column("tokens", "out", "spent", "answer_tokens", 0),
     Column("cost", "USD", "spent", "usd", 2),
+)
+_OF_JUDGE = (
+    "equal: the two texts are the same, so nothing was asked; again: could not be read and was asked once more; "
+    "unread: not then either, a tie; first: what the output shown first wins, 50 % where position does not matter; "
+    "orders, repeats: how often both orders, and repeats of one question, have the same verdict."
 )
 
 
@@ -57,12 +62,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells by model, in the order of the columns; footnote i stands at index i - 1."""
+    """Cells by model, in the order of the columns; footnote i stands at index i - 1. A note explains the columns."""
 
     title: str
     columns: tuple[Column, ...]
     rows: dict[str, list[Cell]]
     footnotes: list[str]
+    note: str = ""
 
     def groups(self) -> list[tuple[str, int]]:
         """Header cells above the columns: group and number of columns."""
@@ -115,7 +121,8 @@ def wide_tables(summary: Summary) -> list[Table]:
         _table(f"{title}, 95 % intervals", [replace(column, interval=True) for column in columns], summary.rows)
         for title, columns in _diversity(summary).items()
     ]
-    return [*intervals, *([_table("Language model as the judge", _JUDGE, summary.judging)] if summary.judging else [])]
+    judge = _table("Language model as the judge", _JUDGE, summary.judging, _OF_JUDGE)
+    return [*intervals, judge] if summary.judging else intervals
 
 
 def _diversity(summary: Summary) -> dict[str, list[Column]]:
@@ -168,7 +175,7 @@ def console(table: Table) -> str:
         header,
         _line("model".ljust(first), [column.name for column in table.columns], widths),
         *(_line(name.ljust(first), map(str, cells), widths) for name, cells in table.rows.items()),
-        *_footnotes(table),
+        *_below(table),
     ]
     return "\n".join(lines)
 
@@ -184,8 +191,8 @@ def markdown(table: Table) -> str:
         _bar(["---", *["---:"] * len(table.columns)]),
         *map(_bar, rows),
     ]
-    if table.footnotes:
-        lines += ["", *(f"- {line}" for line in _footnotes(table))]
+    if below := _below(table):
+        lines += ["", *(f"- {line}" for line in below)]
     return "\n".join(lines)
 
 
@@ -210,7 +217,7 @@ def latex(table: Table) -> str:
         *rows,
         r"\bottomrule",
         r"\end{tabular}",
-        *(rf"\par {_tex(note)}" for note in _footnotes(table)),
+        *(rf"\par {_tex(note)}" for note in _below(table)),
         r"\end{table}",
     ]
     return "\n".join(lines)
@@ -226,7 +233,7 @@ def _tex(text: str) -> str:
     return re.sub(r"([&%$#_{}])", r"\\\1", text)
 
 
-def _table(title: str, columns: Sequence[Column], of_rows: Mapping[str, Row]) -> Table:
+def _table(title: str, columns: Sequence[Column], of_rows: Mapping[str, Row], note: str = "") -> Table:
     footnotes: list[str] = []
 
     def cell(metric: Metric, column: Column) -> Cell:
@@ -250,11 +257,12 @@ def _table(title: str, columns: Sequence[Column], of_rows: Mapping[str, Row]) ->
     rows = {
         model: [cell(row[column.metric][column.part], column) for column in columns] for model, row in of_rows.items()
     }
-    return Table(title, tuple(columns), rows, footnotes)
+    return Table(title, tuple(columns), rows, footnotes, note)
 
 
-def _footnotes(table: Table) -> list[str]:
-    return [f"[{number}] not computed: {reason}" for number, reason in enumerate(table.footnotes, start=1)]
+def _below(table: Table) -> list[str]:
+    footnotes = [f"[{number}] not computed: {reason}" for number, reason in enumerate(table.footnotes, start=1)]
+    return [table.note, *footnotes] if table.note else footnotes
 
 
 def _line(name: str, cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -338,7 +338,7 @@ def test_a_language_model_as_the_judge_has_a_table(tmp_path: Path, capsys: pytes
     assert "[1] not computed: judge.json has no ties" in text
     assert "[2] not computed: no question has two answers" in text
     assert "[3] not computed: no prices were given" in text
-    assert "The output shown first wins 50 % where position does not matter" in text
+    assert "- equal: the two texts are the same, so nothing was asked;" in text
     assert JUDGE["judge"] in page(tmp_path)
     assert "model as the judge" not in capsys.readouterr().out, "too wide for it"
 
