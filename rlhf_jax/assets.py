@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import itertools
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,7 +46,7 @@ _WHEELS = {
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-_HUB_TORCH_FILES = ["pytorch_model*.bin"]  # only where there are no safetensors: most have both
+_HUB_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*model.onnx")  # each only where there is none of the one before
 
 
 def resolve(model: str) -> Path:
@@ -120,8 +121,10 @@ def _from_hub(name: str) -> Path:
 
     try:
         folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
-        if not any(folder.glob("*.safetensors")):
-            huggingface_hub.snapshot_download(name, allow_patterns=_HUB_TORCH_FILES)
+        for weights, instead in itertools.pairwise(_HUB_WEIGHTS):
+            if any(folder.glob(weights)):
+                break
+            huggingface_hub.snapshot_download(name, allow_patterns=[instead])
         return folder
     except errors.GatedRepoError as error:
         raise UserError(f"The model {name!r} is gated: accept its terms on the hub and log in there first.") from error

@@ -87,9 +87,11 @@ def test_a_hub_name_is_downloaded_and_being_offline_is_one_sentence(tmp_path, mo
     [
         (["model.safetensors", "pytorch_model.bin", "training_args.bin"], ["model.safetensors"]),
         (["pytorch_model-1.bin", "pytorch_model.bin.index.json", "training_args.bin"], ["pytorch_model-1.bin"]),
+        (["pytorch_model.bin", "model.onnx"], ["pytorch_model.bin"]),
+        (["model.onnx", "model_O2.onnx"], ["model.onnx"]),
     ],
 )
-def test_torch_files_are_fetched_only_where_there_are_no_safetensors(tmp_path, monkeypatch, published, fetched):
+def test_other_weights_are_fetched_only_where_there_are_no_safetensors(tmp_path, monkeypatch, published, fetched):
     def download(name, allow_patterns):
         for file in published:
             if any(fnmatch.fnmatch(file, pattern) for pattern in allow_patterns):

@@ -106,7 +106,17 @@ STAGE_MODULES = {
 }
 
 # Slow to import; wanted only inside the functions that use them.
-HEAVY = {"datasets", "matplotlib", "openai", "orbax", "sklearn", "tensorboardX", "tensorflow_datasets", "transformers"}
+HEAVY = {
+    "datasets",
+    "matplotlib",
+    "onnxruntime",
+    "openai",
+    "orbax",
+    "sklearn",
+    "tensorboardX",
+    "tensorflow_datasets",
+    "transformers",
+}
 
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path

@@ -25,7 +25,7 @@ import numpy as np
 from rlhf_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding
+    from tokenizers import Encoding, Tokenizer
 
 TOKENS_PER_BATCH = 512
 BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -162,15 +162,12 @@ class Folder:
 
     def __init__(self, path: Path, max_length: int | None = None) -> None:
         from safetensors.numpy import load_file
-        from tokenizers import Tokenizer
 
         self.path = path
         self.config = read_json(path, "config.json")
         self.architecture = _read_architecture(path, self.config)
         self.max_length = min(max_length or BUCKETS[-1], self.architecture.max_length, BUCKETS[-1])
-        self.tokenizer = Tokenizer.from_file(str(require(path, "tokenizer.json")))
-        self.tokenizer.enable_truncation(self.max_length)
-        self.tokenizer.no_padding()
+        self.tokenizer = read_tokenizer(path, self.max_length)
         found = load_file(require(path, "model.safetensors"))
         prefix = f"{self.architecture.family}."  # of the network's own tensors where there is a head beside it
         self.tensors = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
@@ -231,6 +228,20 @@ def _read_architecture(path: Path, config: Mapping[str, Any]) -> Architecture:
         segments=config.get("type_vocab_size", 2) if family.segments else 0,
         epsilon=config["layer_norm_eps"],
     )
+
+
+def read_tokenizer(folder: Path, max_length: int) -> Tokenizer:
+    """The tokenizer of a model folder, which cuts texts at so many tokens and pads none.
+
+    Raises:
+      UserError: tokenizer.json is missing.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(require(folder, "tokenizer.json")))
+    tokenizer.enable_truncation(max_length)
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def read_json(folder: Path, name: str) -> Any:

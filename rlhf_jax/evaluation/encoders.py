@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax import assets
-from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.bidirectional import Bidirectional, Folder, batches, read_json
 from rlhf_jax.evaluation.diversity import Encoder
+from rlhf_jax.evaluation.pooling import Pooling, read_pooling, unit_vectors
 
-
-def _sum(hidden: jax.Array, mask: jax.Array) -> jax.Array:
-    return jnp.where(mask[..., None], hidden, 0).sum(axis=1)
-
-
-def _largest(hidden: jax.Array, mask: jax.Array) -> jax.Array:
-    return jnp.where(mask[..., None], hidden, -jnp.inf).max(axis=1)
-
-
-POOLING: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-    "pooling_mode_mean_tokens": _sum,  # of any length: vectors are normalised
-    "pooling_mode_cls_token": lambda hidden, mask: hidden[:, 0],
-    "pooling_mode_max_tokens": _largest,
-}
-"""`(hidden [B, T, D], mask [B, T]) -> [B, D]` by its name in a pooling config."""
+ONNX_FILES = ("model.onnx", "onnx/model.onnx")
+"""Where a published folder has its network in that format."""
 
 
 class SentenceEncoder:
@@ -46,7 +32,7 @@ class SentenceEncoder:
     """
 
     def __init__(self, path: Path):
-        pool = _read_pooling(path)
+        pool = read_pooling(path)
         folder = Folder(path, read_json(path, "sentence_bert_config.json").get("max_seq_length"))
         self._tokenizer = folder.tokenizer
         self._width = folder.architecture.width
@@ -67,45 +53,36 @@ def load_encoder(name: str) -> Encoder:
     """Loads a sentence encoder.
 
     Args:
-      name: what `assets.resolve` takes: a local folder, `assets.MINILM`, or a hub name; or "openai:MODEL" for an
-        endpoint that speaks OpenAI's embeddings API.
+      name: what `assets.resolve` takes: a local folder, `assets.MINILM`, or a hub name, run by onnxruntime where the
+        folder has an ONNX file and no safetensors; or "openai:MODEL" for an endpoint that speaks OpenAI's embeddings
+        API.
 
     Returns:
       A function from a list of texts to `[n, D]` float32 unit vectors, on the host CPU.
 
     Raises:
-      UserError: the model is not there (the message says how to get it) or is none that `SentenceEncoder` knows.
+      UserError: the model is not there (the message says how to get it) or is none that `SentenceEncoder` knows, or
+        onnxruntime is needed and not installed.
     """
     if name.startswith("openai:"):
         from rlhf_jax.evaluation.embedding_endpoint import EmbeddingEndpoint
 
         return EmbeddingEndpoint(name.removeprefix("openai:"))
-    return SentenceEncoder(assets.resolve(name))
+    path = assets.resolve(name)
+    onnx = [path / file for file in ONNX_FILES if (path / file).is_file()]
+    if onnx and not (path / "model.safetensors").is_file():
+        from rlhf_jax.evaluation.onnx_encoder import OnnxEncoder
+
+        return OnnxEncoder(path, onnx[0])
+    return SentenceEncoder(path)
 
 
 def _embed(
     network: Bidirectional,
-    pool: Callable[[jax.Array, jax.Array], jax.Array],
+    pool: Pooling,
     params: Mapping[str, Any],
     tokens: jax.Array,
     segments: jax.Array,
     mask: jax.Array,
 ) -> jax.Array:
-    pooled = pool(network.apply(params, tokens, segments, mask), mask)
-    return pooled / jnp.linalg.norm(pooled, axis=-1, keepdims=True)
-
-
-def _read_pooling(path: Path) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    types = [module["type"].rpartition(".")[2] for module in read_json(path, "modules.json")]
-    if types not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        raise UserError(
-            f"{path / 'modules.json'} lists {', '.join(types)}, expected Transformer, Pooling and perhaps Normalize."
-        )
-    pooling = read_json(path, "1_Pooling/config.json")
-    chosen = sorted(key for key, value in pooling.items() if key.startswith("pooling_mode_") and value)
-    if len(chosen) != 1 or chosen[0] not in POOLING:
-        raise UserError(
-            f"{path / '1_Pooling/config.json'} chooses {', '.join(chosen) or 'nothing'}, expected one of "
-            f"{', '.join(POOLING)}."
-        )
-    return POOLING[chosen[0]]
+    return unit_vectors(pool, network.apply(params, tokens, segments, mask), mask)
