@@ -147,18 +147,23 @@ def write_folder(folder, family: str, tensors: dict[str, np.ndarray], **config):
     return folder
 
 
+def write_encoder(folder, family: str = "bert", pooling: str = "mean_tokens", longest: int = 60):
+    """The folder of a tiny random sentence encoder."""
+    write_folder(folder, family, random_tensors(family))
+    modules = ["Transformer", "Pooling", "Normalize"]
+    write_json(folder / "modules.json", [{"type": f"sentence_transformers.models.{name}"} for name in modules])
+    modes = {f"pooling_mode_{name}": name == pooling for name in ("mean_tokens", "cls_token", "max_tokens")}
+    write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": WIDTH, **modes})
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": longest})
+    return folder
+
+
 @pytest.fixture(scope="module")
 def folder_of(tmp_path_factory):
     """`(family, pooling) -> folder` of a tiny random sentence encoder."""
 
     def write(family: str, pooling: str = "mean_tokens"):
-        folder = write_folder(tmp_path_factory.mktemp(family) / "model", family, random_tensors(family))
-        modules = ["Transformer", "Pooling", "Normalize"]
-        write_json(folder / "modules.json", [{"type": f"sentence_transformers.models.{name}"} for name in modules])
-        modes = {f"pooling_mode_{name}": name == pooling for name in ("mean_tokens", "cls_token", "max_tokens")}
-        write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": WIDTH, **modes})
-        write_json(folder / "sentence_bert_config.json", {"max_seq_length": 60})
-        return folder
+        return write_encoder(tmp_path_factory.mktemp(family) / "model", family, pooling)
 
     return write
 

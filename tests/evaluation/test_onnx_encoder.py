@@ -11,7 +11,7 @@ import pytest
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.encoders import load_encoder
 from rlhf_jax.evaluation.onnx_encoder import OnnxEncoder
-from tests.evaluation.test_encoders import WIDTH, WORDS, ids, numbered, random_tensors, write_folder, write_json
+from tests.evaluation.test_encoders import WIDTH, WORDS, ids, numbered, write_encoder
 
 TABLES = {name: np.random.default_rng(seed).normal(size=(len(WORDS), WIDTH)) for seed, name in enumerate("ab")}
 MAX_LENGTH = 20
@@ -59,19 +59,10 @@ def network(inputs=("input_ids", "attention_mask", "token_type_ids"), hidden="la
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder whose network and pooling the test writes."""
-    write_folder(tmp_path, "bert", random_tensors())
+    """A folder whose network the test writes."""
+    write_encoder(tmp_path, longest=MAX_LENGTH)
     (tmp_path / "model.safetensors").unlink()
-    modules = ["Transformer", "Pooling"]
-    write_json(tmp_path / "modules.json", [{"type": f"sentence_transformers.models.{name}"} for name in modules])
-    write_json(tmp_path / "sentence_bert_config.json", {"max_seq_length": MAX_LENGTH})
-    write_pooling(tmp_path, "mean_tokens")
-    (tmp_path / "onnx").mkdir()
     return tmp_path
-
-
-def write_pooling(folder: Path, pooling: str) -> None:
-    write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": WIDTH, f"pooling_mode_{pooling}": True})
 
 
 @pytest.mark.parametrize(
@@ -83,8 +74,10 @@ def write_pooling(folder: Path, pooling: str) -> None:
     ],
 )
 def test_vectors_are_the_networks_states_pooled_over_real_tokens(folder, pooling, inputs, hidden):
+    write_encoder(folder, "bert", pooling, MAX_LENGTH)
+    (folder / "model.safetensors").unlink()
+    (folder / "onnx").mkdir()
     (folder / "onnx" / "model.onnx").write_bytes(network(inputs, hidden))
-    write_pooling(folder, pooling)
     encoder = load_encoder(str(folder))
     assert isinstance(encoder, OnnxEncoder)
     texts = [text for words in (0, 1, 5, 14, 17, 18, 19, 40) for text in numbered(3, words, seed=words)]
@@ -95,7 +88,7 @@ def test_vectors_are_the_networks_states_pooled_over_real_tokens(folder, pooling
 
 
 def test_safetensors_come_first(folder):
-    write_folder(folder, "bert", random_tensors())
+    write_encoder(folder)
     (folder / "model.onnx").write_bytes(b"not looked at")
     assert not isinstance(load_encoder(str(folder)), OnnxEncoder)
 
