@@ -54,35 +54,38 @@ def policy_curves(runs: Sequence[Training]) -> list[Plot]:
     return plots
 
 
-def frontiers(frontier: Mapping[str, Any], title: str = "Reward against KL") -> list[Plot]:
-    """One plot a split of frontier.json (stage `frontier`)."""
+def frontiers(frontier: Mapping[str, Any], title: str, models: Sequence[str] = ()) -> list[Plot]:
+    """One plot a split of frontier.json (stage `frontier`); what is named as one of `models` has that one's colour."""
     return [
-        reward_against_kl(f"{title}, {split}", found["pools"], found["policies"]) for split, found in frontier.items()
+        reward_against_kl(f"{title}, {split}", found["pools"], found["policies"], models)
+        for split, found in frontier.items()
     ]
 
 
-def reward_against_kl(title: str, pools: Mapping[str, Any], policies: Mapping[str, Any]) -> Plot:
+def reward_against_kl(title: str, pools: Mapping[str, Any], policies: Mapping[str, Any], models: Sequence[str]) -> Plot:
     """Best-of-n as lines over n, a policy's steps as points: full at their KL by k1, hollow by k3.
 
     Args:
       title: of the figure.
       pools: of one split, as in frontier.json.
       policies: the same.
+      models: names that have the first colours.
     """
+    index = {name: place for place, name in enumerate(dict.fromkeys([*models, *pools, *policies]))}
 
     def draw(axes: Axes) -> None:
-        for index, (name, pool) in enumerate(pools.items()):
+        for name, pool in pools.items():
             kl, reward, error = ([x[key] or 0.0 for x in pool["best_of_n"]] for key in ("kl", "mean", "standard_error"))
             low, high = ([y + sign * e for y, e in zip(reward, error, strict=True)] for sign in (-1, 1))
             label = f"{name}, temperature {pool['temperature']:g}"
-            axes.plot(kl, reward, color=series(index), label=label)
-            axes.fill_between(kl, low, high, color=series(index), alpha=0.18, linewidth=0)
-        for index, (name, points) in enumerate(policies.items(), start=len(pools)):
+            axes.plot(kl, reward, color=series(index[name]), label=label)
+            axes.fill_between(kl, low, high, color=series(index[name]), alpha=0.18, linewidth=0)
+        for name, points in policies.items():
             reward = [point["score"]["mean"] for point in points]
-            axes.plot([p["kl_k1"]["mean"] for p in points], reward, ":", color=series(index), label=name)
+            axes.plot([p["kl_k1"]["mean"] for p in points], reward, ":", color=series(index[name]), label=name)
             for point in points:
-                _point(axes, point["kl_k1"], point["score"], index, filled=True)
-                _point(axes, point["kl_k3"], point["score"], index, filled=False)
+                _point(axes, point["kl_k1"], point["score"], index[name], filled=True)
+                _point(axes, point["kl_k3"], point["score"], index[name], filled=False)
         axes.set_xlabel("KL, nats a response")
         axes.set_ylabel("score")
         axes.figure.legend(loc="outside upper left", ncols=2)  # above: lines and points leave no corner free

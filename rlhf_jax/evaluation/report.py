@@ -174,7 +174,7 @@ def _html(config: Config, studies: Sequence[Study], summary: Summary, tables: Se
             "Diversity against win rate": plots.diversity_against_win_rate(summary),
             "In distribution against out of distribution": plots.in_against_out(summary),
             "Policy optimisation": plots.policy_curves(training)
-            + plots.frontiers(studies[0].frontier, f"Reward against KL{of_run}"),
+            + plots.frontiers(studies[0].frontier, f"Reward against KL{of_run}", list(summary.rows)),
             "Supervised and reward model training": plots.training_curves(training)
             + plots.reliability(studies[0].quality, f"Reliability{of_run}"),
         },

@@ -628,13 +628,15 @@ def test_a_frontier_is_drawn_a_split_where_one_is_named(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "study")
     curve = [{"n": n, "kl": math.log(n) - (n - 1) / n, "mean": 0.1 * n, "standard_error": 0.05} for n in (1, 2, 3)]
     point = {"score": metric(0.4), "kl_k1": metric(0.3), "kl_k3": metric(0.31)}
-    split = {"pools": {"sft": {"temperature": 1.0, "best_of_n": curve}}, "policies": {"ppo": [point]}}
+    split = {"pools": {"bon": {"temperature": 1.0, "best_of_n": curve}}, "policies": {"ppo": [point]}}
     dump(folder / "frontier" / "frontier.json", {"id_test": split, "ood_test": split})
     report.run(make_config(folder, frontier="frontier/frontier.json"), tmp_path / "out")
     html = page(tmp_path / "out")
     for name in ("id_test", "ood_test"):
         assert f"<h4>Reward against KL, {name}</h4>" in html
-    assert "sft from 0.10 at 0.00 nats to 0.30 at 0.43 nats; ppo from 0.40 at 0.30 nats" in html
+    assert "bon from 0.10 at 0.00 nats to 0.30 at 0.43 nats; ppo from 0.40 at 0.30 nats" in html
+    drawn = html.split("<h4>Reward against KL, id_test</h4>")[1].split("</svg>")[0]
+    assert set(re.findall(r"--series-\d", drawn)) == {"--series-1", "--series-2"}, "those of ppo and bon"
     with pytest.raises(UserError, match="frontier.json does not exist"):
         report.run(make_config(write_study(tmp_path / "none"), frontier="frontier/frontier.json"), tmp_path / "no")
 
