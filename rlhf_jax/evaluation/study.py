@@ -86,7 +86,7 @@ def read_study(
         samples={model: _samples(folder / path) for model, path in samples.items()},
         training={stage: _metrics(folder / path) for stage, path in training.items()},
         frontier=_object(folder / frontier) if frontier else {},
-        quality=_object(folder / quality)["splits"] if quality else {},
+        quality=_quality(folder / quality) if quality else {},
         judge=_optional((folder / judgements).with_name("judge.json")),
     )
 
@@ -157,6 +157,13 @@ def _object(path: Path) -> dict[str, Any]:
 
 def _optional(path: Path) -> dict[str, Any] | None:
     return _object(path) if path.exists() else None
+
+
+def _quality(path: Path) -> dict[str, Any]:
+    splits = _object(path).get("splits")
+    if not isinstance(splits, dict):
+        raise UserError(f"{path} has splits = {splits!r}; expected an object, as the stage reward writes it.")
+    return splits
 
 
 def _judgements(path: Path) -> list[dict[str, Any]]:

@@ -574,6 +574,7 @@ def test_one_seed_twice_is_refused(tmp_path: Path) -> None:
         ("judge/judgements.jsonl", "[]\n", r"judgements\.jsonl:1 holds a JSON list"),
         ("sft.jsonl", "", r"sft\.jsonl holds no samples"),
         ("ppo.jsonl", "{\n", r"ppo\.jsonl:1"),
+        ("reward/quality.json", '{"step": 1}', r"quality\.json has splits = None"),
         ("ppo/metrics.jsonl", '{"step": 1}\n{"st', r"metrics\.jsonl:2 does not parse"),
         ("ppo/metrics.jsonl", '{"score": 1}\n', r"metrics\.jsonl:1 has step = None"),
     ],
