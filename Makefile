@@ -39,7 +39,7 @@ format: setup ## let ruff mend imports and layout
 
 torch-setup: .torch-venv/.complete ## make .torch-venv: Python 3.11 with torch and transformers
 
-oracle: setup torch-setup ## every model family against transformers, in both directions, into docs/models.md
+oracle: setup torch-setup ## models against transformers and sentence-transformers, into docs/
 	JAX_PLATFORMS=cpu $(PYTHON) -m tests.oracle.compare_live --smollm2 --write
 
 benchmark: setup torch-setup ## side by side with torch and transformers, into docs/performance.md

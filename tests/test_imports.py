@@ -112,6 +112,7 @@ HEAVY = {
     "onnxruntime",
     "openai",
     "orbax",
+    "sentence_transformers",
     "sklearn",
     "tensorboardX",
     "tensorflow_datasets",

@@ -54,20 +54,24 @@ def load_encoder(name: str) -> Encoder:
 
     Args:
       name: what `assets.resolve` takes: a local folder, `assets.MINILM`, or a hub name, run by onnxruntime where the
-        folder has an ONNX file and no safetensors; or "openai:MODEL" for an endpoint that speaks OpenAI's embeddings
-        API.
+        folder has an ONNX file and no safetensors; "sbert:" and such a name for sentence-transformers and torch; or
+        "openai:MODEL" for an endpoint that speaks OpenAI's embeddings API.
 
     Returns:
       A function from a list of texts to `[n, D]` float32 unit vectors, on the host CPU.
 
     Raises:
       UserError: the model is not there (the message says how to get it) or is none that `SentenceEncoder` knows, or
-        onnxruntime is needed and not installed.
+        onnxruntime or sentence-transformers is needed and not installed.
     """
     if name.startswith("openai:"):
         from rlhf_jax.evaluation.embedding_endpoint import EmbeddingEndpoint
 
         return EmbeddingEndpoint(name.removeprefix("openai:"))
+    if name.startswith("sbert:"):
+        from rlhf_jax.evaluation.torch_encoder import TorchEncoder
+
+        return TorchEncoder(assets.resolve(name.removeprefix("sbert:")))
     path = assets.resolve(name)
     onnx = [path / file for file in ONNX_FILES if (path / file).is_file()]
     if onnx and not (path / "model.safetensors").is_file():

@@ -143,6 +143,8 @@ def write_folder(folder, family: str, tensors: dict[str, np.ndarray], **config):
     tokenizer.enable_truncation(12)
     tokenizer.enable_padding(length=12)
     tokenizer.save(str(folder / "tokenizer.json"))
+    names = {f"{word[1:-1].lower()}_token": word for word in SPECIAL}
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **names})
     save_file(tensors, folder / "model.safetensors")
     return folder
 
@@ -150,8 +152,12 @@ def write_folder(folder, family: str, tensors: dict[str, np.ndarray], **config):
 def write_encoder(folder, family: str = "bert", pooling: str = "mean_tokens", longest: int = 60):
     """The folder of a tiny random sentence encoder."""
     write_folder(folder, family, random_tensors(family))
-    modules = ["Transformer", "Pooling", "Normalize"]
-    write_json(folder / "modules.json", [{"type": f"sentence_transformers.models.{name}"} for name in modules])
+    places = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    modules = [
+        {"idx": i, "name": str(i), "path": place, "type": f"sentence_transformers.models.{name}"}
+        for i, (name, place) in enumerate(places.items())
+    ]
+    write_json(folder / "modules.json", modules)
     modes = {f"pooling_mode_{name}": name == pooling for name in ("mean_tokens", "cls_token", "max_tokens")}
     write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": WIDTH, **modes})
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": longest})
@@ -283,3 +289,14 @@ def test_minilm_knows_a_paraphrase():
 def test_buckets_are_sorted_and_fit_a_batch():
     assert list(bidirectional.BUCKETS) == sorted(set(bidirectional.BUCKETS))
     assert bidirectional.BUCKETS[-1] <= bidirectional.TOKENS_PER_BATCH
+
+
+def test_sentence_transformers_is_a_backend(bert):
+    """Its own package runs the same folder; without it the message says how to get it."""
+    if importlib.util.find_spec("sentence_transformers"):
+        texts = numbered(5, 12)
+        cosines = (load_encoder(f"sbert:{bert}")(texts) * load_encoder(str(bert))(texts)).sum(axis=1)
+        np.testing.assert_allclose(cosines, 1.0, atol=1e-4)
+    else:
+        with pytest.raises(UserError, match=r"pip install 'rlhf_jax\[sbert\]'"):
+            load_encoder(f"sbert:{bert}")

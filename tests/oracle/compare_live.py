@@ -4,7 +4,8 @@
     .venv/bin/python -m tests.oracle.compare_live --cases llama opt
 
 What runs in torch's environment makes the references, computes the same from this project's exports, and is the other
-side of SmolLM2. `--write` puts the results into docs/models.md; nothing is written unless everything holds.
+side of SmolLM2 and of the sentence encoders. `--write` puts the results into docs/models.md and docs/evaluation.md;
+nothing is written unless everything holds.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.page import replace_part
-from tests.oracle import comparison, smollm2
+from tests.oracle import comparison, encoders, smollm2
 from tests.oracle.cases import BATCHES, CASES, Case
 
 ORACLE = Path(__file__).resolve().parent
 ROOT = ORACLE.parents[1]
 TORCH_PYTHON = ROOT / ".torch-venv" / "bin" / "python"
-PAGE = ROOT / "docs" / "models.md"
+MODELS, EVALUATION = ROOT / "docs" / "models.md", ROOT / "docs" / "evaluation.md"
 WIDEN = 4  # the goldens' sizes are compared by `make test`
 
 HEADER = """\
@@ -121,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Every model family against transformers.")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--smollm2", action="store_true", help="also SmolLM2 itself: minutes")
-    parser.add_argument("--write", action="store_true", help="put the results into docs/models.md; needs all cases")
+    parser.add_argument("--write", action="store_true", help="put the results into docs/; needs all cases")
     args = parser.parse_args()
     if args.write and set(args.cases) != set(CASES):
         parser.error("--write needs all cases")
@@ -134,16 +135,22 @@ def main() -> None:
         print(f"\n{table}\n", flush=True)
         if failed := [name for name, result in zip(args.cases, results, strict=True) if not result.holds]:
             sys.exit(f"The oracle does not hold for {', '.join(failed)}.")
-        parts = {"oracle": table}
+        parts = {MODELS: {"oracle": table}, EVALUATION: {}}
+        cosines = encoders.compare(Path(folder) / "encoders", run_torch)
+        parts[EVALUATION]["encoders"] = encoders.table(cosines)
+        print(f"{parts[EVALUATION]['encoders']}\n", flush=True)
+        if failed := [name for name, cosine in cosines.items() if cosine < encoders.MIN_COSINE]:
+            sys.exit(f"The oracle does not hold for the sentence encoder {', '.join(failed)}.")
         if args.smollm2:
             agreement = smollm2.compare(Path(folder) / "smollm2", run_torch)
-            parts["smollm2"] = agreement.table()
-            print(f"{parts['smollm2']}\n", flush=True)
+            parts[MODELS]["smollm2"] = agreement.table()
+            print(f"{parts[MODELS]['smollm2']}\n", flush=True)
             if not agreement.holds:
                 sys.exit("The oracle does not hold for SmolLM2.")
     if args.write:
-        for name, content in parts.items():
-            replace_part(PAGE, name, content)
+        for page, contents in parts.items():
+            for name, content in contents.items():
+                replace_part(page, name, content)
 
 
 if __name__ == "__main__":

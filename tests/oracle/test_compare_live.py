@@ -42,9 +42,10 @@ def test_tables_are_rectangular():
         assert len({line.count("|") for line in lines}) == 1
 
 
-def test_the_page_has_both_parts():
-    text = compare_live.PAGE.read_text()
-    for name in ("oracle", "smollm2"):
+def test_the_pages_have_their_parts():
+    pages = {"oracle": compare_live.MODELS, "smollm2": compare_live.MODELS, "encoders": compare_live.EVALUATION}
+    for name, page in pages.items():
+        text = page.read_text()
         assert 0 < text.find(f"<!-- {name}:begin -->") < text.find(f"<!-- {name}:end -->")
 
 
