@@ -11,7 +11,14 @@ import optax
 import pytest
 
 from rlhf_jax.errors import UserError
-from rlhf_jax.training.update import State, check_microbatch, check_not_negative, check_positive, summed_gradients
+from rlhf_jax.training.update import (
+    State,
+    check_microbatch,
+    check_not_negative,
+    check_positive,
+    over_microbatches,
+    summed_gradients,
+)
 
 
 def loss(params, rows):
@@ -46,6 +53,14 @@ def test_a_state_counts_its_steps_and_the_examples_it_has_seen():
     assert (int(updated.step), int(updated.position)) == (0, 0)
     advanced = updated.advanced(16).advanced(16)
     assert (int(advanced.step), int(advanced.position)) == (2, 32)
+
+
+@pytest.mark.parametrize("microbatch", [1, 2, 3, 6])
+def test_results_of_microbatches_are_in_the_order_of_the_rows(microbatch):
+    rows = {"a": jnp.arange(6.0), "b": jnp.arange(12).reshape(6, 2)}
+    seen, doubled = over_microbatches(lambda r: (r["b"], 2 * r["a"]), rows, microbatch)
+    np.testing.assert_array_equal(seen, rows["b"])
+    np.testing.assert_array_equal(doubled, 2 * rows["a"])
 
 
 @pytest.mark.parametrize(("batch", "microbatch", "nearest"), [(12, 5, 4), (12, 0, 1), (7, 3, 1), (8, 9, 8), (8, -2, 1)])
