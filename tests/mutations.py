@@ -207,7 +207,7 @@ MUTATIONS = (
         "sampler.py",
         "    _, states, _ = run_trunk(final)  #",
         "    states = final.states  #",
-        "tests/models/test_split.py",
+        "tests/test_sampler.py",
     ),
     Mutation(
         "old log-probs are computed anew in each epoch",
