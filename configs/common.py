@@ -40,8 +40,8 @@ def optimizer(learning_rate: float, schedule: str) -> ConfigDict:
 
 
 def mesh() -> ConfigDict:
-    """All devices share the batch; on a CPU that is one."""
-    return ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    """One device; -1 for one of the three is all that there are (docs/architecture.md)."""
+    return ConfigDict({"data": 1, "fsdp": 1, "tensor": 1})
 
 
 def latest() -> ConfigDict:

@@ -217,8 +217,10 @@ def make_update(
         def attempt(state: PolicyState, rows: jax.Array) -> tuple[PolicyState, dict[str, jax.Array]]:
             """One optimiser update, unless its minibatch shows that the policy has gone too far."""
             valued = revalued(state, trunk, rollout) if settings.paper.recompute_advantages else rollout
-            # All rows in another order are the same rows, and would be moved between devices for nothing.
-            chosen = valued if settings.minibatches == 1 else jax.tree.map(lambda x: x[rows], valued)
+            # All rows in another order are the same rows, and would be moved between devices for nothing; but for the
+            # quirk that cares which rows share a microbatch.
+            all_rows = settings.minibatches == 1 and not settings.paper.whiten_microbatches
+            chosen = valued if all_rows else jax.tree.map(lambda x: x[rows], valued)
             loss = partial(ppo_loss, model, settings, trunk, coefficient_now(settings, state.kl_coefficient))
             gradients, parts = summed_gradients(loss, state.top, chosen, microbatch)
             largest, smallest = parts.pop("ratio_max").max(), parts.pop("ratio_min").min()

@@ -77,6 +77,10 @@ def _check(config: Config) -> None:
         raise UserError("sources is for the tasks examples and preferences, expected none for docstrings.")
     if config.task != "docstrings" and (config.packages or config.max_text):
         raise UserError(f"packages and max_text are for the task docstrings, expected neither for {config.task}.")
+    if config.task != "docstrings" and not config.sources:
+        raise UserError(f"sources is empty, expected the datasets that {config.task} come from.")
+    if not config.splits:
+        raise UserError("splits is empty, expected the splits to write.")
     for split, size in config.splits.items():
         if size < 0:
             raise UserError(f"splits.{split} is {size}, expected a number of examples, or 0 for all.")

@@ -30,7 +30,7 @@ def load_base(model: str, freeze: float, dtype: str, ids: int | None = None) -> 
     """
     if not 0.0 <= freeze < 1.0:
         raise UserError(f"config.freeze is {freeze}, expected a fraction from 0 up to, not including, 1")
-    return load(model, freeze, default_dtype(dtype), ids)
+    return load(model, freeze, default_dtype(dtype), ids, vocabulary_multiple=sharding.shares("vocab"))
 
 
 def load_policy(model: str, run: str, dtype: str, ids: int | None = None) -> Pretrained:

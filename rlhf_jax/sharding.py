@@ -46,35 +46,47 @@ class Mesh:
       data: copies of the parameters, each with a share of the batch.
       fsdp: shares of the batch whose parameters are divided too, and gathered where they are used.
       tensor: shares of the heads, of the MLP's features and of the vocabulary.
+
+    Raises:
+      UserError: a size that is not positive, or more than one -1.
     """
 
     data: int
     fsdp: int
     tensor: int
 
+    def __post_init__(self) -> None:
+        known = [size for size in dataclasses.astuple(self) if size != -1]
+        if len(known) < len(AXES) - 1 or any(size < 1 for size in known):
+            raise UserError(f"the mesh is {self}; expected sizes of 1 or more, or -1 once for all that are left")
+
+    def __str__(self) -> str:
+        return " x ".join(f"{name} {size}" for name, size in dataclasses.asdict(self).items())
+
 
 def make_mesh(sizes: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """The devices (by default all) as a mesh with the axes `AXES`.
+    """The devices (by default all that there are) as a mesh with the axes `AXES`.
+
+    A mesh of fewer devices than there are takes the first ones, and says so.
 
     Raises:
-      UserError: a size that is not positive, more than one -1, or sizes that do not multiply to the number of devices.
+      UserError: the sizes ask for more devices than there are, or those that are left for -1 cannot be divided so.
     """
     devices = jax.devices() if devices is None else devices
-    found = dataclasses.asdict(sizes)
-    known = [size for size in found.values() if size != -1]
-    shown = " x ".join(f"{name} {size}" for name, size in found.items())
-    if len(known) < len(found) - 1 or any(size < 1 for size in known):
-        raise UserError(f"config.mesh is {shown}; expected sizes of 1 or more, or -1 once for all that are left")
-    rest, over = divmod(len(devices), math.prod(known))
-    if over or (len(known) == len(found) and rest != 1):
-        raise UserError(f"config.mesh is {shown}, which does not fit {len(devices)} devices")
-    shape = [rest if size == -1 else size for size in found.values()]
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    wanted = dataclasses.astuple(sizes)
+    known = math.prod(size for size in wanted if size != -1)
+    if known > len(devices) or (-1 in wanted and len(devices) % known):
+        raise UserError(f"the mesh is {sizes}, which does not fit {len(devices)} devices")
+    shape = [len(devices) // known if size == -1 else size for size in wanted]
+    used = math.prod(shape)
+    if used < len(devices):
+        print(f"the mesh is {sizes}: {used} of {len(devices)} devices are used", flush=True)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:used])
 
 
 @contextlib.contextmanager
 def use(sizes: Mesh) -> Iterator[None]:
-    """Everything inside runs on this mesh. Raises UserError as `make_mesh`."""
+    """Everything inside runs on a mesh of these sizes. Raises UserError as `make_mesh`."""
     with jax.set_mesh(make_mesh(sizes)):
         yield
 
@@ -87,7 +99,7 @@ def device() -> jax.Device | AbstractDevice:
 
 
 def spec(axes: Sequence[str | None]) -> PartitionSpec:
-    """The mesh axes of an array with these logical axes."""
+    """The mesh axes of an array with these logical axes, those that `RULES` does not name whole."""
     return PartitionSpec(*(RULES.get(axis) for axis in axes))
 
 
@@ -114,7 +126,7 @@ def place(array: np.ndarray | jax.Array, axes: Sequence[str | None]) -> jax.Arra
     """
     for axis, size in zip(axes, array.shape, strict=True):
         if axis in RULES and size % shares(axis):
-            raise UserError(f"config.mesh divides {axis} over {shares(axis)} devices and {size} cannot be divided so")
+            raise UserError(f"the mesh divides {axis} over {shares(axis)} devices and {size} cannot be divided so")
     return _put(array, spec(axes))
 
 

@@ -38,11 +38,12 @@ STAGES = {
     "pipeline": "rlhf_jax.pipeline",
 }
 
-# Keys, at any depth, that a resumed run may set anew: how often it saves and measures, how it divides a batch and
-# on how many devices, where its inputs lie, and how it deals with an endpoint.
+# Keys, at any depth and some with the key above, that a resumed run may set anew: how often it saves and measures, how
+# it divides a batch and on how many devices, where its inputs lie, and how it deals with an endpoint.
 MAY_CHANGE = frozenset(
     {
         *("checkpoint_every", "stop_grace", "evaluate_every", "microbatch", "model", "data", "mesh", "fsdp", "tensor"),
+        *("place", "indices", "quality", "sampling.batch_size"),
         *("key_variable", "concurrency", "requests_per_minute", "timeout", "attempts", "first_wait"),
         *("prompt_price", "answer_price", "limit", "cache"),
     }
@@ -137,6 +138,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
             refused += below[1]
         elif key not in old or key not in new or old[key] != new[key]:
             before, after = (json.dumps(config[key]) if key in config else "absent" for config in (old, new))
-            may_change = key in MAY_CHANGE or (key == "steps" and constant)
+            last_two = ".".join(f"{prefix}{key}".split(".")[-2:])
+            may_change = not MAY_CHANGE.isdisjoint((key, last_two)) or (key == "steps" and constant)
             (allowed if may_change else refused).append(f"{prefix}{key}: {before} -> {after}")
     return allowed, refused

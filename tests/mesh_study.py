@@ -15,8 +15,7 @@ def get_config(mesh: str = "1,1,1") -> ConfigDict:
     sizes = ConfigDict(dict(zip(("data", "fsdp", "tensor"), map(int, mesh.split(",")), strict=True)))
     for stage in (stages.sft, stages.reward, stages.ppo):
         stage.update({"mesh": sizes, "microbatch": 8})
-    stages.ppo.algorithm.minibatches = 1
-    stages.ppo.evaluate_prompts = ConfigDict({})
+    stages.ppo.prompts = 16  # two minibatches of eight
     for stage in (stages.sample_pairs, stages.best_of_n):
         stage.sampling.update({"mesh": sizes, "batch_size": 8})
     study.stages = stages

@@ -88,6 +88,8 @@ def test_the_seed_draws_the_examples(tmp_path, corpus):
     [
         ({"sources": {"a": None}}, "sources is for the tasks examples and preferences"),
         ({"task": "examples"}, "packages and max_text are for the task docstrings"),
+        ({"task": "examples", "packages": (), "max_text": 0}, "sources is empty"),
+        ({"splits": {}}, "splits is empty"),
         ({"splits": {"test": 1}}, "splits has the key 'test'"),
         ({"splits": {"train": -1}}, "splits.train is -1"),
         ({"splits": {"train": 21}}, "splits.train asks for 21 examples, expected at most the 20"),

@@ -28,7 +28,7 @@ from rlhf_jax.sharding import Mesh
 from rlhf_jax.training.checkpoint import Checkpoints
 from rlhf_jax.training.update import State
 
-MESH = Mesh(data=-1, fsdp=1, tensor=1)
+MESH = Mesh(data=1, fsdp=1, tensor=1)
 VOCABULARY = 300
 FREEZE = 0.5  # one block of two or three
 

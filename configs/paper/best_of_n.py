@@ -10,7 +10,7 @@ released code also draws from the 50 likeliest tokens alone (docs/method.md, M11
 from ml_collections import ConfigDict
 
 from configs import common
-from configs.paper.common import DATA, LLAMA_7B
+from configs.paper.common import EXAMPLES, LLAMA_7B
 
 
 def get_config(variant: str = "paper") -> ConfigDict:
@@ -19,7 +19,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
     config = common.best_of_n("runs/paper", LLAMA_7B, seed=0)
     config.sampling.update(
         {
-            "data": f"{DATA}/examples.jsonl",
+            "data": EXAMPLES,
             "max_new_tokens": 48,
             "max_prompt": 1024,
             "truncation": "left",

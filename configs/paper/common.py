@@ -1,5 +1,10 @@
-"""What the study's stages on TL;DR share: the model, where the data are, and how prompts are cut (App. E)."""
+"""What the study's stages on TL;DR share: the model, where the data are, and how prompts are cut (App. E).
+
+python -m rlhf_jax.main --config=configs/prepare.py:tldr --workdir=data/tldr
+python -m rlhf_jax.main --config=configs/prepare.py:tldr_preferences --workdir=data/tldr_preferences
+"""
 
 LLAMA_7B = "huggyllama/llama-7b"
-DATA = "data/tldr"
+EXAMPLES = "data/tldr/examples.jsonl"
+PREFERENCES = "data/tldr_preferences/preferences.jsonl"
 TRAINING = {"dtype": "float32", "prompt_buckets": (256, 512, 1024), "truncation": "left"}

@@ -14,7 +14,7 @@ this size.
 from ml_collections import ConfigDict
 
 from configs import common
-from configs.paper.common import DATA, LLAMA_7B, TRAINING
+from configs.paper.common import EXAMPLES, LLAMA_7B, TRAINING
 
 
 def get_config(variant: str = "table") -> ConfigDict:
@@ -24,7 +24,7 @@ def get_config(variant: str = "table") -> ConfigDict:
     config.update(
         {
             **TRAINING,
-            "data": f"{DATA}/examples.jsonl",
+            "data": EXAMPLES,
             "prompts": 256,
             "samples": 1,
             "steps": 750,

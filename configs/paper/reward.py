@@ -5,14 +5,14 @@
 
 Both: from the SFT run in runs/paper/sft, batches of 64 pairs, one epoch, float32, constants from 500 pairs. The rate is
 3e-5 in the table and 1e-5 in the released command, whose data also have two spaces before each summary (docs/method.md,
-M3). The paper's accuracy is 75.8 % on TL;DR and 71.6 % on CNN/DailyMail. `data/tldr/preferences.jsonl` holds both as
-preference data, the latter as the split ood_test. It has not been run at this size.
+M3). The paper's accuracy is 75.8 % on TL;DR and 71.6 % on CNN/DailyMail, the split ood_test (configs/paper/common.py
+has the command that prepares both). It has not been run at this size.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
-from configs.paper.common import DATA, LLAMA_7B, TRAINING
+from configs.paper.common import LLAMA_7B, PREFERENCES, TRAINING
 
 
 def get_config(variant: str = "table") -> ConfigDict:
@@ -22,7 +22,7 @@ def get_config(variant: str = "table") -> ConfigDict:
     config.update(
         {
             **TRAINING,
-            "data": f"{DATA}/preferences.jsonl",
+            "data": PREFERENCES,
             "evaluate_every": 100,
             "response_buckets": (64, 128, 256),
             "batch_size": 64,

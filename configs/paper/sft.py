@@ -12,7 +12,7 @@ so both are linear here. `data/tldr/examples.jsonl` holds TL;DR as SFT data. It 
 from ml_collections import ConfigDict
 
 from configs import common
-from configs.paper.common import DATA, LLAMA_7B, TRAINING
+from configs.paper.common import EXAMPLES, LLAMA_7B, TRAINING
 
 
 def get_config(variant: str = "table") -> ConfigDict:
@@ -22,7 +22,7 @@ def get_config(variant: str = "table") -> ConfigDict:
     config.update(
         {
             **TRAINING,
-            "data": f"{DATA}/examples.jsonl",
+            "data": EXAMPLES,
             "evaluate_examples": 500,
             "evaluate_samples": 100,
             "evaluate_every": 100,

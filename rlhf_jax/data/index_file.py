@@ -24,8 +24,11 @@ def read(path: str, split: str) -> set[int]:
         with open(path, "rb") as file:
             _HEADERS[np.lib.format.read_magic(file)](file)
             splits = _Arrays(file).load().item()
-        return {int(number) for number in splits[split]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+            numbers = np.asarray(splits[split])
+        if numbers.dtype.kind not in "iu" or numbers.ndim != 1 or (numbers < 0).any():
+            raise ValueError(f"no row numbers: {numbers.dtype} of shape {numbers.shape}")
+        return set(numbers.tolist())
+    except Exception as error:  # broken bytes of a pickle raise anything
         raise UserError(
             f"{path} cannot be read as an index file ({type(error).__name__}: {error}), expected a .npy of a dict with "
             f"the row numbers of {split!r}."

@@ -53,12 +53,23 @@ def needed(split: str) -> str:
     return split.removeprefix(_FULL).removeprefix(_OOD)
 
 
-def apply[R: (Example, Preference)](shift: Shift, splits: Mapping[str, Mapping[int, R]]) -> dict[str, list[R]]:
+def check(shift: Shift) -> None:
+    """Raises UserError for an unknown name, and for an index file where there is to be none, or none where there is."""
+    if shift.name not in NAMES:
+        raise UserError(f"The shift {shift.name!r} is unknown, expected one of {', '.join(NAMES)}.")
+    if (shift.name == SENTIMENT) != bool(shift.indices):
+        raise UserError(f"The shift {shift.name} has indices {shift.indices!r}, expected a file for {SENTIMENT} alone.")
+
+
+def apply[R: (Example, Preference)](
+    shift: Shift, splits: Mapping[str, Mapping[int, R]], counts: Mapping[str, int]
+) -> dict[str, list[R]]:
     """Divides the records of a dataset.
 
     Args:
       shift: which.
       splits: the records of some of the splits train, validation and test, by the number of their row.
+      counts: how many rows each of these splits has, those without a record included.
 
     Returns:
       Under its own name what is in distribution of each split, in order, and for validation and test also all of it
@@ -66,12 +77,9 @@ def apply[R: (Example, Preference)](shift: Shift, splits: Mapping[str, Mapping[i
       own.
 
     Raises:
-      UserError: an unknown name, an index file that is missing, not one or of other rows, or a part that is empty.
+      UserError: as `check`; an index file that is missing, not one or of other rows; or a part that is empty.
     """
-    if shift.name not in NAMES:
-        raise UserError(f"The shift {shift.name!r} is unknown, expected one of {', '.join(NAMES)}.")
-    if (shift.name == SENTIMENT) != bool(shift.indices):
-        raise UserError(f"The shift {shift.name} has indices {shift.indices!r}, expected a file for {SENTIMENT} alone.")
+    check(shift)
     found: dict[str, list[R]] = {}
     for split, rows in splits.items():
         if split in _HELD_OUT:
@@ -79,7 +87,7 @@ def apply[R: (Example, Preference)](shift: Shift, splits: Mapping[str, Mapping[i
         if shift.name in RANDOM:
             found[split] = list(rows.values()) if split == "test" else _draw(shift, list(rows.values()))
             continue
-        inside = _inside(shift, split, rows)
+        inside = _inside(shift, split, rows, counts[split])
         found[split] = [record for number, record in rows.items() if number in inside]
         if split in _HELD_OUT:
             found[_OOD + split] = [record for number, record in rows.items() if number not in inside]
@@ -88,12 +96,12 @@ def apply[R: (Example, Preference)](shift: Shift, splits: Mapping[str, Mapping[i
     return found
 
 
-def _inside(shift: Shift, split: str, rows: Mapping[int, Example | Preference]) -> set[int]:
+def _inside(shift: Shift, split: str, rows: Mapping[int, Example | Preference], count: int) -> set[int]:
     """The numbers of the rows that are in distribution."""
     if shift.name == SENTIMENT:
         inside = index_file.read(shift.indices, split)
-        if inside and max(inside) > max(rows):
-            raise UserError(f"{shift.indices} names row {max(inside)} of {split!r}, expected at most {max(rows)}.")
+        if inside and max(inside) >= count:
+            raise UserError(f"{shift.indices} names row {max(inside)} of {split!r}, expected at most {count - 1}.")
         return inside
     if shift.name == LENGTH:
         words = {number: len(formats.source_text(record.prompt).split(" ")) for number, record in rows.items()}

@@ -71,7 +71,7 @@ def load_encoder(name: str) -> Encoder:
     if name.startswith("sbert:"):
         from rlhf_jax.evaluation.torch_encoder import TorchEncoder
 
-        return TorchEncoder(assets.resolve(name.removeprefix("sbert:")))
+        return TorchEncoder(name.removeprefix("sbert:"))
     path = assets.resolve(name)
     onnx = [path / file for file in ONNX_FILES if (path / file).is_file()]
     if onnx and not (path / "model.safetensors").is_file():

@@ -21,6 +21,8 @@ _JUDGEMENT = {
     "against_score": (int, float),
     "judge": str,
 }
+_BIN = {"confidence", "accuracy", "n"}
+_JUDGE = {"judge", "answers", "spent", "first_shown_wins", "order_consistency", "self_consistency"}
 
 
 @dataclass(frozen=True)
@@ -87,15 +89,16 @@ def read_study(
         training={stage: _metrics(folder / path) for stage, path in training.items()},
         frontier=_object(folder / frontier) if frontier else {},
         quality=_quality(folder / quality) if quality else {},
-        judge=_optional((folder / judgements).with_name("judge.json")),
+        judge=_judge((folder / judgements).with_name("judge.json")),
     )
 
 
 def require_seeds_of_one_study(studies: Sequence[Study]) -> None:
     """Several runs may be averaged only if their configs differ in seeds, and in nothing else.
 
-    Every key named `seed` may differ, at any depth. A path that differs only in the run's own folder, written whole or
-    as a study of several runs writes it (`{workdir}/<run>`), is no difference.
+    Every key named `seed` may differ, at any depth, and the mesh, whose size changes nothing but rounding. A path that
+    differs only in the run's own folder, written whole or as a study of several runs writes it (`{workdir}/<run>`), is
+    no difference.
 
     Raises:
       UserError: naming two runs and the keys that differ, or two runs of one seed.
@@ -124,7 +127,9 @@ def _differing_keys(one: Study, other: Study) -> list[str]:
     return sorted(
         key
         for key in ours.keys() | theirs.keys()
-        if ours.get(key) != theirs.get(key) and _portable(ours.get(key), one) != _portable(theirs.get(key), other)
+        if ours.get(key) != theirs.get(key)
+        and _portable(ours.get(key), one) != _portable(theirs.get(key), other)
+        and ".mesh." not in f".{key}"
     )
 
 
@@ -163,7 +168,19 @@ def _quality(path: Path) -> dict[str, Any]:
     splits = _object(path).get("splits")
     if not isinstance(splits, dict):
         raise UserError(f"{path} has splits = {splits!r}; expected an object, as the stage reward writes it.")
+    for split, found in splits.items():
+        bins = found.get("calibration") if isinstance(found, dict) else None
+        whole = isinstance(bins, list) and all(isinstance(entry, dict) and entry.keys() >= _BIN for entry in bins)
+        if not whole or not isinstance(found.get("calibration_error"), float):
+            raise UserError(f"{path} has no calibration of the split {split!r}, as the stage reward writes it.")
     return splits
+
+
+def _judge(path: Path) -> dict[str, Any] | None:
+    judge = _optional(path)
+    if judge is not None and not (judge.keys() >= _JUDGE and isinstance(judge["spent"], dict)):
+        raise UserError(f"{path} has the keys {', '.join(judge) or '(none)'}; expected {', '.join(sorted(_JUDGE))}.")
+    return judge
 
 
 def _judgements(path: Path) -> list[dict[str, Any]]:

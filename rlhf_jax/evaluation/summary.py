@@ -216,7 +216,8 @@ def _reward_model(study: Study, stage: str) -> Row:
 def _judging(studies: Sequence[Study]) -> dict[str, Row]:
     if any(study.judge is None for study in studies):
         return {}
-    return {studies[0].judge["judge"]: _over_seeds([_judged(study.judge) for study in studies])}
+    names = dict.fromkeys(study.judge["judge"] for study in studies)
+    return {", ".join(names): _over_seeds([_judged(study.judge) for study in studies])}
 
 
 def _judged(found: Mapping[str, Any]) -> Row:
@@ -231,7 +232,7 @@ def _judged(found: Mapping[str, Any]) -> Row:
         }
 
     spent = counted(found["spent"], ("prompt_tokens", "answer_tokens", "usd"))
-    if found["answers"] and not found["spent"]["usd"]:
+    if found["answers"] and found["spent"].get("usd") == 0:
         spent["usd"] = {"not_computed": "no prices were given"}
     return {
         "comparisons": counted(found, ("matches", "identical")),

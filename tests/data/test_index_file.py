@@ -48,7 +48,10 @@ def test_a_pickle_that_calls_something_is_refused(tmp_path):
         (b"no array", "expected a .npy of a dict"),
         (np.arange(3), "expected a .npy of a dict"),
         ({"test": [1]}, "KeyError: 'train'"),
-        ({"train": 3}, "TypeError"),
+        ({"train": 3}, "no row numbers"),
+        ({"train": [True, False]}, "no row numbers: bool"),
+        ({"train": [0.5]}, "no row numbers: float64"),
+        ({"train": [-1]}, "no row numbers"),
     ],
 )
 def test_other_files_are_refused(tmp_path, content, message):

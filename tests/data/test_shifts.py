@@ -11,6 +11,11 @@ from rlhf_jax.errors import UserError
 SUBREDDITS = ("tifu", "relationships", "tea", "AskReddit")
 
 
+def apply(shift: Shift, rows):
+    """Every row holds a record."""
+    return shifts.apply(shift, rows, {split: max(records) + 1 for split, records in rows.items()})
+
+
 def example(split: str, number: int) -> Example:
     """A post of 244 to 247 words, of one of four subreddits."""
     post = " ".join(["word"] * (244 + number % 5))
@@ -45,7 +50,7 @@ def test_training_is_in_distribution_and_evaluation_on_both_sides(tmp_path, rows
     if name == "sentiment":
         indices = str(tmp_path / "indices.npy")
         np.save(indices, {split: np.array([19, 0, 2, 3]) for split in rows}, allow_pickle=True)
-    found = shifts.apply(Shift(name, indices, "default"), rows)
+    found = apply(Shift(name, indices, "default"), rows)
     every = list(rows["test"])
     inside = [number for number in every if INSIDE[name](number)]
     assert set(found) == {"train"} | {
@@ -64,7 +69,7 @@ def test_245_words_are_not_too_long():
     def long(words: int) -> Example:
         return Example(f"a/{words}", "train", formats.post_prompt("tea", "t", " ".join(["w"] * words)), "s")
 
-    found = shifts.apply(Shift("length", "", "default"), {"train": {0: long(245), 1: long(246)}})
+    found = apply(Shift("length", "", "default"), {"train": {0: long(245), 1: long(246)}})
     assert [record.id for record in found["train"]] == ["a/245"]
 
 
@@ -72,14 +77,14 @@ def test_preferences_are_divided_alike():
     prompt = formats.post_prompt("tifu", "t", "text")
     pairs = {"test": {0: Preference("p/test/0", "test", prompt, "a", "b")}}
     pairs["test"][1] = Preference("p/test/1", "test", prompt.replace("tifu", "tea"), "a", "b")
-    found = shifts.apply(Shift("tifu", "", "default"), pairs)
+    found = apply(Shift("tifu", "", "default"), pairs)
     assert [numbers(found[split]) for split in ("test", "ood_test", "full_test")] == [[0], [1], [0, 1]]
 
 
 @pytest.mark.parametrize(("name", "percent"), [("random_10", 10), ("random_50", 50)])
 def test_a_random_subset_is_drawn_of_training_and_validation(name, percent):
     rows = {split: {n: example(split, n) for n in range(1000)} for split in ("train", "validation", "test")}
-    found = shifts.apply(Shift(name, "", "default"), rows)
+    found = apply(Shift(name, "", "default"), rows)
     assert set(found) == {*rows, "full_validation", "full_test"}
     assert found["test"] == list(rows["test"].values())
     assert numbers(found["full_validation"]) == list(rows["validation"])
@@ -91,7 +96,7 @@ def test_a_random_subset_is_drawn_of_training_and_validation(name, percent):
 @pytest.mark.parametrize(("name", "percent", "distinct"), [("random_10", 10, 0.095), ("random_50", 50, 0.393)])
 def test_paper_mode_draws_with_replacement(name, percent, distinct):
     rows = {"train": {number: example("train", number) for number in range(5000)}}
-    drawn = shifts.apply(Shift(name, "", "paper"), rows)["train"]
+    drawn = apply(Shift(name, "", "paper"), rows)["train"]
     expected = np.random.default_rng(percent).integers(0, 5000, 50 * percent)
     assert numbers(drawn) == expected.tolist()
     assert len({record.id for record in drawn}) == len(drawn), "a row drawn again has an id of its own"
@@ -109,17 +114,20 @@ def test_paper_mode_draws_with_replacement(name, percent, distinct):
 )
 def test_a_shift_that_cannot_be_made_is_refused(rows, shift, message):
     with pytest.raises(UserError, match=message):
-        shifts.apply(shift, rows)
+        apply(shift, rows)
 
 
 def test_what_has_no_subreddit_and_indices_of_other_rows_are_refused(tmp_path):
     rows = {"train": {0: Example("a", "train", formats.article_prompt("text"), "s")}}
     with pytest.raises(UserError, match="has no subreddit"):
-        shifts.apply(Shift("tifu", "", "default"), rows)
+        apply(Shift("tifu", "", "default"), rows)
     indices = str(tmp_path / "indices.npy")
     np.save(indices, {"train": [0, 7]}, allow_pickle=True)
     with pytest.raises(UserError, match="names row 7 of 'train', expected at most 0"):
-        shifts.apply(Shift("sentiment", indices, "default"), rows)
+        apply(Shift("sentiment", indices, "default"), rows)
+    last_holds_no_record = {"train": 8}
+    found = shifts.apply(Shift("sentiment", indices, "default"), rows, last_holds_no_record)
+    assert [record.id for record in found["train"]] == ["a"]
 
 
 def test_the_split_that_is_needed():

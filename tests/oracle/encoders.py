@@ -22,7 +22,9 @@ def compare(folder: Path, run_torch: Callable[..., str]) -> dict[str, float]:
     corpus = docstrings.load(("argparse", "json", "logging"), 400).examples
     rng = np.random.default_rng(0)
     made_up = [" ".join(rng.choice(WORDS[4:], rng.integers(1, 60))) for _ in range(TEXTS // 2)]
-    texts = [example.response if i % 2 else example.prompt for i, example in enumerate(corpus)][: TEXTS // 2] + made_up
+    found = [text for example in corpus for text in (example.prompt, example.response)][: TEXTS - len(made_up)]
+    texts = found + made_up
+    assert len(texts) == TEXTS
     folder.mkdir()
     (folder / "texts.json").write_text(json.dumps(texts))
     places = {"all-MiniLM-L6-v2": assets.resolve(assets.MINILM)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -64,6 +65,9 @@ def _fill(template: str, row: Row) -> str:
 
 def _number(text: str) -> float:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise UserError(f"has the margin {text!r}, expected a number") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"has the margin {text!r}, expected a number")
+    return number

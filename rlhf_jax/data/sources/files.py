@@ -117,8 +117,8 @@ def _read_parquet(file: Path) -> list[Row]:
 
 def _read_json(file: Path) -> list[Row]:
     opened = gzip.open if file.suffix == ".gz" else open
-    with opened(file, "rt", encoding="utf-8") as text:
-        if text.read(1) != "[":
+    with opened(file, "rt", encoding="utf-8-sig") as text:
+        if text.read().lstrip()[:1] != "[":
             return records.read_objects(file)
         text.seek(0)
         rows = json.load(text)

@@ -63,6 +63,9 @@ def gather(parts: Mapping[str, Part], wanted: Collection[str], kind: type[Exampl
     offered = list(dict.fromkeys(split for part in parts.values() for split in part.splits))
     if unknown := [split for split in wanted if split not in offered]:
         raise UserError(f"splits has the key {unknown[0]!r}, expected some of {', '.join(offered)}.")
+    for part in parts.values():
+        if part.shift is not None:
+            shifts.check(part.shift)
     gathered = Gathered({split: [] for split in wanted}, {})
     for name, part in parts.items():
         if not gathered.splits.keys().isdisjoint(part.splits):
@@ -83,7 +86,7 @@ def _add(gathered: Gathered, name: str, part: Part, kind: type[Example] | type[P
     if part.shift is not None:
         if part.shift.indices and loaded.lost:
             raise UserError(f"{part.shift.indices} counts rows of files that are lost: {loaded.lost[0]}.")
-        splits = shifts.apply(part.shift, loaded.rows)
+        splits = shifts.apply(part.shift, loaded.rows, loaded.counts)
     taken: dict[str, str] = {}
     for ours, (theirs, chosen) in ranges.items():
         if theirs not in splits:

@@ -40,12 +40,14 @@ class Loaded:
 
     Attributes:
       rows: of each split the records by the number of their row, from 0 and over all files of the split.
+      counts: of each split its number of rows, those without a record included.
       files: the files read; the path of one from the hub names its revision.
       lost: a sentence for each file that could not be read; the numbers of the rows behind it are then too low.
       left_out: a sentence for each row that holds no record.
     """
 
     rows: dict[str, dict[int, Example | Preference]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
@@ -78,6 +80,7 @@ def load(source: Source, label: str, place: str, splits: Iterable[str], drop: Co
     for split, shards in files.locate(place, {split: source.files[split] for split in splits}, advice).items():
         records = loaded.rows[split] = {}
         for number, (where, row) in enumerate(_rows(shards, "shards" in drop, loaded)):
+            loaded.counts[split] = number + 1
             try:
                 fields = source.fields(row)
                 if fields is not None:

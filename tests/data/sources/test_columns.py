@@ -39,8 +39,9 @@ def test_a_margin_is_a_number():
     read = columns.reader({**PAIR, "margin": "{m}"})
     row = {"q": "?", "good": " a", "bad": "b ", "m": 1.5}
     assert read(row) == {"prompt": "?", "chosen": "a", "rejected": "b", "margin": 1.5}
-    with pytest.raises(UserError, match="has the margin 'much', expected a number"):
-        read(row | {"m": "much"})
+    for margin in ("much", "nan", "inf"):
+        with pytest.raises(UserError, match=f"has the margin '{margin}', expected a number"):
+            read(row | {"m": margin})
 
 
 @pytest.mark.parametrize(
