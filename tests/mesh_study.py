@@ -8,10 +8,11 @@ STAGES = ("prepare", "initialize", "sft", "sample_pairs", "preferences", "reward
 
 
 def get_config(mesh: str = "1,1,1") -> ConfigDict:
-    """The pipeline: four KV heads and microbatches of eight rows, so that up to eight devices share either."""
+    """The pipeline: two layers, and eight rows a microbatch and four KV heads, so that the devices can share either."""
     study = tiny.get_config()
     stages = common.ordered(**{name: study.stages[name] for name in STAGES})
-    stages.initialize.kv_heads = 4
+    stages.initialize.update({"kv_heads": 4, "layers": 2})
+    stages.sft.freeze = 0.5
     sizes = ConfigDict(dict(zip(("data", "fsdp", "tensor"), map(int, mesh.split(",")), strict=True)))
     for stage in (stages.sft, stages.reward, stages.ppo):
         stage.update({"mesh": sizes, "microbatch": 8})
