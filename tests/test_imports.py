@@ -186,6 +186,13 @@ def test_heavy_libraries_are_imported_where_they_are_used(module: str) -> None:
     assert "torch" not in {name.partition(".")[0] for name in imported(ast.walk(tree))}
 
 
+def test_launch_stands_above_the_package() -> None:
+    assert ours(ROOT / "launch" / "sweep.py") == {"config", "errors", "main"}
+    for module, path in MODULES.items():
+        tops = {name.partition(".")[0] for name in imported(ast.walk(ast.parse(path.read_text())))}
+        assert "launch" not in tops, module
+
+
 def test_configs_import_only_ml_collections() -> None:
     for path in sorted((ROOT / "configs").rglob("*.py")):
         names = imported(ast.walk(ast.parse(path.read_text())))
