@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs on Google Kubernetes Engine, by XPK (pip install xpk; the flags are those of version 1.16).
 #
-#   launch/gke.sh create       a cluster with one slice, and the bucket as a storage of it
+#   launch/gke.sh create RUN   a cluster with one slice, if the run fits, and the bucket as a storage of it
 #   launch/gke.sh image        build launch/Dockerfile from the working tree and push it
 #   launch/gke.sh run RUN      hand the run over, if it fits; the cluster starts it again when it is preempted
 #   launch/gke.sh tail RUN     what the program prints
@@ -28,6 +28,8 @@ case "$verb" in
   create)
     read_topology
     require BUCKET
+    read_run "$@"
+    check_fits "$@"
     command=(xpk cluster create "${place[@]}" "--tpu-type=$TPU_TYPE" --num-slices=1 --enable-gcsfuse-csi-driver)
     if [ "${SPOT:-}" = 1 ]; then
       command+=(--spot)

@@ -181,6 +181,8 @@ def execute(command: list[str]) -> int:
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         process = subprocess.Popen(command)
+        if signals:  # while it was being started
+            process.terminate()
         status = process.wait()
     except OSError as error:
         raise UserError(f"the launcher {command[0]} cannot be started: {error.strerror}") from error

@@ -6,6 +6,7 @@
 #   launch/tpu_vm.sh run RUN      the program on every worker. A machine that is not there is created and set up first,
 #                                 a preempted one is made anew, until the program has ended
 #   launch/tpu_vm.sh tail         what the program prints on worker 0
+#   launch/tpu_vm.sh stop         let the program save and end; Ctrl-C ends only the script that waits for it
 #   launch/tpu_vm.sh fetch RUN    the run's folder, from the bucket
 #   launch/tpu_vm.sh delete       give the chips back
 #
@@ -14,7 +15,7 @@
 #
 #   PROJECT, ZONE      where, e.g. us-west4-a
 #   NAME               of the machine
-#   TOPOLOGY           its chips, e.g. v5e:2x4 (not for tail, fetch and delete)
+#   TOPOLOGY           its chips, e.g. v5e:2x4 (for create and run)
 #   BUCKET             without gs://, for setup, run and fetch
 #   SPOT=1             spot capacity: cheaper, may be taken away
 #   POLL_SECONDS       between two looks at the queue (default 30)
@@ -31,7 +32,7 @@ state() {
 
 ask_for_chips() {
   local command=(gcloud compute tpus queued-resources create "$NAME" "${place[@]}" "--node-id=$NAME"
-    "--accelerator-type=$TPU_TYPE" "--runtime-version=$TPU_RUNTIME" --scopes=cloud-platform)
+    "--accelerator-type=$TPU_TYPE" "--runtime-version=$TPU_RUNTIME" --scopes=https://www.googleapis.com/auth/cloud-platform)
   if [ "${SPOT:-}" = 1 ]; then
     command+=(--spot)
   fi
@@ -90,10 +91,12 @@ provide() {
 # run_until_done ARGUMENT...: the program, again after each preemption.
 run_until_done() {
   local program status now
-  # gcloud starts the command again when the connection breaks; the lock keeps it from running twice.
+  # gcloud starts the command again when the connection breaks, but the program lives on: the second one waits at the lock
+  # for the first, and finds the run as that left it. A machine that goes down sends SIGTERM to all processes: tee must
+  # survive it, or what the program prints while it saves would end it.
   program="cd rlhf_jax && set -o pipefail && $(
     quoted flock run.lock .venv/bin/python -m rlhf_jax.main "$@"
-  ) 2>&1 | tee -a run.log"
+  ) 2>&1 | (trap '' TERM && exec tee -a -p run.log)"
   trap 'exit 130' INT # else a Ctrl-C that gcloud answers with a status of its own would start it again
   while true; do
     status=0
@@ -135,10 +138,11 @@ case "$verb" in
     run_until_done "$@"
     ;;
   tail) on_workers 0 "tail -n 50 -F rlhf_jax/run.log" ;;
+  stop) on_workers all "pkill -INT -f '^[.]venv/bin/python -m rlhf_jax.main'" ;;
   fetch)
     read_run "$@"
     fetch
     ;;
   delete) give_back ;;
-  *) fail "'$verb' is no verb of launch/tpu_vm.sh; expected create, setup, run, tail, fetch or delete" ;;
+  *) fail "'$verb' is no verb of launch/tpu_vm.sh; expected create, setup, run, tail, stop, fetch or delete" ;;
 esac

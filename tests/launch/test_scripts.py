@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,7 +29,7 @@ QUEUE = ["gcloud", "compute", "tpus", "queued-resources"]
 NODE = ["gcloud", "compute", "tpus", "tpu-vm"]
 CREATE = [
     *[*QUEUE, "create", "chips", *PLACE, "--node-id=chips", "--accelerator-type=v5litepod-8"],
-    *["--runtime-version=v2-alpha-tpuv5-lite", "--scopes=cloud-platform"],
+    *["--runtime-version=v2-alpha-tpuv5-lite", "--scopes=https://www.googleapis.com/auth/cloud-platform"],
 ]
 STATE = [*QUEUE, "describe", "chips", *PLACE, "--format=value(state.state)"]
 DELETE = [*QUEUE, "delete", "chips", *PLACE, "--force", "--quiet"]
@@ -36,13 +40,26 @@ def machine(tmp_path: Path) -> Machine:
     made = Machine(tmp_path)
     for name in ("gcloud", "xpk", "kubectl", "docker", "sky", "sbatch", "srun", "scontrol", "git", "python"):
         made.provide(name)
-    made.provide("flock", 'shift; exec "$@"')
     return made
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_bash_can_parse_it(script: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True)
+
+
+@pytest.fixture
+def linux() -> None:
+    if sys.platform != "linux":
+        pytest.skip("a worker's own commands are those of Linux")
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise TimeoutError
 
 
 # What is printed and not run
@@ -66,7 +83,9 @@ def test_tpu_vm_run_is_create_setup_and_the_program_where_nothing_is_there_yet(m
     assert program[-1].startswith("--command=cd rlhf_jax && ")
 
 
-def test_tpu_vm_tail_fetch_and_delete(machine: Machine) -> None:
+def test_tpu_vm_tail_stop_fetch_and_delete(machine: Machine) -> None:
+    (stop,) = machine.dry_run("launch/tpu_vm.sh", "stop", **TPU)
+    assert stop[-2:] == ["--worker=all", "--command=pkill -INT -f '^[.]venv/bin/python -m rlhf_jax.main'"]
     (tail,) = machine.dry_run("launch/tpu_vm.sh", "tail", **TPU)
     assert tail[-2:] == ["--worker=0", "--command=tail -n 50 -F rlhf_jax/run.log"]
     _, fetch = machine.dry_run("launch/tpu_vm.sh", "fetch", "--workdir=runs/my ppo", **TPU)
@@ -75,13 +94,14 @@ def test_tpu_vm_tail_fetch_and_delete(machine: Machine) -> None:
 
 
 def test_gke(machine: Machine) -> None:
-    cluster, storage = machine.dry_run("launch/gke.sh", "create", **GKE, SPOT="1")
+    check, cluster, storage = machine.dry_run("launch/gke.sh", "create", *RUN, **GKE, SPOT="1")
+    assert check == FIT_CHECK
     assert cluster[:-1] == [
         *["xpk", "cluster", "create", *CLUSTER, "--tpu-type=v5litepod-8"],
         *["--num-slices=1", "--enable-gcsfuse-csi-driver"],
     ]
     assert cluster[-1] == "--spot"
-    assert machine.dry_run("launch/gke.sh", "create", **GKE)[0][-1] == "--on-demand"
+    assert machine.dry_run("launch/gke.sh", "create", *RUN, **GKE)[1][-1] == "--on-demand"
     assert storage[:8] == ["xpk", "storage", "attach", "runs", *CLUSTER, "--type=gcsfuse"]
     assert {"--bucket=results", "--mount-point=/app/runs", "--readonly=false"} <= set(storage)
     build, push = machine.dry_run("launch/gke.sh", "image", **GKE)
@@ -120,6 +140,34 @@ def test_slurm(machine: Machine) -> None:
     assert job == [["srun", ".venv/bin/python", *PROGRAM]]
 
 
+# What is printed is what is run
+
+WITHOUT_A_LOOP = [
+    *[f"tpu_vm.sh {verb}" for verb in ("create", "tail", "stop", "fetch", "delete")],
+    *[f"gke.sh {verb}" for verb in ("create", "image", "run", "tail", "fetch", "cancel", "delete")],
+    *["sky.sh", "slurm.sh", "slurm_job.sh"],
+]
+
+
+@pytest.mark.parametrize("command", WITHOUT_A_LOOP)
+def test_a_dry_run_prints_exactly_what_is_run(machine: Machine, command: str) -> None:
+    script, *verb = command.split()
+    words, variables = [f"launch/{script}", *verb, *RUN], {**GKE, "PYTHON": "python", "SLURM_JOB_ID": "7"}
+    printed = [line for line in machine.dry_run(*words, **variables) if line[0] != "mkdir"]
+    assert machine.run(*words, **variables).returncode == 0
+    assert machine.calls == printed != []
+
+
+@pytest.mark.parametrize("command", WITHOUT_A_LOOP)
+def test_what_fails_is_the_last_thing_that_is_run(machine: Machine, command: str) -> None:
+    script, *verb = command.split()
+    for name in ("gcloud", "xpk", "kubectl", "docker", "sky", "sbatch", "srun"):
+        machine.provide(name, "exit 3")
+    variables = {**GKE, "SKIP_FIT_CHECK": "1", "SLURM_JOB_ID": "7"}
+    assert machine.run(f"launch/{script}", *verb, *RUN, **variables).returncode == 3
+    assert len(machine.calls) == 1
+
+
 # The arguments arrive as they were given
 
 
@@ -132,11 +180,10 @@ def received(machine: Machine, shell: str, folder: Path, **variables: str) -> li
     return machine.calls[before:]
 
 
-def test_a_tpu_vm_gets_the_arguments(machine: Machine) -> None:
+def test_a_tpu_vm_gets_the_arguments(machine: Machine, linux: None) -> None:
     command = machine.dry_run("launch/tpu_vm.sh", "run", *RUN, **TPU)[-1][-1].removeprefix("--command=")
     worker = machine.folder / "worker"
     assert received(machine, f"cd {worker} && {command}", worker / "rlhf_jax") == [
-        ["flock", "run.lock", ".venv/bin/python", *PROGRAM],
         ["python", *PROGRAM],
     ]
 
@@ -170,6 +217,7 @@ def test_sky_starts_again_what_sigterm_ended() -> None:
         ("tpu_vm.sh setup", ["PROJECT", "ZONE", "NAME", "BUCKET"]),
         ("tpu_vm.sh run", ["PROJECT", "ZONE", "NAME", "TOPOLOGY", "BUCKET"]),
         ("tpu_vm.sh tail", ["PROJECT", "ZONE", "NAME"]),
+        ("tpu_vm.sh stop", ["PROJECT", "ZONE", "NAME"]),
         ("tpu_vm.sh fetch", ["PROJECT", "ZONE", "NAME", "BUCKET"]),
         ("tpu_vm.sh delete", ["PROJECT", "ZONE", "NAME"]),
         ("gke.sh create", ["PROJECT", "ZONE", "NAME", "TOPOLOGY", "BUCKET"]),
@@ -237,7 +285,7 @@ def test_sky_yaml_must_ask_for_the_chips_that_were_checked(machine: Machine) -> 
     assert machine.calls == []
 
 
-@pytest.mark.parametrize("command", ["tpu_vm.sh create", "tpu_vm.sh run", "gke.sh run", "sky.sh"])
+@pytest.mark.parametrize("command", ["tpu_vm.sh create", "tpu_vm.sh run", "gke.sh create", "gke.sh run", "sky.sh"])
 def test_nothing_is_started_that_does_not_fit(machine: Machine, command: str) -> None:
     machine.provide("python", "exit 1")
     script, *verb = command.split()
@@ -297,7 +345,7 @@ exit "$status"
 
 
 @pytest.fixture
-def cloud(machine: Machine) -> Machine:
+def cloud(machine: Machine, linux: None) -> Machine:
     folder = machine.folder / "cloud"
     folder.mkdir()
     machine.variables |= {**TPU, "CLOUD": str(folder), "MACHINE": str(machine.folder), "SKIP_FIT_CHECK": "1"}
@@ -336,6 +384,26 @@ def test_a_preempted_machine_is_made_anew_until_the_program_is_done(cloud: Machi
     assert mounted == [["gcsfuse", "--metadata-cache-ttl-secs=0", "results", "runs"]] * 3
 
 
+def test_a_program_can_print_and_save_while_all_processes_of_the_machine_are_ended(
+    machine: Machine, linux: None
+) -> None:
+    saves = "trap 'sleep 0.2; echo saving >&2; touch saved; exit 143' TERM; touch started; while :; do sleep 0.01; done"
+    machine.provide("python", saves)
+    command = machine.dry_run("launch/tpu_vm.sh", "run", *RUN, **TPU)[-1][-1].removeprefix("--command=")
+    home = machine.folder / "home" / "rlhf_jax"
+    (home / ".venv" / "bin").mkdir(parents=True)
+    (home / ".venv" / "bin" / "python").symlink_to(machine.folder / "bin" / "python")
+    process = subprocess.Popen(
+        ["bash", "-c", command], cwd=home.parent, env=machine.variables, start_new_session=True, stdout=subprocess.PIPE
+    )
+    wait_until((home / "started").exists)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.stdout.close()  # the connection goes too
+    wait_until((home / "saved").exists)
+    wait_until(lambda: (home / "run.log").read_text().endswith("saving\n"))
+    process.wait(timeout=60)
+
+
 def test_a_program_that_was_only_told_to_stop_goes_on_on_the_same_machine(cloud: Machine) -> None:
     fates(cloud, "143 ACTIVE", "255 ACTIVE", "0 ACTIVE")
     result = cloud.run("launch/tpu_vm.sh", "run", *RUN)
@@ -361,9 +429,14 @@ def test_a_machine_that_is_there_is_used_as_it_is(cloud: Machine) -> None:
     for verb in ("create", "setup"):
         assert cloud.run("launch/tpu_vm.sh", verb, *RUN).returncode == 0
     assert verbs(cloud) == SET_UP
+    printed = cloud.dry_run("launch/tpu_vm.sh", "run", *RUN)
     fates(cloud, "0 ACTIVE")
     assert cloud.run("launch/tpu_vm.sh", "run", *RUN).returncode == 0
     assert verbs(cloud) == [*SET_UP, *TRY]
+    asked, shown = (
+        [line for line in lines if line[0] == "gcloud" and line[:5] != STATE[:5]] for lines in (cloud.calls, printed)
+    )
+    assert asked == shown
 
 
 def test_a_request_that_was_refused_ends_the_run(cloud: Machine) -> None:
@@ -418,9 +491,7 @@ def test_a_job_outlives_the_signal_until_the_program_has_saved(machine: Machine)
     machine.provide("srun", f"touch {started}; until [ -e {saved} ]; do sleep 0.01; done; exit 143")
     command = ["launch/slurm_job.sh", *RUN]
     job = subprocess.Popen(command, cwd=machine.folder, env={**machine.variables, "SLURM_JOB_ID": "7"})
-    while not started.exists():
-        assert job.poll() is None
-        time.sleep(0.01)
+    wait_until(started.exists)
     job.terminate()
     saved.touch()
     assert job.wait(timeout=60) == 143
