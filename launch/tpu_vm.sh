@@ -67,12 +67,15 @@ on_workers() {
   run gcloud compute tpus tpu-vm ssh "$NAME" "${place[@]}" "--worker=$1" "--command=$2"
 }
 
+# pack: the code, once; a run that goes on on another machine goes on with it, whatever was committed meanwhile.
+pack() {
+  run mkdir -p build
+  run git archive --format=tar.gz "--output=build/$NAME.tar.gz" HEAD
+}
+
 set_up() {
-  local archive=build/rlhf_jax.tar.gz
   wait_for_chips &&
-    run mkdir -p build &&
-    run git archive --format=tar.gz "--output=$archive" HEAD &&
-    run gcloud compute tpus tpu-vm scp "$archive" "$NAME:" "${place[@]}" --worker=all &&
+    run gcloud compute tpus tpu-vm scp "build/$NAME.tar.gz" "$NAME:rlhf_jax.tar.gz" "${place[@]}" --worker=all &&
     on_workers all "mkdir -p rlhf_jax && tar -xzf rlhf_jax.tar.gz -C rlhf_jax && $(
       quoted bash rlhf_jax/launch/machine.sh "$BUCKET"
     )"
@@ -128,6 +131,7 @@ case "$verb" in
     ;;
   setup)
     require BUCKET
+    pack
     set_up
     ;;
   run)
@@ -135,6 +139,7 @@ case "$verb" in
     read_topology
     read_run "$@"
     check_fits "$@"
+    pack
     run_until_done "$@"
     ;;
   tail) on_workers 0 "tail -n 50 -F rlhf_jax/run.log" ;;

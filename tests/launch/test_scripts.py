@@ -72,13 +72,17 @@ def test_tpu_vm_asks_for_chips_after_the_fit_check(machine: Machine) -> None:
 
 
 def test_tpu_vm_run_is_create_setup_and_the_program_where_nothing_is_there_yet(machine: Machine) -> None:
-    check, state, create, *rest = machine.dry_run("launch/tpu_vm.sh", "run", *RUN, **TPU)
-    assert (check, state, create) == (FIT_CHECK, STATE, CREATE)
-    *setup, program = rest
-    assert setup == machine.dry_run("launch/tpu_vm.sh", "setup", **TPU)
-    assert setup[0] == STATE
-    assert setup[3] == [*NODE, "scp", "build/rlhf_jax.tar.gz", "chips:", *PLACE, "--worker=all"]
-    assert setup[4][:7] == [*NODE, "ssh", "chips", PLACE[0]]
+    check, folder, pack, *rest, program = machine.dry_run("launch/tpu_vm.sh", "run", *RUN, **TPU)
+    assert check == FIT_CHECK
+    assert pack == ["git", "archive", "--format=tar.gz", "--output=build/chips.tar.gz", "HEAD"]
+    state, create, *setup = rest
+    assert (state, create) == (STATE, CREATE)
+    assert [folder, pack, *setup] == machine.dry_run("launch/tpu_vm.sh", "setup", **TPU)
+    wait, copy, prepare = setup
+    assert wait == STATE
+    assert copy == [*NODE, "scp", "build/chips.tar.gz", "chips:rlhf_jax.tar.gz", *PLACE, "--worker=all"]
+    assert prepare[:-1] == [*NODE, "ssh", "chips", *PLACE, "--worker=all"]
+    assert prepare[-1].endswith(" && bash rlhf_jax/launch/machine.sh results")
     assert program[:-1] == [*NODE, "ssh", "chips", *PLACE, "--worker=all"]
     assert program[-1].startswith("--command=cd rlhf_jax && ")
 
@@ -324,14 +328,14 @@ case "$*" in
     cat state || exit 1
     if grep -q PROVISIONING state; then echo ACTIVE >state; mkdir home; fi
     ;;
-  *"tpu-vm scp"*) cp "$MACHINE/build/rlhf_jax.tar.gz" home/ ;;
+  *"tpu-vm scp"*) cp "$MACHINE/build/chips.tar.gz" home/rlhf_jax.tar.gz ;;
   *"tpu-vm ssh"*)
     for last; do :; done
     cd home && bash -c "${last#--command=}"
     ;;
 esac
 """
-GIT = """tar -czf build/rlhf_jax.tar.gz launch"""
+GIT = """tar -czf build/chips.tar.gz launch"""
 MAKE = """mkdir -p .venv/bin && ln -sf "$(command -v program)" .venv/bin/python"""
 # The program: the next line of `fates` is its status and what becomes of the machine meanwhile.
 PROGRAM_ENDS = """
@@ -379,6 +383,7 @@ def test_a_preempted_machine_is_made_anew_until_the_program_is_done(cloud: Machi
     again = ["queued-resources delete", *SET_UP, *TRY]
     assert verbs(cloud) == [*SET_UP, *TRY, *again, *again]
     assert result.stdout.count("step 1") == 3
+    assert [call[0] for call in cloud.calls].count("git") == 1, "the same code all along"
     assert [call[1:] for call in cloud.calls if call[1:3] == PROGRAM[:2]] == [PROGRAM] * 3
     mounted = [call for call in cloud.calls if call[0] == "gcsfuse"]
     assert mounted == [["gcsfuse", "--metadata-cache-ttl-secs=0", "results", "runs"]] * 3
@@ -387,8 +392,8 @@ def test_a_preempted_machine_is_made_anew_until_the_program_is_done(cloud: Machi
 def test_a_program_can_print_and_save_while_all_processes_of_the_machine_are_ended(
     machine: Machine, linux: None
 ) -> None:
-    saves = "trap 'sleep 0.2; echo saving >&2; touch saved; exit 143' TERM; touch started; while :; do sleep 0.01; done"
-    machine.provide("python", saves)
+    saves = "trap 'sleep 0.2; echo saving >&2; touch saved; exit 143' TERM; touch started"
+    machine.provide("python", f"{saves}; for _ in {{1..6000}}; do sleep 0.01; done")
     command = machine.dry_run("launch/tpu_vm.sh", "run", *RUN, **TPU)[-1][-1].removeprefix("--command=")
     home = machine.folder / "home" / "rlhf_jax"
     (home / ".venv" / "bin").mkdir(parents=True)
@@ -488,7 +493,7 @@ def test_a_job_is_queued_again_when_sigterm_ended_the_program(machine: Machine, 
 
 def test_a_job_outlives_the_signal_until_the_program_has_saved(machine: Machine) -> None:
     started, saved = machine.folder / "started", machine.folder / "saved"
-    machine.provide("srun", f"touch {started}; until [ -e {saved} ]; do sleep 0.01; done; exit 143")
+    machine.provide("srun", f"touch {started}; for _ in {{1..6000}}; do [ -e {saved} ] && exit 143; sleep 0.01; done")
     command = ["launch/slurm_job.sh", *RUN]
     job = subprocess.Popen(command, cwd=machine.folder, env={**machine.variables, "SLURM_JOB_ID": "7"})
     wait_until(started.exists)

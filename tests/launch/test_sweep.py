@@ -220,7 +220,9 @@ def test_a_run_that_was_stopped_stops_the_sweep(tmp_path: Path, command: list[st
 
 @pytest.mark.parametrize("ending", ["exit 143", "exit 0"])
 def test_sigterm_is_passed_on_and_stops_the_sweep(tmp_path: Path, command: list[str], ending: str) -> None:
-    waits = launcher(tmp_path, f'trap "{ending}" TERM; touch "{tmp_path}/started"; while true; do sleep 0.01; done')
+    waits = launcher(
+        tmp_path, f'trap "{ending}" TERM; touch "{tmp_path}/started"; for _ in {{1..6000}}; do sleep 0.01; done'
+    )
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "LAUNCHER": waits}, stderr=subprocess.PIPE)
     while not (tmp_path / "started").exists():
         assert process.poll() is None
