@@ -1,4 +1,4 @@
-"""A folder to launch from, with executables that note how they were called instead of doing anything."""
+"""A folder to launch from, with executables that note how they were called, and the run that is launched in tests."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+
+RUN = ["--config=configs/ppo.py:runs/my study", "--workdir=runs/ppo/one", "--config.title=it's $HOME; two  spaces"]
+PROGRAM = ["-m", "rlhf_jax.main", *RUN]
+FIT_CHECK = [".venv/bin/python", "launch/aot_check.py", "--topology=v5e:2x4", RUN[0], RUN[2]]
+PLACE = ["--project=p", "--zone=us-west4-a"]
+TPU = {"PROJECT": "p", "ZONE": "us-west4-a", "NAME": "chips", "TOPOLOGY": "v5e:2x4", "BUCKET": "results"}
+GKE = {**TPU, "IMAGE": "registry/image:1"}
+STATE = ["gcloud", "compute", "tpus", "queued-resources", "describe", "chips", *PLACE, "--format=value(state.state)"]
 
 NOTE = """#!/usr/bin/env bash
 printf '%s\\0' "$(basename "$0")" "$@" >>"$CALLS"
