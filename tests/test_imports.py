@@ -53,6 +53,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "models.attention_gpu": ("models.attention_joined",),
     "models.architecture": (),
     "models.families": ("models.architecture", "errors"),
+    "models.presets": ("models.architecture",),
     "models.layout": ("models.architecture",),
     "models.torch_file": ("errors",),
     "sampler": ("models", *LOWER),
