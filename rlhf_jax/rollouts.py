@@ -5,9 +5,10 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax import sampler, sharding
@@ -21,25 +22,35 @@ from rlhf_jax.training.run import jit
 LENGTH_STEP = 64  # prompts are padded to multiples of this many tokens
 
 Score = Callable[[Params, Sequences, Edge], jax.Array]
+Timed = Callable[..., Any]  # `(phase, function, *arguments) -> function(*arguments)`
 
 
 class Sampler(NamedTuple):
-    """The two programs of sampling, called one after the other or, to be timed, each for itself.
+    """The programs of sampling, called one after the other or, to be timed, each for itself.
 
     Attributes:
       longest_prompt: tokens of the longest prompt that its responses' positions leave room for, or None for any.
       prefill: `(trunk, top, prompt, prompt_mask) -> Prefilled`, jitted; see `sampler.prefill`.
-      decode: `(trunk, top, prompt, prompt_mask, prefilled, prompt_ids, key) -> Sampled`; see `sampler.decode`.
+      decode_at: `(trunk, top, prompt, prompt_mask, prefilled, prompt_ids, key, temperature) -> Sampled`, jitted; see
+        `sampler.decode`. The temperature is an argument, so that several temperatures share a program.
+      join: `(k batches) -> Sampled`, jitted: batch i has every k-th row, from row i on.
+      temperature: of `decode`.
     """
 
     longest_prompt: int | None
     prefill: Callable[..., Prefilled]
-    decode: Callable[..., Sampled]
+    decode_at: Callable[..., Sampled]
+    join: Callable[[list[Sampled]], Sampled]
+    temperature: float
+
+    def decode(self, *arguments: Any) -> Sampled:
+        """`decode_at` this sampler's temperature."""
+        return self.decode_at(*arguments, self.temperature)
 
     def __call__(
         self, trunk: Params, top: Params, prompt: jax.Array, prompt_mask: jax.Array, *arguments: jax.Array
     ) -> Sampled:
-        """Both: `arguments` are the prompt ids and the key."""
+        """Prefill and decode: `arguments` are the prompt ids and the key."""
         prefilled = self.prefill(trunk, top, prompt, prompt_mask)
         return self.decode(trunk, top, prompt, prompt_mask, prefilled, *arguments)
 
@@ -48,8 +59,6 @@ def make_sample(
     model: Model, *, samples: int, max_new_tokens: int, temperature: float, eos_id: int, top_k: int = 0
 ) -> Sampler:
     """The programs that sample; the keyword arguments are those of `sampler.decode`.
-
-    The temperature is an argument of the compiled program, so that several temperatures share it.
 
     Raises:
       UserError: the temperature is negative.
@@ -64,9 +73,59 @@ def make_sample(
     def decode(trunk: Params, top: Params, *arguments: jax.Array) -> Sampled:
         return sampler.decode(model, merge(trunk, top), *arguments, **sizes)
 
-    program = jit(decode)
     longest = model.longest_prompt(max_new_tokens)
-    return Sampler(longest, jit(prefill), lambda *arguments: program(*arguments, temperature))
+    return Sampler(longest, jit(prefill), jit(decode), jit(_joined), temperature)
+
+
+def _joined(batches: list[Sampled]) -> Sampled:
+    def join(*parts: jax.Array) -> jax.Array:
+        return sharding.constrain(jnp.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:]), "batch")
+
+    return jax.tree.map(join, *batches)
+
+
+def untimed[T](phase: str, function: Callable[..., T], *arguments: Any) -> T:
+    """Only calls."""
+    return function(*arguments)
+
+
+def sample_rollout(
+    sample: Sampler,
+    trunk: Params,
+    top: Params,
+    prompt: np.ndarray,
+    prompt_mask: np.ndarray,
+    prompt_ids: np.ndarray,
+    key: jax.Array,
+    *,
+    batch_size: int,
+    timed: Timed = untimed,
+) -> Sampled:
+    """Responses to all prompts of a rollout, of which no more have keys and values in memory than one batch.
+
+    A batch is every k-th prompt, as in `training.update.microbatches`, so that its rows stay on their devices when the
+    batches are joined. What is sampled does not depend on `batch_size`.
+
+    Args:
+      sample: from `make_sample`.
+      trunk: frozen parameters.
+      top: the policy's top.
+      prompt: `[B, P]` int32, right-padded.
+      prompt_mask: `[B, P]` bool.
+      prompt_ids: `[B]` int32, of each prompt, what its random numbers are folded from.
+      key: PRNG key.
+      batch_size: prompts sampled at one time; divides B.
+      timed: calls the programs, of the phases "prefill" and "decode".
+    """
+    count = len(prompt) // batch_size
+    batches = []
+    for i in range(count):
+        *prompts, ids = sharding.rows(tuple(rows[i::count] for rows in (prompt, prompt_mask, prompt_ids)))
+        inputs = (trunk, top, *prompts)
+        batches.append(  # a batch's keys and values have no name: they are freed before anything else runs
+            timed("decode", sample.decode, *inputs, timed("prefill", sample.prefill, *inputs), ids, key)
+        )
+    return batches[0] if count == 1 else timed("decode", sample.join, batches)
 
 
 def make_score(model: Model, top: Params, mean: float, deviation: float) -> Score:

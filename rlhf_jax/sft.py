@@ -32,7 +32,7 @@ from rlhf_jax.training.loop import Loop, is_finished
 from rlhf_jax.training.run import jit
 from rlhf_jax.training.selection import Selection
 from rlhf_jax.training.supervised import make_train_step
-from rlhf_jax.training.update import State, check_microbatch, check_not_negative, check_positive
+from rlhf_jax.training.update import State, check_divides, check_not_negative, check_positive
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -180,7 +180,7 @@ def run(config: Config, workdir: Path) -> None:
     """
     check_positive(config, "batch_size", "steps", "evaluate_every", "checkpoint_every")
     check_not_negative(config, "stop_grace")
-    check_microbatch(config.batch_size, config.microbatch)
+    check_divides("config.microbatch", config.microbatch, "config.batch_size", config.batch_size)
     if config.evaluate_samples < 0:
         raise UserError(f"config.evaluate_samples is {config.evaluate_samples}, expected 0 or more")
     config.selection.check(measured(config))

@@ -42,7 +42,8 @@ STAGES = {
 # it divides a batch and on how many devices, where its inputs lie, and how it deals with an endpoint.
 MAY_CHANGE = frozenset(
     {
-        *("checkpoint_every", "stop_grace", "evaluate_every", "microbatch", "model", "data", "mesh", "fsdp", "tensor"),
+        *("checkpoint_every", "stop_grace", "evaluate_every", "microbatch", "sampling_batch"),
+        *("model", "data", "mesh", "fsdp", "tensor"),
         *("place", "indices", "quality", "sampling.batch_size"),
         *("key_variable", "concurrency", "requests_per_minute", "timeout", "attempts", "first_wait"),
         *("prompt_price", "answer_price", "limit", "cache"),

@@ -18,6 +18,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.models.transformer import merge
 from rlhf_jax.rl.objective import ppo_loss, start_value
 from rlhf_jax.runs import describe, load_base, load_policy
+from rlhf_jax.stages import differences
 from rlhf_jax.training import optimizer
 from rlhf_jax.training.checkpoint import load_top
 from rlhf_jax.training.loop import Loop
@@ -96,6 +97,41 @@ def test_the_rollout_is_worth_testing(setting):
     lengths = np.asarray(setting.sampled.sequences.response_mask.sum(axis=-1))
     assert {1, 8} <= set(lengths.ravel().tolist())
     assert bool(setting.sampled.finished.any()) and not bool(setting.sampled.finished.all())
+
+
+@pytest.mark.parametrize("batch_size", [2, 1])
+def test_a_rollout_sampled_in_batches_is_the_same(setting, batch_size):
+    """Row for row, and what later steps start from to rounding; fillers are fed until the last mate has ended."""
+    sample = rollouts.make_sample(setting.model, samples=2, max_new_tokens=8, temperature=0.7, eos_id=EOS)
+    inputs = (setting.trunk, setting.top, PROMPTS.prompt, PROMPTS.prompt_mask, PROMPT_IDS, jax.random.key(2))
+    phases = []
+
+    def timed(phase, function, *arguments):
+        phases.append(phase)
+        return function(*arguments)
+
+    sampled = rollouts.sample_rollout(sample, *inputs, batch_size=batch_size, timed=timed)
+    assert phases == ["prefill", "decode"] * (4 // batch_size) + ["decode"]
+    tiny.assert_same(sampled.sequences, setting.sampled.sequences)
+    tiny.assert_same(sampled.finished, setting.sampled.finished)
+    np.testing.assert_allclose(sampled.log_probs, setting.sampled.log_probs, atol=1e-5)
+    np.testing.assert_allclose(sampled.edge.context, setting.sampled.edge.context, atol=1e-5)
+    fed = np.asarray(sampled.sequences.continuation()[1])
+    states = (np.asarray(x.edge.continuation)[fed] for x in (sampled, setting.sampled))
+    np.testing.assert_allclose(*states, atol=1e-5)
+
+
+def test_a_run_may_go_on_with_another_sampling_batch(config, finished, tmp_path):
+    """Sampled prompt by prompt, it writes what the run in one batch did."""
+    ppo.run(dataclasses.replace(config, sampling_batch=1, steps=1, evaluate_prompts={}), tmp_path)
+    assert_close(tiny.logged(tmp_path)[0], tiny.logged(finished)[0])
+    kept = {"sampling_batch": 4, "prompts": 4}
+    assert differences(kept, {**kept, "sampling_batch": 1}) == (["sampling_batch: 4 -> 1"], [])
+
+
+def assert_close(ours, whole):
+    for name, value in ours.items():
+        assert value == pytest.approx(whole[name], rel=1e-3, abs=1e-5), name
 
 
 def test_the_first_minibatch_has_ratio_one_and_step_zero_no_divergence(setting):
@@ -228,6 +264,7 @@ def config(tmp_path_factory):
         prompt_buckets=(96,),
         truncation="text",
         prompts=4,
+        sampling_batch=4,
         samples=2,
         microbatch=2,
         steps=4,
@@ -418,6 +455,8 @@ def algorithm(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"sampling_batch": 3}, "config.sampling_batch is 3, which does not divide config.prompts 4; 2 does"),
+        ({"sampling_batch": 0}, "config.sampling_batch is 0, which does not divide config.prompts 4; 1 does"),
         ({"microbatch": 3}, "config.microbatch is 3, which does not divide a minibatch of prompts, 2; 2 does"),
         (algorithm(minibatches=3), "config.algorithm.minibatches is 3, which does not divide 4 prompts"),
         (algorithm(minibatches=0), "config.algorithm.minibatches is 0, expected more than 0"),

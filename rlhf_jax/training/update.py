@@ -85,11 +85,11 @@ def summed_gradients(loss: Loss, params: Any, batch: Any, microbatch: int) -> tu
     return jax.lax.scan(step, jax.tree.map(jnp.zeros_like, params), jnp.arange(count))
 
 
-def check_microbatch(batch: int, microbatch: int, what: str = "config.batch_size") -> None:
-    """Raises UserError unless `microbatch` divides `batch`; names the nearest number that does."""
-    if microbatch < 1 or batch % microbatch:
-        nearest = min((n for n in range(1, batch + 1) if batch % n == 0), key=lambda n: abs(n - microbatch))
-        raise UserError(f"config.microbatch is {microbatch}, which does not divide {what} {batch}; {nearest} does")
+def check_divides(name: str, size: int, what: str, total: int) -> None:
+    """Raises UserError unless `size`, the key `name`, divides the `total` of `what`; names the nearest that does."""
+    if size < 1 or total % size:
+        nearest = min((n for n in range(1, total + 1) if total % n == 0), key=lambda n: abs(n - size))
+        raise UserError(f"{name} is {size}, which does not divide {what} {total}; {nearest} does")
 
 
 def check_not_negative(settings: Any, *names: str, where: str = "config") -> None:

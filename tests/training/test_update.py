@@ -13,7 +13,7 @@ import pytest
 from rlhf_jax.errors import UserError
 from rlhf_jax.training.update import (
     State,
-    check_microbatch,
+    check_divides,
     check_not_negative,
     check_positive,
     over_microbatches,
@@ -63,12 +63,12 @@ def test_results_of_microbatches_are_in_the_order_of_the_rows(microbatch):
     np.testing.assert_array_equal(doubled, 2 * rows["a"])
 
 
-@pytest.mark.parametrize(("batch", "microbatch", "nearest"), [(12, 5, 4), (12, 0, 1), (7, 3, 1), (8, 9, 8), (8, -2, 1)])
-def test_a_microbatch_that_does_not_divide_is_refused(batch, microbatch, nearest):
-    message = f"config.microbatch is {microbatch}, which does not divide config.batch_size {batch}; {nearest} does"
+@pytest.mark.parametrize(("total", "size", "nearest"), [(12, 5, 4), (12, 0, 1), (7, 3, 1), (8, 9, 8), (8, -2, 1)])
+def test_a_size_that_does_not_divide_is_refused(total, size, nearest):
+    message = f"config.microbatch is {size}, which does not divide config.batch_size {total}; {nearest} does"
     with pytest.raises(UserError, match=message):
-        check_microbatch(batch, microbatch)
-    check_microbatch(batch, nearest)
+        check_divides("config.microbatch", size, "config.batch_size", total)
+    check_divides("config.microbatch", nearest, "config.batch_size", total)
 
 
 def test_a_setting_below_one_is_named():
