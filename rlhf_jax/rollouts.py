@@ -128,9 +128,14 @@ def sample_rollout(
     return batches[0] if count == 1 else timed("decode", sample.join, batches)
 
 
+def make_raw_score(model: Model) -> Callable[[Params, Params, Sequences, Edge], jax.Array]:
+    """`(trunk, top, sequences, edge) -> [B, N]` raw scores of a reward model on the shared trunk, jitted."""
+    return jit(partial(roles.score_edge, model))
+
+
 def make_score(model: Model, top: Params, mean: float, deviation: float) -> Score:
-    """`(trunk, sequences, edge) -> [B, N]` normalised scores of a reward model on the shared trunk, jitted."""
-    raw = jit(partial(roles.score_edge, model))
+    """`(trunk, sequences, edge) -> [B, N]` normalised scores of a reward model on the shared trunk."""
+    raw = make_raw_score(model)
     return lambda trunk, sequences, edge: (raw(trunk, top, sequences, edge) - mean) / deviation
 
 

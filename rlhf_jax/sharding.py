@@ -124,10 +124,14 @@ def place(array: np.ndarray | jax.Array, axes: Sequence[str | None]) -> jax.Arra
     Raises:
       UserError: an axis that the mesh does not divide; it is named.
     """
-    for axis, size in zip(axes, array.shape, strict=True):
-        if axis in RULES and size % shares(axis):
-            raise UserError(f"the mesh divides {axis} over {shares(axis)} devices and {size} cannot be divided so")
+    _check_divided(array.shape, axes)
     return _put(array, spec(axes))
+
+
+def abstract(shape: Sequence[int], dtype: Any, axes: Sequence[str | None]) -> jax.ShapeDtypeStruct:
+    """Shape, dtype and place of what `place` makes of such an array; raises as `place` does."""
+    _check_divided(shape, axes)
+    return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=_named(spec(axes)))
 
 
 def rows(tree: Any) -> Any:
@@ -164,6 +168,16 @@ def on_each(
     return jax.shard_map(function, in_specs=tuple(map(spec, axes)), out_specs=spec(result), check_vma=False)
 
 
+def _check_divided(shape: Sequence[int], axes: Sequence[str | None]) -> None:
+    for axis, size in zip(axes, shape, strict=True):
+        if axis in RULES and size % shares(axis):
+            raise UserError(f"the mesh divides {axis} over {shares(axis)} devices and {size} cannot be divided so")
+
+
 def _put(array: np.ndarray | jax.Array, partition: PartitionSpec) -> jax.Array:
+    return jax.device_put(array, _named(partition))
+
+
+def _named(partition: PartitionSpec) -> NamedSharding | None:
     mesh = jax.sharding.get_mesh()
-    return jax.device_put(array, None if mesh.empty else NamedSharding(mesh, partition))
+    return None if mesh.empty else NamedSharding(mesh, partition)

@@ -141,7 +141,7 @@ class Model:
 
     def logical_axes(self) -> dict[str, tuple[str | None, ...]]:
         """The logical axes of every parameter, by its path ("layers/3/qkv/kernel")."""
-        boxed = jax.eval_shape(self.init, jax.random.key(0))
+        boxed = jax.eval_shape(lambda: self.init(jax.random.key(0)))
         leaves = jax.tree.leaves_with_path(boxed, is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata))
         return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.names for path, leaf in leaves}
 

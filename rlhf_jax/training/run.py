@@ -126,18 +126,32 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     return jax.jit(function, compiler_options=compiler_options, **options)
 
 
-def jit_step(step: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+class Step:
+    """`(state, ...) -> (state, more)`, jitted by `jit_step`: one program for each structure and place of the state."""
+
+    def __init__(self, program: Callable[..., Any]) -> None:
+        self._program = program
+
+    def _for(self, state: Any) -> Any:
+        leaves, structure = jax.tree.flatten(state)
+        return self._program(structure, *(leaf.sharding for leaf in leaves))
+
+    def __call__(self, state: Any, *arguments: Any) -> tuple[Any, Any]:
+        return self._for(state)(state, *arguments)
+
+    def lower(self, state: Any, *arguments: Any) -> jax.stages.Lowered:
+        """The program for such arguments, of which shapes and shardings are enough."""
+        return self._for(state).lower(state, *arguments)
+
+
+def jit_step(step: Callable[..., tuple[Any, Any]]) -> Step:
     """`(state, ...) -> (state, more)`, jitted: the state is donated, and its arrays come back to where they lay."""
 
     @functools.cache
     def program(structure: Any, *places: jax.sharding.Sharding) -> Callable[..., Any]:
         return jit(step, donate_argnums=0, out_shardings=(jax.tree.unflatten(structure, places), None))
 
-    def call(state: Any, *arguments: Any) -> tuple[Any, Any]:
-        leaves, structure = jax.tree.flatten(state)
-        return program(structure, *(leaf.sharding for leaf in leaves))(state, *arguments)
-
-    return call
+    return Step(program)
 
 
 def compile_count() -> int:

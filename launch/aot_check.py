@@ -1,0 +1,62 @@
+"""Does a run fit into the memory of a TPU topology, and how fast is it there at best? No TPU is needed.
+
+    python launch/aot_check.py --config=configs/paper/ppo.py --topology=v5e:2x4 [--config.key=value ...]
+
+Compiles every program of the config's stage for that topology from shapes alone and prints one JSON object; the
+compiler comes with the extra [tpu]. Weights and data are not read: a model is one of `rlhf_jax/models/presets.py`, or a
+folder or file that is here. Where a config leaves the frozen share to the run that it starts from, it is 0.8.
+
+    fits           whether all programs do, with what the stage holds beside them
+    memory         bytes a device has
+    step_seconds   estimate of one step: an update, a rollout with its update, or a batch of prompts
+    programs       of each program:
+      calls                in one step; 0 for one that only evaluates
+      flops, bytes         of all devices, and to and from the memory of each, by the formula of `rlhf_jax/aot/work.py`
+      compute_seconds, memory_seconds, interconnect_seconds, seconds, mfu
+                           estimates of one call, by the formula of `rlhf_jax/aot/check.py`
+      memory               bytes a device by kind, from the compiler: peak = arguments + outputs + temporaries +
+                           program; aliased are arguments that outputs replace; beside is what the stage holds that is
+                           not among the arguments
+      collectives          by kind: bytes of the result on a device, bytes moved each time, devices of a group, times in
+                           one call (null: not in the text), loops around it, count of such
+      needed               bytes, where the compiler gave up because they are more than there are
+      compile_seconds
+
+Exit status: 0 it fits; 1 it does not, or bad input, told in one sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from absl import flags
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.main import read_flags
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the answer for the command line `arguments` (the program's name first); returns the exit status."""
+    if "--help" in arguments:
+        print(__doc__)
+        return 0
+    values = flags.FlagValues()
+    flags.DEFINE_string("topology", "", "", flag_values=values)
+    os.environ["JAX_PLATFORMS"] = "cpu"  # read when jax is first imported, below
+    try:
+        rest = values(arguments, known_only=True)
+        config, _ = read_flags([*rest, "--workdir=none"])  # nothing is written
+        from rlhf_jax.aot.check import check
+
+        found = check(config, values["topology"].value)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(found, indent=2))
+    return 0 if found["fits"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

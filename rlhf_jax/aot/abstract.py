@@ -1,0 +1,107 @@
+"""A run's arrays as shapes, dtypes and places on the mesh in use, without their contents."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from rlhf_jax import sharding
+from rlhf_jax.models.transformer import Model, Params
+from rlhf_jax.rl.settings import Algorithm
+from rlhf_jax.sequences import Sequences
+from rlhf_jax.training.update import State
+
+
+def parameters(model: Model) -> tuple[Params, Params]:
+    """`(trunk, top)` as `models.pretrained.load` places them: the trunk in the compute dtype, the top in float32."""
+    axes = model.logical_axes()
+
+    def place(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        dtype = model.dtype if model.is_frozen(name) else jnp.float32
+        return sharding.abstract(leaf.shape, dtype, axes[name])
+
+    shapes = nn.meta.unbox(jax.eval_shape(lambda: model.init(jax.random.key(0))))
+    return model.split(jax.tree.map_with_path(place, shapes))
+
+
+def whole(tree: Any) -> Any:
+    """A pytree of shapes, each array whole on every device, as `sharding.spread` places it."""
+    return jax.tree.map(lambda leaf: sharding.abstract(leaf.shape, leaf.dtype, (None,) * leaf.ndim), tree)
+
+
+def rows(tree: Any) -> Any:
+    """A pytree of shapes, each divided by its leading axis, as `sharding.rows` places it."""
+    return jax.tree.map(
+        lambda leaf: sharding.abstract(leaf.shape, leaf.dtype, ("batch", *(None,) * (leaf.ndim - 1))), tree
+    )
+
+
+def with_head(model: Model, top: Params, role: str) -> Params:
+    """A top with the head of a role."""
+    return {**top, role: whole({"kernel": jax.ShapeDtypeStruct((model.architecture.outer_width,), jnp.float32)})}
+
+
+def alike(tree: Any) -> Any:
+    """Other arrays of the same shapes in the same places."""
+    return jax.tree.map(lambda leaf: leaf.update(), tree)
+
+
+def value(model: Model, settings: Algorithm, top: Params) -> Params:
+    """What `rl.objective.start_value` makes: a head, a bias with it from a reward model, a top of its own."""
+    head = with_head(model, {}, "value")["value"]
+    if settings.value_start == "reward":
+        head |= whole({"bias": jax.ShapeDtypeStruct((), jnp.float32)})
+    return {**head, "top": alike(top)} if settings.value_model == "separate" else head
+
+
+def state(cls: type[State], top: Params, transform: optax.GradientTransformation, **more: Any) -> State:
+    """A run's state before its first step; the optimiser's moments lie as their parameters do."""
+    structure = jax.tree.structure(top)
+
+    def like_top(tree: Any) -> bool:
+        return jax.tree.structure(tree) == structure
+
+    moments = jax.tree.map(
+        lambda tree: alike(top) if like_top(tree) else whole(tree),
+        jax.eval_shape(transform.init, top),
+        is_leaf=like_top,
+    )
+    count = whole(jax.ShapeDtypeStruct((), jnp.int32))
+    return cls(step=count, position=count, top=top, moments=moments, **more)
+
+
+def sequences(prompts: int, samples: int, prompt: int, response: int) -> Sequences:
+    """A batch of `prompts` rows of `samples` responses, in buffers of those lengths (tokens)."""
+    tokens = {"prompt": (prompts, prompt), "response": (prompts, samples, response)}
+    ids = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in tokens.items()}
+    masks = {f"{name}_mask": jax.ShapeDtypeStruct(shape, jnp.bool) for name, shape in tokens.items()}
+    return rows(Sequences(**ids, **masks))
+
+
+def key() -> jax.ShapeDtypeStruct:
+    """A PRNG key."""
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
+def device_bytes(tree: Any) -> int:
+    """What a pytree of shapes takes on each device."""
+    return sum(map(_leaf_bytes, jax.tree.leaves(tree)))
+
+
+def bytes_beside(resident: Any, arguments: Any) -> int:
+    """Of what is resident, the bytes on each device of those arrays that are not among the arguments."""
+    taken = {id(leaf) for leaf in jax.tree.leaves(arguments)}
+    return sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(resident) if id(leaf) not in taken)
+
+
+def _leaf_bytes(leaf: jax.ShapeDtypeStruct) -> int:
+    placed = leaf.sharding or NamedSharding(jax.sharding.get_mesh(), PartitionSpec())
+    return math.prod(placed.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize

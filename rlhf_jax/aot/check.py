@@ -1,0 +1,102 @@
+"""Whether a run fits a TPU topology, and how fast it can be there at best: every program compiled, none run.
+
+Seconds are an estimate by a formula, the larger of two bounds and the interconnect after it:
+
+    seconds = max(flops / (devices * peak), bytes / bandwidth) + moved / interconnect
+
+with flops and bytes of `work` and the bytes moved by collectives of `compiled`. Nothing overlaps with collectives here
+and everything else overlaps perfectly. MFU is the flops over what the peak would do in those seconds.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from rlhf_jax import sharding
+from rlhf_jax.aot import chips, compiled, programs
+from rlhf_jax.aot.chips import GIB, Chip
+from rlhf_jax.aot.programs import Program
+from rlhf_jax.errors import UserError
+from rlhf_jax.stages import resolve
+
+STAGES = ("sft", "reward", "ppo", "best_of_n", "generate")
+_TOO_MUCH = re.compile(r"\(([\d.]+)([KMG])\) exceeds available HBM")
+
+
+def check(config: Mapping[str, Any], topology: str) -> dict[str, Any]:
+    """Compiles every program of a stage for a topology.
+
+    Args:
+      config: of the stage, as plain data.
+      topology: a key of `chips.TOPOLOGIES`.
+
+    Returns:
+      What `launch/aot_check.py` prints; its docstring has the fields.
+
+    Raises:
+      UserError: another stage, a config that does not fit it, an unknown topology or model, a mesh or batch that does
+        not divide, or libtpu is missing.
+    """
+    if config.get("stage") not in STAGES:
+        raise UserError(f"config.stage is {config.get('stage')!r}; what can be checked: {', '.join(STAGES)}")
+    _, parsed = resolve(config)
+    chip, devices = chips.devices(topology)
+    settings = getattr(parsed, "sampling", parsed)
+    with jax.set_mesh(sharding.make_mesh(settings.mesh, devices)):
+        of_programs = {program.name: inspect(program, chip, len(devices)) for program in programs.list_programs(parsed)}
+    fits = all(found["fits"] for found in of_programs.values())
+    step = [found["calls"] * found["seconds"] for found in of_programs.values() if fits]
+    return {
+        "stage": config["stage"],
+        "model": settings.model,
+        "topology": topology,
+        "devices": len(devices),
+        "memory": chip.memory,
+        "fits": fits,
+        "step_seconds": sum(step) if fits else None,
+        "programs": of_programs,
+    }
+
+
+def inspect(program: Program, chip: Chip, devices: int) -> dict[str, Any]:
+    """Compiles one program and says what it needs, by the fields of `check`'s "programs"."""
+    began = time.perf_counter()
+    found = {"calls": program.calls, "flops": program.work.flops, "bytes": program.work.bytes}
+    try:
+        with chips.quiet():
+            executable = program.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if not (needed := _TOO_MUCH.search(str(error))):
+            raise
+        size = round(float(needed[1]) * {"K": 2**10, "M": 2**20, "G": GIB}[needed[2]])
+        return {**found, "fits": False, "needed": size, "compile_seconds": time.perf_counter() - began}
+    seconds = time.perf_counter() - began
+    memory = compiled.memory(executable.memory_analysis())
+    moving = compiled.collectives(executable.as_text(), devices)
+    found |= bounds(program, chip, devices, sum(each.moved * (each.times or 1) for each in moving))
+    return {
+        **found,
+        "fits": memory["peak"] + program.beside <= chip.memory,
+        "memory": {**memory, "beside": program.beside},
+        "collectives": compiled.summary(moving),
+        "compile_seconds": seconds,
+    }
+
+
+def bounds(program: Program, chip: Chip, devices: int, moved: int) -> dict[str, float]:
+    """Seconds of one call by each bound and in all, and the MFU; `moved` are the bytes that each device sends."""
+    computing = program.work.flops / (devices * chip.flops)
+    reading, sending = program.work.bytes / chip.bandwidth, moved / chip.interconnect
+    seconds = max(computing, reading) + sending
+    return {
+        "compute_seconds": computing,
+        "memory_seconds": reading,
+        "interconnect_seconds": sending,
+        "seconds": seconds,
+        "mfu": computing / seconds if seconds else 0.0,
+    }

@@ -1,0 +1,246 @@
+"""The jitted programs of a stage at its largest buckets, made by the stage's own makers and fed with shapes.
+
+It stands above the stages: it reads their configs and calls what they call, in their order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax import assets, best_of_n, generation, ppo, reward, rollouts, sft, sharding
+from rlhf_jax.aot import abstract
+from rlhf_jax.aot.work import Costs, Rows, Work
+from rlhf_jax.models.architecture import Architecture
+from rlhf_jax.models.presets import PRESETS
+from rlhf_jax.models.sources import open_source
+from rlhf_jax.models.transformer import Model
+from rlhf_jax.sampling import Sampling
+from rlhf_jax.scoring import make_score
+from rlhf_jax.training import optimizer
+from rlhf_jax.training.supervised import make_train_step
+from rlhf_jax.training.update import State
+
+FREEZE = 0.8  # the study's, where a config leaves it to the run that it starts from
+EOS = 2  # any id
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One jitted program of a stage.
+
+    Attributes:
+      name: e.g. "decode".
+      function: has `lower`.
+      arguments: shapes, and Python numbers where the stage passes those.
+      beside: bytes on each device that the stage holds while this runs and that are not among its arguments.
+      work: what one call has to do.
+      calls: how often it runs in one step: an optimiser step, a rollout, a batch of prompts; 0 of an evaluation.
+    """
+
+    name: str
+    function: Any
+    arguments: tuple[Any, ...]
+    beside: int
+    work: Work
+    calls: int
+
+    def lower(self) -> jax.stages.Lowered:
+        """The program, traced."""
+        return self.function.lower(*self.arguments)
+
+
+def architecture(name: str) -> Architecture:
+    """Of a preset, or of a model that is here; weights are not read.
+
+    Raises:
+      UserError: neither.
+    """
+    return PRESETS.get(name) or open_source(assets.resolve(name)).architecture
+
+
+def dtype(name: str) -> jnp.dtype:
+    """What `training.run.default_dtype` answers on a TPU."""
+    return jnp.dtype("bfloat16" if name == "auto" else name)
+
+
+def list_programs(config: Any) -> list[Program]:
+    """All programs of a stage, on the mesh in use.
+
+    Args:
+      config: the stage's `Config`.
+
+    Raises:
+      UserError: the stage runs no network that can be checked, or as the stage itself before it starts.
+    """
+    makers: dict[type, Callable[[Any], list[Program]]] = {
+        sft.Config: _sft,
+        reward.Config: _reward,
+        ppo.Config: _ppo,
+        generation.Config: lambda config: _sampling(config.sampling),
+        best_of_n.Config: lambda config: _sampling(config.sampling),
+    }
+    return makers[type(config)](config)
+
+
+def _sft(config: sft.Config) -> list[Program]:
+    model = Model(architecture(config.model), dtype(config.dtype), config.freeze)
+    trunk, top = abstract.parameters(model)
+    transform = optimizer.make_optimizer(config.optimizer, config.steps)
+    state = abstract.state(State, top, transform)
+    loss, unit = sft.LOSSES[config.mean_over]
+    step = make_train_step(partial(loss, model), unit, transform, config.microbatch)
+    lengths = max(config.prompt_buckets), max(config.response_buckets)
+    batch, few = (abstract.sequences(rows, 1, *lengths) for rows in (config.batch_size, config.microbatch))
+    resident = trunk, state
+    costs, rows = Costs(model), Rows(config.microbatch, 1, *lengths)
+    forward = costs.trunk(rows) + costs.top(rows) + costs.log_probs(rows)
+    gradient = forward + costs.top(rows) * 2 + costs.log_probs_gradient(rows)
+    evaluate = sft.make_evaluate(model)
+    programs = [
+        _update(step, (state, trunk, batch), resident, costs, gradient, config.batch_size // config.microbatch),
+        _program("evaluate", evaluate, (trunk, top, few), resident, forward, calls=0),
+    ]
+    if config.evaluate_samples:
+        sample = rollouts.make_sample(model, samples=1, max_new_tokens=lengths[1], temperature=0.0, eos_id=EOS)
+        programs += _sample(sample, costs, rows, trunk, top, resident, calls=0)
+    return programs
+
+
+def _reward(config: reward.Config) -> list[Program]:
+    model = Model(architecture(config.model), dtype(config.dtype), FREEZE)
+    trunk, top = abstract.parameters(model)
+    top = abstract.with_head(model, top, "reward")
+    transform = optimizer.make_optimizer(config.optimizer, config.steps)
+    state = abstract.state(State, top, transform)
+    loss = partial(reward.pair_loss, model, config.objective)
+    step = make_train_step(loss, "pairs", transform, config.microbatch)
+    lengths = max(config.prompt_buckets), max(config.response_buckets)
+    batch, few = (abstract.sequences(rows, 2, *lengths) for rows in (config.batch_size, config.microbatch))
+    margin = abstract.rows(jax.ShapeDtypeStruct((config.batch_size,), jnp.float32))
+    resident, inputs = (trunk, state), (state, trunk, reward.Pairs(batch, margin))
+    costs, rows = Costs(model), Rows(config.microbatch, 2, *lengths)
+    forward = costs.trunk(rows) + costs.top(rows)
+    gradient = forward + costs.top(rows) * 2
+    return [
+        _update(step, inputs, resident, costs, gradient, config.batch_size // config.microbatch),
+        _program("score", make_score(model), (trunk, top, few), resident, forward, calls=0),
+    ]
+
+
+def _ppo(config: ppo.Config) -> list[Program]:
+    settings = config.algorithm
+    model = Model(architecture(config.model), dtype(config.dtype), FREEZE)
+    trunk, policy = abstract.parameters(model)
+    reference, judge = abstract.alike(policy), abstract.with_head(model, abstract.alike(policy), "reward")
+    top = {**policy, "value": abstract.value(model, settings, policy)}
+    updates = config.steps * settings.epochs * settings.minibatches
+    transform = optimizer.make_optimizer(config.optimizer, updates)
+    coefficient = abstract.whole(jax.ShapeDtypeStruct((), jnp.float32)) if settings.kl_target else None
+    state = abstract.state(
+        ppo.PolicyState,
+        top,
+        transform,
+        kl_coefficient=coefficient,
+        reference=abstract.alike(policy) if settings.refresh_reference_every else None,
+    )
+    resident = trunk, reference, judge, state
+    sample = rollouts.make_sample(
+        model,
+        samples=config.samples,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        eos_id=EOS,
+    )
+    costs, lengths = Costs(model), (config.samples, max(config.prompt_buckets), settings.max_new_tokens)
+    count = config.prompts // config.sampling_batch
+    rows = Rows(config.sampling_batch, *lengths)
+    prefill, decode = _sample(sample, costs, rows, trunk, policy, resident, calls=count)
+    batches = [abstract.rows(jax.eval_shape(sample.decode_at, *decode.arguments)) for _ in range(count)]
+    earlier = abstract.device_bytes(batches[1:])
+    programs = [dataclasses.replace(program, beside=program.beside + earlier) for program in (prefill, decode)]
+    sampled = batches[0]
+    if count > 1:
+        programs.append(_program("join", sample.join, (batches,), resident, Work(), calls=1))
+        sampled = abstract.rows(jax.eval_shape(sample.join, batches))
+    evaluate = ppo.make_evaluate_rollout(model, settings, config.microbatch)
+    inputs = (trunk, top, reference, judge, 0.0, 1.0, coefficient, sampled)
+    rows = Rows(config.microbatch, *lengths)
+    forward = costs.top(rows) * (3 if settings.value_model == "policy" else 4) + costs.log_probs(rows) * 2
+    programs.append(_program("score", evaluate, inputs, resident, forward * (config.prompts // rows.prompts), calls=1))
+    rollout = abstract.rows(jax.eval_shape(evaluate, *inputs)[0])
+    update = ppo.make_update(model, settings, transform, config.microbatch)
+    tops = 1 if settings.value_model == "policy" else 2
+    gradient = costs.top(rows) * 3 * tops + costs.log_probs(rows) + costs.log_probs_gradient(rows)
+    microbatches = config.prompts // settings.minibatches // config.microbatch
+    inputs, resident = (state, trunk, rollout, abstract.key()), (*resident, sampled)
+    minibatches = settings.epochs * settings.minibatches
+    programs.append(_update(update, inputs, resident, costs, gradient, microbatches, minibatches))
+    return programs
+
+
+def _sampling(config: Sampling) -> list[Program]:
+    model = Model(architecture(config.model), dtype(config.dtype), FREEZE if config.policy else 0.0)
+    trunk, top = abstract.parameters(model)
+    judge = None
+    if config.reward:
+        judge = abstract.with_head(model, abstract.alike(top), "reward")
+    resident = trunk, top, judge
+    sample = rollouts.make_sample(
+        model,
+        samples=config.n,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        eos_id=EOS,
+    )
+    length = -(-config.max_prompt // rollouts.LENGTH_STEP) * rollouts.LENGTH_STEP
+    costs, rows = Costs(model), Rows(config.batch_size, config.n, length, config.max_new_tokens)
+    programs = _sample(sample, costs, rows, trunk, top, resident, calls=1)
+    if config.reward:
+        sampled = abstract.rows(jax.eval_shape(sample.decode_at, *programs[1].arguments))
+        score = rollouts.make_raw_score(model)
+        inputs = (trunk, judge, sampled.sequences, sampled.edge)
+        programs.append(_program("score", score, inputs, resident, costs.top(rows), calls=1))
+    return programs
+
+
+def _sample(
+    sample: rollouts.Sampler, costs: Costs, rows: Rows, trunk: Any, top: Any, resident: Any, calls: int
+) -> list[Program]:
+    batch = abstract.sequences(rows.prompts, 0, rows.prompt, 0)
+    ids = abstract.rows(jax.ShapeDtypeStruct((rows.prompts,), jnp.int32))
+    inputs = (trunk, top, batch.prompt, batch.prompt_mask)
+    prefilled = abstract.rows(jax.eval_shape(sample.prefill, *inputs))
+    heads = [
+        jax.tree.map(lambda leaf: sharding.abstract(leaf.shape, leaf.dtype, ("batch", "kv_heads", None, None)), layer)
+        for layer in prefilled.layers
+    ]
+    arguments = (*inputs, prefilled.replace(layers=heads), ids, abstract.key(), sample.temperature)
+    return [
+        _program("prefill", sample.prefill, inputs, resident, costs.prefill(rows._replace(samples=0)), calls),
+        _program("decode", sample.decode_at, arguments, resident, costs.decode(rows), calls),
+    ]
+
+
+def _update(
+    function: Any,
+    arguments: tuple[Any, ...],
+    resident: Any,
+    costs: Costs,
+    gradient: Work,
+    microbatches: int,
+    times: int = 1,
+) -> Program:
+    """`times` optimiser updates, each from the gradients of so many microbatches."""
+    work = (gradient * microbatches + costs.optimiser(microbatches)) * times
+    return _program("update", function, arguments, resident, work, calls=1)
+
+
+def _program(name: str, function: Any, arguments: tuple[Any, ...], resident: Any, work: Work, calls: int) -> Program:
+    return Program(name, function, arguments, abstract.bytes_beside(resident, arguments), work, calls)

@@ -1,0 +1,141 @@
+"""The check as it is run: bad input is a sentence, and a tiny study's PPO compiles for four v5e chips."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from rlhf_jax import sharding
+from rlhf_jax.aot import chips, programs
+from rlhf_jax.aot.compiled import Collective, collectives
+from rlhf_jax.config import to_dict
+from rlhf_jax.models.sources import open_source
+from rlhf_jax.stages import resolve
+from tests import tiny
+
+ROOT = Path(__file__).parents[2]
+WIDE = {"width": 128, "head_dim": 32, "mlp_features": 512}  # every weight is larger than any activation of a token
+LIBTPU = importlib.util.find_spec("libtpu") is not None
+needs_libtpu = pytest.mark.skipif(not LIBTPU, reason="compiles for TPUs: needs libtpu, which the extra [tpu] brings")
+
+
+def check(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "launch/aot_check.py", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+
+
+def said(*arguments: str) -> str:
+    result = check(*arguments)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def test_an_unknown_topology_is_answered_with_those_there_are():
+    assert "--topology is 'v5e:3x3'; expected one of v4:1x1x1, " in said(
+        "--topology=v5e:3x3", "--config=configs/sft.py"
+    )
+
+
+def test_a_stage_without_a_network_is_refused():
+    message = "config.stage is 'evaluate'; what can be checked: sft, reward, ppo, best_of_n, generate"
+    assert message in said("--topology=v5e:2x2", "--config=configs/evaluate.py")
+
+
+@pytest.mark.skipif(LIBTPU, reason="libtpu is installed")
+def test_without_libtpu_it_says_what_to_install():
+    expected = "libtpu, which compiles for TPUs, is not installed; pip install -e '.[tpu]' brings it"
+    assert expected in said("--topology=v5e:2x2", "--config=configs/sft.py")
+
+
+@needs_libtpu
+def test_a_mesh_that_does_not_match_the_topology_is_refused():
+    said_of = said("--topology=v5e:2x2", "--config=configs/sft.py", "--config.mesh.data=3")
+    assert "config.mesh is data 3 x fsdp 1 x tensor 1, which does not fit 4 devices" in said_of
+
+
+@needs_libtpu
+def test_every_topology_has_as_many_devices_as_chips():
+    for topology in chips.TOPOLOGIES:
+        sizes = topology.partition(":")[2].split("x")
+        _, devices = chips.devices(topology)
+        assert len(devices) == math.prod(map(int, sizes)), topology
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory) -> list[str]:
+    """PPO of a tiny network: eight prompts of 128 tokens, sampled four at a time, on a mesh of 2 x 1 x 2."""
+    model = tiny.write_model(tmp_path_factory.mktemp("model"), **WIDE)
+    sizes = {"model": model, "mesh.data": 2, "mesh.tensor": 2, "prompts": 8, "sampling_batch": 4, "microbatch": 4}
+    sizes |= {"algorithm.max_new_tokens": 12, "algorithm.minibatches": 1, "dtype": "bfloat16"}
+    return ["--config=configs/ppo.py", *(f"--config.{key}={value}" for key, value in sizes.items())]
+
+
+@needs_libtpu
+def test_a_study_is_compiled_and_fits(arguments):
+    result = check("--topology=v5e:2x2", *arguments)
+    assert (result.returncode, result.stderr) == (0, "")
+    found = json.loads(result.stdout)
+    assert (found["fits"], found["devices"], found["memory"]) == (True, 4, chips.CHIPS["v5e"].memory)
+    of = found["programs"]
+    assert {name: program["calls"] for name, program in of.items()} == {
+        "prefill": 2,
+        "decode": 2,
+        "join": 1,
+        "score": 1,
+        "update": 1,
+    }
+    for name, program in of.items():
+        kinds = program["memory"]
+        assert kinds["peak"] == sum(kinds[kind] for kind in ("arguments", "outputs", "temporaries", "program")), name
+    assert of["update"]["memory"]["aliased"] > 0.9 * state_bytes()  # the state is donated
+    assert of["join"]["collectives"] == []  # every k-th row: nothing moves when batches are joined
+    in_epochs = [row for row in of["update"]["collectives"] if row["loops"] == 2]
+    assert in_epochs and all(row["times"] == 4 * 2 for row in in_epochs)  # four epochs of two microbatches
+    expected = sum(program["calls"] * program["seconds"] for program in of.values())
+    assert found["step_seconds"] == pytest.approx(expected)
+
+
+def state_bytes() -> float:
+    """Top and two moments of one block, in float32, divided over `tensor`."""
+    block = 128 * (8 * 32 + 4 * 32 + 3 * 512)
+    return 3 * 4 * block / 2
+
+
+@needs_libtpu
+@pytest.mark.parametrize(("axis", "moves_weights"), [("tensor", False), ("fsdp", True)])
+def test_decoding_moves_no_weights_but_where_they_are_divided_for_training_alone(arguments, axis, moves_weights):
+    """On a mesh with a tensor axis every collective inside the loop is smaller than any share of a weight."""
+    found = decode_collectives(arguments, axis)
+    smallest = 128 * 128 * 2 // 2  # `out` in bfloat16, halved
+    inside = [each.bytes for each in found if each.loops]
+    assert inside
+    assert (max(inside) >= smallest) == moves_weights
+
+
+def decode_collectives(arguments: list[str], axis: str) -> list[Collective]:
+    from rlhf_jax.main import read_flags
+
+    config = to_dict(read_flags(["check", *arguments, "--workdir=none"])[0])
+    config["mesh"] = {"data": -1, "fsdp": 1, "tensor": 1, axis: 2}
+    _, devices = chips.devices("v5e:2x2")
+    _, parsed = resolve(config)
+    with jax.set_mesh(sharding.make_mesh(parsed.mesh, devices)):
+        decode = next(program for program in programs.list_programs(parsed) if program.name == "decode")
+        return collectives(decode.lower().compile().as_text(), len(devices))
+
+
+def test_an_architecture_is_read_without_its_weights(tmp_path):
+    folder = Path(tiny.write_model(tmp_path))
+    expected = open_source(folder).architecture
+    assert programs.architecture(str(folder)) == expected
+    assert programs.architecture("facebook/opt-125m").family == "opt"

@@ -1,0 +1,47 @@
+"""The formula of `aot.work` against counts that are made one product at a time."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import pytest
+
+from rlhf_jax.aot.work import Costs, Rows
+from rlhf_jax.models.presets import PRESETS
+from rlhf_jax.models.transformer import Model
+from tests import tiny
+
+
+def test_a_token_costs_two_operations_for_each_parameter():
+    """LLaMA-7B, 6.74 billion parameters: the embedding is read and not multiplied with, norms are small."""
+    model = Model(PRESETS["huggyllama/llama-7b"], jnp.dtype("bfloat16"))
+    costs = Costs(model)
+    work = costs.top(Rows(1, 0, 1, 0)) + costs.head(1)
+    assert work.flops == pytest.approx(2 * (6.738e9 - 32000 * 4096), rel=1e-3)
+
+
+@pytest.mark.parametrize("freeze", [0.0, 0.5])
+def test_every_product_of_a_pass_over_prompts_and_responses(freeze):
+    a = tiny.architecture(layers=4)
+    costs = Costs(Model(a, jnp.dtype("float32"), freeze))
+    flops = 0
+    for _ in range(3):  # prompts of 7 tokens with two responses of 5, which are fed from the prompt's last token on
+        for tokens, before in ((7, 0), (6, 7), (6, 7)):
+            for inputs, outputs in ((32, 8 * 8), (32, 32), (32, 2 * 48), (48, 32)):
+                flops += 2 * tokens * inputs * outputs
+            seen = tokens * before + tokens * tokens / 2
+            flops += 2 * 2 * a.heads * a.head_dim * seen  # scores, and values weighed by them
+    rows = Rows(3, 2, 7, 5)
+    assert (costs.trunk(rows) + costs.top(rows)).flops == pytest.approx(4 * flops)
+    assert costs.trunk(rows).flops == pytest.approx(4 * freeze * flops)
+    assert costs.log_probs(rows).flops == 2 * 3 * 2 * 5 * tiny.VOCABULARY * 32
+
+
+def test_decoding_reads_all_weights_and_caches_at_every_token():
+    a = tiny.architecture()
+    bfloat16 = Costs(Model(a, jnp.dtype("bfloat16"), 0.5))
+    few, more = (bfloat16.decode(Rows(1, 1, prompt, 10)).bytes for prompt in (100, 200))
+    assert more - few == pytest.approx(10 * 100 * 2 * a.layers * a.kv_heads * a.head_dim * 2)
+    weights = 3 * (32 * 64 + 32 * 32 + 32 * 96 + 48 * 32) + tiny.VOCABULARY * 32
+    states = 3 * (4 * 32 + 64 + 32 + 96 + 48) + 32
+    caches = 2 * a.layers * a.kv_heads * a.head_dim * (100 + 11)
+    assert few == pytest.approx(10 * 2 * (weights + states + caches))
