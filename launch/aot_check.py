@@ -1,6 +1,7 @@
 """Does a run fit into the memory of a TPU topology, and how fast is it there at best? No TPU is needed.
 
     python launch/aot_check.py --config=configs/paper/ppo.py --topology=v5e:2x4 [--config.key=value ...]
+    python launch/aot_check.py --all    # the table in docs/performance.md, by launch/aot_table.py: hours
 
 Compiles every program of the config's stage for that topology from shapes alone and prints one JSON object; the
 compiler comes with the extra [tpu]. Weights and data are not read: a model is one of `rlhf_jax/models/presets.py`, or a
@@ -30,11 +31,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.main import read_flags
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(arguments: list[str]) -> int:
@@ -44,18 +49,36 @@ def main(arguments: list[str]) -> int:
         return 0
     values = flags.FlagValues()
     flags.DEFINE_string("topology", "", "", flag_values=values)
-    os.environ["JAX_PLATFORMS"] = "cpu"  # read when jax is first imported, below
+    flags.DEFINE_bool("all", False, "", flag_values=values)
+    os.environ["JAX_PLATFORMS"] = "cpu"  # read when jax is first imported
+    sys.path.insert(0, str(ROOT))  # configs import each other from there
     try:
-        rest = values(arguments, known_only=True)
-        config, _ = read_flags([*rest, "--workdir=none"])  # nothing is written
-        from rlhf_jax.aot.check import check
-
-        found = check(config, values["topology"].value)
+        words = values(arguments, known_only=True)
+        if values["all"].value:
+            write_table()
+            return 0
+        found = check(words[1:], values["topology"].value)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(json.dumps(found, indent=2))
     return 0 if found["fits"] else 1
+
+
+def check(words: list[str], topology: str) -> dict[str, Any]:
+    """What `aot.check.check` finds of the config that the command line's words name."""
+    from rlhf_jax.aot.check import check
+
+    config, _ = read_flags(["aot_check", *words, "--workdir=none"])  # nothing is written
+    return check(config, topology)
+
+
+def write_table() -> None:
+    """Writes the table of `launch/aot_table.py` into docs/performance.md."""
+    from benchmarks.page import replace_part
+    from launch.aot_table import table
+
+    replace_part(ROOT / "docs" / "performance.md", "aot", "\n".join(table(check)))
 
 
 if __name__ == "__main__":

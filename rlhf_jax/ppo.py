@@ -359,7 +359,9 @@ def train(config: Config, workdir: Path) -> None:
         return rollouts.sample_rollout(sample, *inputs, batch_size=config.sampling_batch, timed=timed)
 
     def score(state: PolicyState, sampled: Sampled, reference: Params) -> tuple[Rollout, dict[str, jax.Array]]:
-        return evaluate(trunk, state.top, reference, reward, mean, deviation, state.kl_coefficient, sampled)
+        inputs = (trunk, state.top, reference, reward, mean, deviation, state.kl_coefficient, sampled)
+        rollout, metrics = evaluate(*inputs)
+        return rollout.replace(edge=sampled.edge), metrics  # a program's result is a copy, here of gigabytes
 
     def write_samples(state: PolicyState, step: int) -> dict[str, float]:
         def answer(batch: Sequences, ids: np.ndarray) -> tuple[Sampled, Rollout]:

@@ -49,7 +49,6 @@ def get_config(variant: str = "table") -> ConfigDict:
         }
     )
     config.optimizer.clip_norm = 0.0
-    config.mesh.tensor = 8
     if variant == "released":
         config.update({"steps": 500, "microbatch": 1})
         config.optimizer.learning_rate = 1.5e-6

@@ -23,8 +23,9 @@ from rlhf_jax.models.transformer import Model
 from rlhf_jax.sampling import Sampling
 from rlhf_jax.scoring import make_score
 from rlhf_jax.training import optimizer
+from rlhf_jax.training.run import default_dtype
 from rlhf_jax.training.supervised import make_train_step
-from rlhf_jax.training.update import State
+from rlhf_jax.training.update import State, check_divides
 
 FREEZE = 0.8  # the study's, where a config leaves it to the run that it starts from
 EOS = 2  # any id
@@ -65,8 +66,8 @@ def architecture(name: str) -> Architecture:
 
 
 def dtype(name: str) -> jnp.dtype:
-    """What `training.run.default_dtype` answers on a TPU."""
-    return jnp.dtype("bfloat16" if name == "auto" else name)
+    """What `training.run.default_dtype` answers on a TPU; raises as it does."""
+    return default_dtype("bfloat16" if name == "auto" else name)
 
 
 def list_programs(config: Any) -> list[Program]:
@@ -89,6 +90,7 @@ def list_programs(config: Any) -> list[Program]:
 
 
 def _sft(config: sft.Config) -> list[Program]:
+    check_divides("config.microbatch", config.microbatch, "config.batch_size", config.batch_size)
     model = Model(architecture(config.model), dtype(config.dtype), config.freeze)
     trunk, top = abstract.parameters(model)
     transform = optimizer.make_optimizer(config.optimizer, config.steps)
@@ -113,6 +115,7 @@ def _sft(config: sft.Config) -> list[Program]:
 
 
 def _reward(config: reward.Config) -> list[Program]:
+    check_divides("config.microbatch", config.microbatch, "config.batch_size", config.batch_size)
     model = Model(architecture(config.model), dtype(config.dtype), FREEZE)
     trunk, top = abstract.parameters(model)
     top = abstract.with_head(model, top, "reward")
@@ -134,6 +137,7 @@ def _reward(config: reward.Config) -> list[Program]:
 
 
 def _ppo(config: ppo.Config) -> list[Program]:
+    ppo.check(config)
     settings = config.algorithm
     model = Model(architecture(config.model), dtype(config.dtype), FREEZE)
     trunk, policy = abstract.parameters(model)
@@ -173,7 +177,7 @@ def _ppo(config: ppo.Config) -> list[Program]:
     rows = Rows(config.microbatch, *lengths)
     forward = costs.top(rows) * (3 if settings.value_model == "policy" else 4) + costs.log_probs(rows) * 2
     programs.append(_program("score", evaluate, inputs, resident, forward * (config.prompts // rows.prompts), calls=1))
-    rollout = abstract.rows(jax.eval_shape(evaluate, *inputs)[0])
+    rollout = abstract.rows(jax.eval_shape(evaluate, *inputs)[0]).replace(edge=sampled.edge)
     update = ppo.make_update(model, settings, transform, config.microbatch)
     tops = 1 if settings.value_model == "policy" else 2
     gradient = costs.top(rows) * 3 * tops + costs.log_probs(rows) + costs.log_probs_gradient(rows)

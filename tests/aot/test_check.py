@@ -58,6 +58,20 @@ def test_without_libtpu_it_says_what_to_install():
 
 
 @needs_libtpu
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("microbatch=3", "config.microbatch is 3, which does not divide config.batch_size 16; 2 does"),
+        ("dtype=float8", "the dtype is 'float8', expected 'auto', 'float32' or 'bfloat16'"),
+        ("model=no/such", "no/such"),
+    ],
+)
+def test_what_a_stage_refuses_is_refused(key, message):
+    model = "--config.model=facebook/opt-125m"
+    assert message in said("--topology=v5e:2x2", "--config=configs/sft.py", model, f"--config.{key}")
+
+
+@needs_libtpu
 def test_a_mesh_that_does_not_match_the_topology_is_refused():
     said_of = said("--topology=v5e:2x2", "--config=configs/sft.py", "--config.mesh.data=3")
     assert "config.mesh is data 3 x fsdp 1 x tensor 1, which does not fit 4 devices" in said_of

@@ -1,0 +1,59 @@
+"""The table names the smallest slice that fits, of configs that are there."""
+
+from __future__ import annotations
+
+from launch import aot_table
+from rlhf_jax.aot.chips import GIB
+from rlhf_jax.main import read_flags
+from rlhf_jax.stages import resolve
+
+
+def found(topology: str, needed: float, memory: float):
+    programs = {
+        "update": {"memory": {"peak": round((needed - 1) * GIB), "beside": GIB}},
+        "score": {"memory": {"peak": 0, "beside": 0}},
+    }
+    fits = {"fits": needed <= memory, "step_seconds": 12.34}
+    return {"topology": topology, "memory": round(memory * GIB), "programs": programs, **fits}
+
+
+def test_slices_are_tried_from_the_smallest_until_one_fits(capsys):
+    tried = []
+
+    def check(flags, topology):
+        """A model that needs 40 GiB, whole or divided over a slice's chips."""
+        tried.append(topology)
+        chips = {"1x1": 1, "2x2": 4, "2x4": 8}[topology.partition(":")[2]]
+        return found(topology, 40 / chips, 8.0)
+
+    best = aot_table.smallest(check, "ppo", "huggyllama/llama-7b", "v5e")
+    assert tried == ["v5e:1x1", "v5e:2x2", "v5e:2x4"]
+    assert aot_table.cell(best) == "v5e:2x4, 5.0 of 8.0 GiB, 12.3 s"
+    assert "v5e:2x2: none" in capsys.readouterr().err
+
+
+def test_every_row_of_the_table_is_of_a_config_that_its_stage_accepts():
+    rows = []
+
+    def check(flags, topology):
+        config, _ = read_flags(["aot_check", *flags, "--workdir=none"])
+        _, parsed = resolve(config)
+        settings = getattr(parsed, "sampling", parsed)
+        assert (settings.dtype, settings.mesh.tensor) == ("bfloat16", 1)
+        rows.append((settings.model, config["stage"], topology.partition(":")[0]))
+        return found(topology, 1.0, 2.0)
+
+    lines = list(aot_table.table(check))
+    assert len(set(rows)) == len(rows) == 3 * 4 * 4
+    assert lines[:2] == ["| model | stage | v4 | v5e | v5p | v6e |", "| --- | --- | --- | --- | --- | --- |"]
+    assert len(lines) == 2 + 3 * 4
+    assert lines[2].startswith("| huggyllama/llama-7b | sft | v4:1x1x1, 1.0 of 2.0 GiB, 12.3 s | v5e:1x1, ")
+
+
+def test_copies_share_the_batch_evenly():
+    flags = aot_table.config_flags("best_of_n", "facebook/opt-6.7b", "v5e:16x16")
+    assert flags[-2:] == ["--config.sampling.mesh.tensor=8", "--config.sampling.batch_size=32"]
+    assert aot_table.config_flags("sft", "facebook/opt-6.7b", "v5e:2x2")[-2:] == [
+        "--config.mesh.tensor=4",
+        "--config.microbatch=8",
+    ]
