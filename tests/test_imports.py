@@ -79,6 +79,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "aot.programs": (
         "aot",
         "assets",
+        "errors",
         "models",
         "rollouts",
         "rl",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +17,9 @@ import jax.numpy as jnp
 from rlhf_jax import assets, best_of_n, generation, ppo, reward, rollouts, sft, sharding
 from rlhf_jax.aot import abstract
 from rlhf_jax.aot.work import Costs, Rows, Work
+from rlhf_jax.errors import UserError
 from rlhf_jax.models.architecture import Architecture
+from rlhf_jax.models.families import read_config
 from rlhf_jax.models.presets import PRESETS
 from rlhf_jax.models.sources import open_source
 from rlhf_jax.models.transformer import Model
@@ -57,12 +60,21 @@ class Program:
 
 
 def architecture(name: str) -> Architecture:
-    """Of a preset, or of a model that is here; weights are not read.
+    """Of a preset, of a folder's `config.json`, or of a `.gguf` file; no weights are read and nothing is downloaded.
 
     Raises:
-      UserError: neither.
+      UserError: none of these, or one that the network does not compute.
     """
-    return PRESETS.get(name) or open_source(assets.resolve(name)).architecture
+    if name in PRESETS:
+        return PRESETS[name]
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return read_config(path)
+    if path.suffix == ".gguf":
+        return open_source(assets.resolve(name)).architecture
+    raise UserError(
+        f"config.model is {name!r}, expected a folder or a .gguf file that is here, or one of {', '.join(PRESETS)}"
+    )
 
 
 def dtype(name: str) -> jnp.dtype:
