@@ -65,9 +65,7 @@ class Mesh:
 
 
 def make_mesh(sizes: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """The devices (by default all that there are) as a mesh with the axes `AXES`.
-
-    A mesh of fewer devices than there are takes the first ones, and says so.
+    """The devices (by default all that there are) as a mesh with the axes `AXES`; fewer than there are are the first.
 
     Raises:
       UserError: the sizes ask for more devices than there are, or those that are left for -1 cannot be divided so.
@@ -78,16 +76,17 @@ def make_mesh(sizes: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.s
     if known > len(devices) or (-1 in wanted and len(devices) % known):
         raise UserError(f"the mesh is {sizes}, which does not fit {len(devices)} devices")
     shape = [len(devices) // known if size == -1 else size for size in wanted]
-    used = math.prod(shape)
-    if used < len(devices):
-        print(f"the mesh is {sizes}: {used} of {len(devices)} devices are used", flush=True)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:used])
+    chosen = devices[: math.prod(shape)]
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=chosen)
 
 
 @contextlib.contextmanager
 def use(sizes: Mesh) -> Iterator[None]:
-    """Everything inside runs on a mesh of these sizes. Raises UserError as `make_mesh`."""
-    with jax.set_mesh(make_mesh(sizes)):
+    """Everything inside runs on a mesh of these sizes; says so where devices are left over. Raises as `make_mesh`."""
+    mesh = make_mesh(sizes)
+    if mesh.size < jax.device_count():
+        print(f"the mesh is {sizes}: {mesh.size} of {jax.device_count()} devices are used", flush=True)
+    with jax.set_mesh(mesh):
         yield
 
 

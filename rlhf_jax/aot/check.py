@@ -47,7 +47,12 @@ def check(config: Mapping[str, Any], topology: str) -> dict[str, Any]:
     _, parsed = resolve(config)
     chip, devices = chips.devices(topology)
     settings = getattr(parsed, "sampling", parsed)
-    with jax.set_mesh(sharding.make_mesh(settings.mesh, devices)):
+    mesh = sharding.make_mesh(settings.mesh, devices)
+    if mesh.size < len(devices):
+        raise UserError(
+            f"the mesh is {settings.mesh}, which uses {mesh.size} of the {len(devices)} chips of {topology}"
+        )
+    with jax.set_mesh(mesh):
         of_programs = {program.name: inspect(program, chip, len(devices)) for program in programs.list_programs(parsed)}
     fits = all(found["fits"] for found in of_programs.values())
     step = [found["calls"] * found["seconds"] for found in of_programs.values() if fits]

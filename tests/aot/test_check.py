@@ -76,8 +76,9 @@ def test_what_a_stage_refuses_is_refused(key, message):
 
 @needs_libtpu
 def test_a_mesh_that_does_not_match_the_topology_is_refused():
-    said_of = said("--topology=v5e:2x2", "--config=configs/sft.py", "--config.mesh.data=3")
-    assert "config.mesh is data 3 x fsdp 1 x tensor 1, which does not fit 4 devices" in said_of
+    of_sft = ("--topology=v5e:2x2", "--config=configs/sft.py")
+    assert "data 8 x fsdp 1 x tensor 1, which does not fit 4 devices" in said(*of_sft, "--config.mesh.data=8")
+    assert "data 3 x fsdp 1 x tensor 1, which uses 3 of the 4 chips" in said(*of_sft, "--config.mesh.data=3")
 
 
 @needs_libtpu
