@@ -76,8 +76,11 @@ def make_mesh(sizes: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.s
     if known > len(devices) or (-1 in wanted and len(devices) % known):
         raise UserError(f"the mesh is {sizes}, which does not fit {len(devices)} devices")
     shape = [len(devices) // known if size == -1 else size for size in wanted]
-    chosen = devices[: math.prod(shape)]
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=chosen)
+    types = (AxisType.Auto,) * len(AXES)
+    if math.prod(shape) == len(devices):
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    some = np.array(devices[: math.prod(shape)], object)  # the topology of only some of them has no name
+    return jax.sharding.Mesh(some.reshape(shape), AXES, axis_types=types)
 
 
 @contextlib.contextmanager
