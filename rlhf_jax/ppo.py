@@ -243,7 +243,7 @@ def make_update(
             if settings.value_warmup_steps:  # a weight decays without a gradient too
                 after = after.replace(top=but_value(warming, state.top, after.top))
             if settings.target_kl:
-                metrics["made"] = metrics["approximate_kl"] <= settings.target_kl
+                metrics["made"] = ~(metrics["approximate_kl"] > settings.target_kl)  # NaN is made, and then seen
                 after = jax.tree.map(partial(jnp.where, metrics["made"]), after, state)
             return after, metrics
 
@@ -269,7 +269,7 @@ def make_update(
         smallest = jnp.min(jnp.where(made, metrics.pop("ratio_min"), 1.0))
         metrics = {name: jnp.mean(values, where=made) for name, values in metrics.items()}
         metrics |= {"ratio_max": largest, "ratio_min": smallest, "first_ratio_error": first, "first_kl": first_kl}
-        metrics["updates"] = made.sum()
+        metrics |= {"updates": made.sum(), "parameter_norm": optax.global_norm(state.top)}
         if settings.kl_target:
             kl = rollout.kl("k1")
             state = state.replace(kl_coefficient=next_coefficient(settings, state.kl_coefficient, kl.mean(), kl.size))
@@ -388,6 +388,7 @@ def train(config: Config, workdir: Path) -> None:
             if settings.refresh_reference_every and step % settings.refresh_reference_every == 0:
                 state = state.replace(reference=jax.tree.map(jnp.copy, policy_of(state)))
             metrics = {name: float(value) for name, value in (metrics | update_metrics).items()}
+            loop.require_finite(step, metrics, sampled.sequences)
             if config.evaluate_prompts and loop.is_due(step, config.evaluate_every):
                 metrics |= clock.time("evaluate", write_samples, state, step)
             tokens = int(batch.prompt_mask.sum()) + int(sampled.sequences.response_mask.sum())

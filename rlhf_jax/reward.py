@@ -70,7 +70,8 @@ class Config:
       mesh: how many devices share the batch, the parameters and the heads.
       prompt_buckets: lengths (tokens) that prompts are padded to; a longer prompt is shortened to the largest.
       response_buckets: the same of responses, which are never shortened.
-      truncation: what a too long prompt loses: "text", the end of its text field, or "left", its start but the BOS.
+      truncation: what a too long prompt loses: "text", the end of its text field, or "left", its start but the BOS
+        (docs/method.md, S1).
       separator: between prompt and response; two spaces in the study (docs/method.md, M3).
       long_responses: a pair with a too long response is dropped and counted by "drop", refused by "error".
       batch_size: pairs of one optimiser step.
@@ -222,6 +223,7 @@ def train(config: Config, workdir: Path) -> None:
             batch = Pairs(batches.at(position), margin)
             state, metrics = clock.time("update", train_step, state, base.trunk, sharding.rows(batch))
             metrics = {name: float(value) for name, value in metrics.items()}
+            loop.require_finite(step, metrics, batch)
             meta = describe(base, "reward")
             quality = {}
             if loop.is_due(step, config.evaluate_every):

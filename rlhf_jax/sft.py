@@ -55,7 +55,8 @@ class Config:
       mesh: how many devices share the batch, the parameters and the heads.
       prompt_buckets: lengths (tokens) that prompts are padded to; a longer prompt is shortened to the largest.
       response_buckets: the same of responses, which are never shortened.
-      truncation: what a too long prompt loses: "text", the end of its text field, or "left", its start but the BOS.
+      truncation: what a too long prompt loses: "text", the end of its text field, or "left", its start but the BOS
+        (docs/method.md, S1).
       long_responses: an example with a too long response is dropped and counted by "drop", refused by "error".
       batch_size: examples of one optimiser step.
       microbatch: examples of one forward and backward pass; divides the batch.
@@ -231,6 +232,7 @@ def train(config: Config, workdir: Path) -> None:
             batch = batches.at((step - 1) * config.batch_size)
             state, metrics = clock.time("update", train_step, state, base.trunk, sharding.rows(batch))
             metrics = {name: float(value) for name, value in metrics.items()}
+            loop.require_finite(step, metrics, batch)
             if loop.is_due(step, config.evaluate_every):
                 metrics |= clock.time("evaluate", measure, state.top)
             metrics["learning_rate"] = optimizer.learning_rate_at(config.optimizer, config.steps, step - 1)

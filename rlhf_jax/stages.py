@@ -127,8 +127,13 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> None:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> tuple[list[str], list[str]]:
-    """`key: old -> new` for each key, at any depth, that differs: those that a run may change, and those it may not."""
+    """`key: old -> new` for each key, at any depth, that differs: those that a run may change, and those it may not.
+
+    A microbatch may change unless a quirk of the study's code gives it a meaning.
+    """
     optimizer = new.get("optimizer")
+    quirks = to_dict(new.get("algorithm", {})).get("paper", {})
+    meant = new.get("mean_over") == "microbatch" or bool(quirks.get("whiten_microbatches"))
     constant = isinstance(optimizer, Mapping) and optimizer.get("schedule") == "constant"
     allowed: list[str] = []
     refused: list[str] = []
@@ -141,5 +146,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
             before, after = (json.dumps(config[key]) if key in config else "absent" for config in (old, new))
             last_two = ".".join(f"{prefix}{key}".split(".")[-2:])
             may_change = not MAY_CHANGE.isdisjoint((key, last_two)) or (key == "steps" and constant)
+            may_change &= not (key == "microbatch" and meant)
             (allowed if may_change else refused).append(f"{prefix}{key}: {before} -> {after}")
     return allowed, refused

@@ -499,3 +499,16 @@ def test_without_prompts_to_learn_from_it_is_refused(config, tmp_path):
     write(tmp_path / "examples.jsonl", [Example("a", "id_test", "PACKAGE: p\nTL;DR:", "Text.")])
     with pytest.raises(UserError, match="There are 0 examples"):
         ppo.run(dataclasses.replace(config, data=str(tmp_path / "examples.jsonl")), tmp_path)
+
+
+@pytest.mark.parametrize("target_kl", [0.0, 0.1])
+def test_a_step_that_spoils_the_policy_stops_the_run_before_it_is_sampled_or_saved(config, tmp_path, target_kl):
+    """Also where a minibatch that went too far is left out: one that is not a number is not left out."""
+    absurd = dataclasses.replace(config.optimizer, learning_rate=1e38, clip_norm=0.0)
+    settings = dataclasses.replace(config.algorithm, target_kl=target_kl)
+    changes = {"optimizer": absurd, "algorithm": settings, "evaluate_every": 1, "checkpoint_every": 1}
+    with pytest.raises(UserError, match=r"ppo: the (loss|\w+_norm) of step 1 is (nan|inf); no checkpoint is complete"):
+        ppo.run(dataclasses.replace(config, **changes), tmp_path)
+    assert (tmp_path / "failed_step_1.npz").exists()
+    assert not (tmp_path / "samples-1.jsonl").exists()
+    assert not list((tmp_path / "checkpoints").iterdir())

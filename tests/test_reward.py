@@ -142,7 +142,7 @@ def test_margin_and_centring_are_added_as_their_papers_write_them(monkeypatch, m
 
 def test_a_run_says_what_it_did_and_learns(finished):
     lines = tiny.logged(finished)
-    names = {"step", "loss", "accuracy", "margin", "pairs", "gradient_norm", "learning_rate"}
+    names = {"step", "loss", "accuracy", "margin", "pairs", "gradient_norm", "parameter_norm", "learning_rate"}
     assert set(lines[0]) == names
     measured = {f"eval/validation/{name}" for name in reward.MEASURED}
     assert set(lines[1]) == names | measured

@@ -8,11 +8,12 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -184,31 +185,54 @@ def results(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): "\n".join(lines) for path, lines in ordered.items()}
 
 
+def progress(lines: Iterable[str]) -> Iterator[tuple[tuple[int, int], str]]:
+    """Lines with where the study stands: the stages that have ended, and the step or prompt of the present one."""
+    ended = number = 0
+    for line in lines:
+        if found := re.match(r"\[(\d+)/14\]", line):
+            ended, number = int(found[1]), 0
+        elif found := re.search(r"^\w+: (?:step|prompt) (\d+)/", line):
+            number = int(found[1])
+        yield (ended, number), line
+
+
+def begins_late(lines: Iterable[str]) -> bool:
+    """Whether the first step of training that is told is not a run's first."""
+    steps = [int(found[1]) for line in lines if (found := re.search(r"^\w+: step (\d+)/", line))]
+    return bool(steps) and steps[0] > 1
+
+
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.soak)])
 def test_a_study_that_was_killed_ends_like_one_that_was_not(study, tmp_path, kills):
     """Invariant 13: the real process, SIGKILL at random moments, the same command until it ends.
 
-    A moment is up to a second after a stage has ended, whatever the machine's speed; each is in a later stage than the
-    one before, the last in evaluation at the latest.
+    A moment is a tenth of a second at most after a line of progress, whatever the machine's speed. Two moments are
+    steps of training behind a checkpoint; ten are any, from the first step of SFT to the last sample of best-of-n.
     """
     rng, folder = random.Random(kills), tmp_path / study.folder.name
+    steps = [(2, 1), (2, 2), (2, 3), (2, 4), (5, 1), (5, 2), (5, 3), (5, 4), (6, 1), (6, 2), (6, 3)]
+    behind = [point for point in steps if point[1] >= 3]  # a checkpoint, at step 2
+    moments = rng.sample(behind, kills) if kills == 2 else rng.sample([*steps, *((i, 0) for i in range(3, 11))], kills)
+    resumed = 0
     command = [sys.executable, "-m", "rlhf_jax.main", "--config=configs/tiny.py", f"--workdir={folder}"]
     environment = {**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2", "PYTHONUNBUFFERED": "1"}
-    for ended in sorted(rng.sample(range(1, 11), kills)):
+    for moment in sorted(moments):
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         printed = []
-        for line in process.stdout:
+        for point, line in progress(process.stdout):
             printed.append(line)
-            if line.startswith(f"[{ended}/14]"):
+            if point >= moment:
                 break
-        time.sleep(rng.uniform(0, 1))
+        time.sleep(rng.uniform(0, 0.1))
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL, f"it was to be killed, not to end: {printed}"
+        resumed += begins_late(printed)
     last = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert last.returncode == 0, last.stderr
+    assert resumed + begins_late(last.stdout.splitlines() + last.stderr.splitlines()), "no run went on in mid-training"
     for stage in ("sft", "reward", "ppo"):
         expected, found = arrays(study.folder / stage), arrays(folder / stage)
         assert sorted(found) == sorted(expected)

@@ -13,11 +13,11 @@ class Paper:
     """Quirks of the study's released code that change numbers; off, each is what it should be (`docs/method.md`).
 
     Attributes:
-      whiten_microbatches: advantages are whitened over all cells of each microbatch, those after a response's end
-        included, instead of over the tokens of the whole rollout.
-      divide_by_cells: losses are divided by the number of cells, so that padding shrinks them, instead of tokens.
-      recompute_advantages: advantages and returns are computed anew at each update from the value function as it is
-        then, instead of once a rollout.
+      whiten_microbatches: (R3, R4) advantages are whitened over all cells of each microbatch, those after a response's
+        end included, instead of over the tokens of the whole rollout.
+      divide_by_cells: (R5) losses are divided by the number of cells, so that padding shrinks them, instead of tokens.
+      recompute_advantages: (R21) advantages and returns are computed anew at each update from the value function as it
+        is then, instead of once a rollout.
     """
 
     whiten_microbatches: bool
@@ -34,7 +34,7 @@ class Algorithm:
       top_k, top_p: must be 0 and 1: what is sampled must be what is scored.
       max_new_tokens: R, EOS included.
       kl_coefficient: beta, nats to score (the study: 0.05); where it starts if it adapts.
-      kl_estimator: of the penalty: "k1", "k2" or "k3".
+      kl_estimator: of the penalty: "k1", "k2" (the released code's, R10) or "k3".
       kl_in: "reward" takes the penalty from each token's reward, "loss" adds it to the loss and differentiates it.
       kl_target: nats a response that an adaptive coefficient steers to (Ziegler et al., 2019); 0 keeps it fixed.
       kl_horizon: responses over which an adaptive coefficient follows an error in full.
@@ -48,8 +48,8 @@ class Algorithm:
       discount: gamma.
       decay: lambda of GAE; at 1 the returns are plain sums of rewards, so there is no other setting for those.
       value_model: "policy" puts the value head on the policy's top; "separate" gives it a top of its own.
-      value_start: of the value head: "zero", "random", or "reward", the reward model's head (with a separate top, all
-        of the reward model, so that values start as its normalised scores of what has been said so far).
+      value_start: of the value head: "zero", "random" (R18), or "reward", the reward model's head (with a separate top,
+        all of the reward model, so that values start as its normalised scores of what has been said so far).
       value_warmup_steps: first steps in which the value function alone is trained. The optimiser counts their updates
         for all parameters.
       epochs: passes over a rollout.

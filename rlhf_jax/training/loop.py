@@ -19,6 +19,9 @@ from rlhf_jax.training.run import compile_count, stop_on_signal
 from rlhf_jax.training.selection import Selection
 from rlhf_jax.training.update import State
 
+FINITE = ("loss", "gradient_norm", "parameter_norm")
+"""What has to be finite for a step's state to be kept; the last is of the trained parameters after the step."""
+
 
 class Loop:
     """A run's files and signals around a plain `for`:
@@ -109,6 +112,23 @@ class Loop:
         """Whether these metrics, which are not logged yet, make their step the best so far by the run's selection."""
         return self._selection.improves(metrics, None if self._best is None else self._best["value"])
 
+    def require_finite(self, step: int, metrics: Mapping[str, float], batch: Any = None) -> None:
+        """Stops a run whose step failed; what evaluates the new state asks first.
+
+        Args:
+          step: its number.
+          metrics: its scalars, those of `FINITE` among them.
+          batch: the pytree of arrays that it learned from, kept in the workdir if the step failed.
+
+        Raises:
+          UserError: the loss is not finite, or the gradient or the new parameters, which may be spoilt while the loss
+            is still good; checkpoints of earlier steps stay as they are.
+        """
+        for name in FINITE:
+            if not math.isfinite(metrics[name]):
+                left = self._left(step, batch)
+                raise UserError(f"{self._name}: the {name} of step {step} is {metrics[name]}; {left}")
+
     def log(
         self, step: int, metrics: Mapping[str, float], timing: Mapping[str, float], tokens: int, batch: Any = None
     ) -> None:
@@ -116,19 +136,15 @@ class Loop:
 
         Args:
           step: its number.
-          metrics: its scalars, "loss" and "gradient_norm" among them.
+          metrics: its scalars, those of `FINITE` among them.
           timing: its clock readings.
           tokens: how many it processed.
-          batch: the pytree of arrays that it learned from, kept in the workdir if the step failed.
+          batch: as `require_finite`.
 
         Raises:
-          UserError: the loss is not finite, or the gradient, which spoils the new state even where the loss is still
-            good; checkpoints of earlier steps stay as they are.
+          UserError: as `require_finite`.
         """
-        for name in ("loss", "gradient_norm"):
-            if not math.isfinite(metrics[name]):
-                left = self._left(step, batch)
-                raise UserError(f"{self._name}: the {name} of step {step} is {metrics[name]}; {left}")
+        self.require_finite(step, metrics, batch)
         if self.is_best(metrics):
             self._best = {"metric": self._selection.metric, "value": metrics[self._selection.metric], "step": step}
         self._writer.write(step, metrics)

@@ -38,6 +38,7 @@ def make_train_step(
         gradients = jax.tree.map(lambda g: g / count, gradients)
         state = state.updated(gradients, transform).advanced(jax.tree.leaves(batch)[0].shape[0])
         means = {name: total / count for name, total in sums.items()}
-        return state, {**means, unit: count, "gradient_norm": optax.global_norm(gradients)}
+        norms = {"gradient_norm": optax.global_norm(gradients), "parameter_norm": optax.global_norm(state.top)}
+        return state, {**means, unit: count, **norms}
 
     return jit_step(step)

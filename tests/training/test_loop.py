@@ -14,7 +14,7 @@ import pytest
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.training.checkpoint import Checkpoints, load_top
-from rlhf_jax.training.loop import Loop, is_finished
+from rlhf_jax.training.loop import FINITE, Loop, is_finished
 from rlhf_jax.training.selection import Selection
 from rlhf_jax.training.update import State
 
@@ -33,7 +33,7 @@ def train(
         state = loop.restore(fresh(), "oak")
         for step in loop.steps():
             state = state.updated({"w": jnp.full(2, -float(step))}, TRANSFORM).advanced(4)
-            numbers = {"loss": 1 / step, "gradient_norm": 1.0, **metrics(step)}
+            numbers = {"loss": 1 / step, "gradient_norm": 1.0, "parameter_norm": 1.0, **metrics(step)}
             loop.log(step, numbers, {"seconds": 0.1}, 10, {"x": np.full(2, step), "y": (np.zeros((1, 3)),)})
             during(step)
             loop.save_if_due(step, state, {"role": "policy", "at": step, "trunk": "oak"})
@@ -138,14 +138,14 @@ def test_a_signal_between_two_steps_loses_nothing(tmp_path):
         state = loop.restore(fresh(), "oak")
         for step in loop.steps():
             state = state.advanced(4)
-            loop.log(step, {"loss": 1.0, "gradient_norm": 1.0}, {}, 1)
+            loop.log(step, dict.fromkeys(FINITE, 1.0), {}, 1)
             loop.save_if_due(step, state, {"trunk": "oak"})
             if step == 2:
                 os.kill(os.getpid(), signal.SIGINT)
     assert is_there(tmp_path) == logged(tmp_path)[-1] == 3
 
 
-@pytest.mark.parametrize("name", ["loss", "gradient_norm"])
+@pytest.mark.parametrize("name", FINITE)
 def test_a_number_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path, name):
     """A gradient that is not finite has spoilt the new state, though the loss of its step is still good."""
     for first, standing in {3: "the last good checkpoint is step 2", 1: "no checkpoint is complete yet"}.items():
