@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,30 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 import workloads
 
-from rlhf_jax import ppo, rollouts, sft
+from rlhf_jax import ppo, rollouts, sft, sharding
 from rlhf_jax.models import roles
-from rlhf_jax.models.architecture import Architecture, Rotary
+from rlhf_jax.models.presets import PRESETS
 from rlhf_jax.models.transformer import Model, Params
 from rlhf_jax.rl.settings import Algorithm, Paper
 from rlhf_jax.sequences import Sequences
 from rlhf_jax.training import optimizer
-from rlhf_jax.training.run import cast
+from rlhf_jax.training.run import cast, compile_count
 from rlhf_jax.training.supervised import make_train_step
 from rlhf_jax.training.update import State
 
-ARCHITECTURE = Architecture(
-    vocabulary=49152,
-    width=576,
-    layers=30,
-    heads=9,
-    kv_heads=3,
-    head_dim=64,
-    mlp_features=1536,
-    epsilon=1e-5,
-    max_length=8192,
-    tied=True,
-    rotary=Rotary(100_000.0),
-)
+ARCHITECTURE = PRESETS["HuggingFaceTB/SmolLM2-135M-Instruct"]
 FREEZE = workloads.FROZEN_LAYERS / ARCHITECTURE.layers
 NEVER = -1  # an EOS id that is never sampled: every sample runs to its full length
 ADAMW = optimizer.Config(learning_rate=1e-5, clip_norm=0.0)
@@ -77,15 +66,30 @@ PPO = Algorithm(
 
 
 def network(dtype: str, freeze: float) -> tuple[Model, Params, Params]:
-    """A random model, its trunk in the compute dtype and its top in float32, as stages load them."""
+    """A random model, its trunk in the compute dtype and its top in float32, placed as stages place what they load."""
     model = Model(ARCHITECTURE, jnp.dtype(dtype), freeze)
-    trunk, top = model.split(nn.meta.unbox(jax.jit(model.init)(jax.random.key(0))))
+    trunk, top = model.split(sharding.spread(nn.meta.unbox(jax.jit(model.init)(jax.random.key(0)))))
     return model, cast(trunk, model.dtype), top
 
 
 def random_prompts(rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     tokens = np.random.default_rng(0).integers(ARCHITECTURE.vocabulary, size=(rows, length), dtype=np.int32)
     return tokens, np.ones((rows, length), bool)
+
+
+def steady(step: Callable[[], Any]) -> Callable[[], Any]:
+    """`step`, of which only the first call may compile: a compilation must not be taken for a slow step."""
+    compiled = None
+
+    def checked() -> Any:
+        nonlocal compiled
+        result = step()
+        if compiled not in (None, compile_count()):
+            sys.exit(f"a timed call compiled {compile_count() - compiled} programs, 0 were expected.")
+        compiled = compile_count()
+        return result
+
+    return checked
 
 
 def best_of_n(prompt_length: int, dtype: str) -> Callable[[], Any]:
@@ -107,7 +111,7 @@ def fine_tune(freeze: float, dtype: str) -> Callable[[], Any]:
     tokens, _ = random_prompts(workloads.SFT_BATCH, workloads.SFT_LENGTH)
     cut = workloads.SFT_LENGTH - workloads.SFT_RESPONSE if freeze else 1
     prompt, response = tokens[:, :cut], tokens[:, None, cut:]
-    batch = Sequences(prompt, np.ones(prompt.shape, bool), response, np.ones(response.shape, bool))
+    batch = sharding.rows(Sequences(prompt, np.ones(prompt.shape, bool), response, np.ones(response.shape, bool)))
     transform = optimizer.make_optimizer(ADAMW, 1)
     loss, unit = sft.LOSSES["batch"]
     train_step = make_train_step(partial(loss, model), unit, transform, workloads.SFT_BATCH)
@@ -148,14 +152,16 @@ def ppo_iteration(dtype: str) -> Callable[[], Any]:
 
 
 def make_step(case: str, dtype: str) -> Callable[[], Any]:
-    return {
+    cases = {
         "bon_128": lambda: best_of_n(128, dtype),
         "bon_512": lambda: best_of_n(512, dtype),
         "sft_frozen": lambda: fine_tune(FREEZE, dtype),
         "sft_full": lambda: fine_tune(0.0, dtype),
         "ppo": lambda: ppo_iteration(dtype),
-    }[case]()
+    }
+    return steady(cases[case]())
 
 
 if __name__ == "__main__":
-    workloads.main(make_step, packages=("jax", "jaxlib", "flax"))
+    with sharding.use(sharding.Mesh(data=1, fsdp=1, tensor=1)):
+        workloads.main(make_step, packages=("jax", "jaxlib", "flax"))
