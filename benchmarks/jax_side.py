@@ -28,6 +28,7 @@ from rlhf_jax.training.supervised import make_train_step
 from rlhf_jax.training.update import State
 
 ARCHITECTURE = PRESETS["HuggingFaceTB/SmolLM2-135M-Instruct"]
+MESH = sharding.Mesh(data=1, fsdp=1, tensor=1)
 FREEZE = workloads.FROZEN_LAYERS / ARCHITECTURE.layers
 NEVER = -1  # an EOS id that is never sampled: every sample runs to its full length
 ADAMW = optimizer.Config(learning_rate=1e-5, clip_norm=0.0)
@@ -163,5 +164,5 @@ def make_step(case: str, dtype: str) -> Callable[[], Any]:
 
 
 if __name__ == "__main__":
-    with sharding.use(sharding.Mesh(data=1, fsdp=1, tensor=1)):
+    with sharding.use(MESH):
         workloads.main(make_step, packages=("jax", "jaxlib", "flax"))

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+
+from rlhf_jax import sharding
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SMALL = {"SFT_BATCH": 2, "SFT_LENGTH": 24, "SFT_RESPONSE": 8, "PPO_PROMPTS": 2, "PPO_PROMPT_LENGTH": 16}
@@ -23,7 +26,8 @@ def jax_side(monkeypatch):
     monkeypatch.setattr(jax_side, "PPO", dataclasses.replace(jax_side.PPO, max_new_tokens=4))
     for name, value in {**SMALL, "BON_SAMPLES": 2, "NEW_TOKENS": 4}.items():
         monkeypatch.setattr(jax_side.workloads, name, value)
-    yield jax_side
+    with sharding.use(jax_side.MESH):
+        yield jax_side
     for name in ("jax_side", "workloads"):
         sys.modules.pop(name, None)
 
@@ -33,6 +37,14 @@ def test_sampling_runs_to_its_full_length(jax_side):
     sampled = jax_side.make_step("bon_128", "float32")()
     assert sampled.sequences.prompt.shape == (1, 128)
     assert sampled.sequences.response_mask.shape == (1, 2, 4) and sampled.sequences.response_mask.all()
+
+
+def test_a_timed_call_that_compiles_is_refused(jax_side):
+    sizes = iter((2, 3))
+    step = jax_side.steady(lambda: jax.jit(lambda x: x + 1)(np.zeros(next(sizes))))
+    step()
+    with pytest.raises(SystemExit, match="compiled 1 programs"):
+        step()
 
 
 @pytest.mark.parametrize(("case", "trained"), [("sft_frozen", ["4"]), ("sft_full", list("01234")), ("ppo", ["4"])])
