@@ -313,6 +313,24 @@ def run(config: Config, workdir: Path) -> None:
         train(config, workdir)
 
 
+def make_transform(config: Config) -> optax.GradientTransformation:
+    """The optimiser, whose schedule counts the updates of all minibatches."""
+    updates = config.steps * config.algorithm.epochs * config.algorithm.minibatches
+    return optimizer.make_optimizer(config.optimizer, updates)
+
+
+def make_sampler(model: Model, config: Config, eos_id: int) -> rollouts.Sampler:
+    """What samples rollouts."""
+    settings = config.algorithm
+    return rollouts.make_sample(
+        model,
+        samples=config.samples,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        eos_id=eos_id,
+    )
+
+
 def train(config: Config, workdir: Path) -> None:
     """The run itself, on the mesh in use."""
     sharding.check_rows(config.microbatch, "config.microbatch")
@@ -332,14 +350,8 @@ def train(config: Config, workdir: Path) -> None:
     reward, mean, deviation = load_reward(base, config.reward)
     key = jax.random.key(config.seed)
     value = start_value(settings, start, reward, mean, deviation, key)
-    transform = optimizer.make_optimizer(config.optimizer, config.steps * settings.epochs * settings.minibatches)
-    sample = rollouts.make_sample(
-        model,
-        samples=config.samples,
-        max_new_tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
-        eos_id=tokenizer.eos_token_id,
-    )
+    transform = make_transform(config)
+    sample = make_sampler(model, config, tokenizer.eos_token_id)
     evaluate = make_evaluate_rollout(model, settings, config.microbatch)
     update = make_update(model, settings, transform, config.microbatch)
     state = PolicyState.create(

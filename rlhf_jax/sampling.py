@@ -16,6 +16,7 @@ from rlhf_jax import rollouts, sharding
 from rlhf_jax.data.records import Example, Samples, append, read
 from rlhf_jax.data.tokenizer import decode, encode_prompt, id_count, load_tokenizer
 from rlhf_jax.errors import UserError
+from rlhf_jax.models.transformer import Model
 from rlhf_jax.runs import load_policy, load_reward
 from rlhf_jax.training.metrics import Progress
 from rlhf_jax.training.run import stop_on_signal
@@ -136,6 +137,18 @@ def sample_file(config: Sampling, workdir: Path, name: str, select: Callable[[li
             sample_missing(config, path, name, missing, len(done), select)
 
 
+def make_sampler(model: Model, config: Sampling, eos_id: int) -> rollouts.Sampler:
+    """What samples one file."""
+    return rollouts.make_sample(
+        model,
+        samples=config.n,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        eos_id=eos_id,
+    )
+
+
 def sample_missing(
     config: Sampling,
     path: Path,
@@ -151,14 +164,7 @@ def sample_missing(
     score = None
     if config.reward:
         score = rollouts.make_score(base.model, *load_reward(base, config.reward))
-    sample = rollouts.make_sample(
-        base.model,
-        samples=config.n,
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        eos_id=tokenizer.eos_token_id,
-    )
+    sample = make_sampler(base.model, config, tokenizer.eos_token_id)
     batches = rollouts.sample_prompts(
         sample,
         base.trunk,

@@ -191,6 +191,12 @@ def run(config: Config, workdir: Path) -> None:
         train(config, workdir)
 
 
+def make_sampler(model: Model, config: Config, eos_id: int) -> rollouts.Sampler:
+    """What continues held-out prompts greedily."""
+    longest = max(config.response_buckets)
+    return rollouts.make_sample(model, samples=1, max_new_tokens=longest, temperature=0.0, eos_id=eos_id)
+
+
 def train(config: Config, workdir: Path) -> None:
     """The run itself, on the mesh in use."""
     sharding.check_rows(config.microbatch, "config.microbatch")
@@ -212,7 +218,7 @@ def train(config: Config, workdir: Path) -> None:
     loss, unit = LOSSES[config.mean_over]
     train_step = make_train_step(partial(loss, base.model), unit, transform, config.microbatch)
     evaluate = make_evaluate(base.model)
-    sample = rollouts.make_sample(base.model, samples=1, max_new_tokens=longest[1], temperature=0.0, eos_id=pad)
+    sample = make_sampler(base.model, config, pad)
     state = State.create(base.top, transform)
 
     def measure(top: Params) -> dict[str, float]:

@@ -97,11 +97,11 @@ with sharding.use(sharding.Mesh(data=1, fsdp=2, tensor=-1)):
               for path, leaf in jax.tree.leaves_with_path({"trunk": base.trunk, "top": base.top})}
 print(json.dumps(shapes))
 """
-    model = tiny.write_model(tmp_path / "model", kv_heads=4, vocabulary=304)
+    model = tiny.write_model(tmp_path / "model", kv_heads=4, vocabulary=302)
     ran = with_devices(8, "-c", script, model)
     assert ran.returncode == 0, ran.stderr
     shapes = {name: tuple(shape) for name, shape in json.loads(ran.stdout).items()}
-    # width 32 over fsdp 2; 4 heads, 48 features and 304 ids over tensor 4
+    # width 32 over fsdp 2; 4 heads, 48 features and 302 ids, padded to 304, over tensor 4
     assert shapes["trunk/embed/table"] == (76, 16)
     assert shapes["trunk/layers/0/qkv/kernel"] == (16, 1, 3, 8)
     assert shapes["trunk/layers/0/out/kernel"] == (1, 1, 8, 16)

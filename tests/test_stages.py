@@ -99,6 +99,27 @@ def test_steps_may_change_under_a_constant_schedule_only(ran: list[Any], tmp_pat
         assert stages.differences(first, second) == ((change, []) if allowed else ([], change))
 
 
+@pytest.mark.parametrize(
+    "quirk", [{"mean_over": "microbatch"}, {"algorithm": {"paper": {"whiten_microbatches": True}}}], ids=str
+)
+def test_a_microbatch_may_change_unless_a_quirk_gives_it_a_meaning(quirk: dict[str, Any]) -> None:
+    sizes = [{"microbatch": 4}, {"microbatch": 2}]
+    change = ["microbatch: 4 -> 2"]
+    assert stages.differences(*sizes) == (change, [])
+    assert stages.differences(*({**size, **quirk} for size in sizes)) == ([], change)
+
+
+@pytest.mark.parametrize(
+    ("key", "allowed"),
+    [("sampling.batch_size", True), ("batch_size", False), ("mesh.tensor", True), ("sampling.temperature", False)],
+)
+def test_a_key_is_known_by_its_last_two_names(key: str, allowed: bool) -> None:
+    *above, last = key.split(".")
+    first, second = ({above[0]: {last: size}} if above else {last: size} for size in (1, 2))
+    change = [f"{key}: 1 -> 2"]
+    assert stages.differences(first, second) == ((change, []) if allowed else ([], change))
+
+
 def test_a_broken_config_json_is_a_sentence(ran: list[Any], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"stage": "fa')
     with pytest.raises(UserError, match="config.json is not JSON"):

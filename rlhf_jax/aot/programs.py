@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax import assets, best_of_n, generation, ppo, reward, rollouts, sft, sharding
+from rlhf_jax import assets, best_of_n, generation, ppo, reward, rollouts, sampling, sft, sharding
 from rlhf_jax.aot import abstract
 from rlhf_jax.aot.work import Costs, Rows, Work
 from rlhf_jax.errors import UserError
@@ -23,7 +23,6 @@ from rlhf_jax.models.families import read_config
 from rlhf_jax.models.presets import PRESETS
 from rlhf_jax.models.sources import open_source
 from rlhf_jax.models.transformer import Model
-from rlhf_jax.sampling import Sampling
 from rlhf_jax.scoring import make_score
 from rlhf_jax.training import optimizer
 from rlhf_jax.training.run import default_dtype
@@ -121,8 +120,7 @@ def _sft(config: sft.Config) -> list[Program]:
         _program("evaluate", evaluate, (trunk, top, few), resident, forward, calls=0),
     ]
     if config.evaluate_samples:
-        sample = rollouts.make_sample(model, samples=1, max_new_tokens=lengths[1], temperature=0.0, eos_id=EOS)
-        programs += _sample(sample, costs, rows, trunk, top, resident, calls=0)
+        programs += _sample(sft.make_sampler(model, config, EOS), costs, rows, trunk, top, resident, calls=0)
     return programs
 
 
@@ -155,8 +153,7 @@ def _ppo(config: ppo.Config) -> list[Program]:
     trunk, policy = abstract.parameters(model)
     reference, judge = abstract.alike(policy), abstract.with_head(model, abstract.alike(policy), "reward")
     top = {**policy, "value": abstract.value(model, settings, policy)}
-    updates = config.steps * settings.epochs * settings.minibatches
-    transform = optimizer.make_optimizer(config.optimizer, updates)
+    transform = ppo.make_transform(config)
     coefficient = abstract.whole(jax.ShapeDtypeStruct((), jnp.float32)) if settings.kl_target else None
     state = abstract.state(
         ppo.PolicyState,
@@ -166,13 +163,7 @@ def _ppo(config: ppo.Config) -> list[Program]:
         reference=abstract.alike(policy) if settings.refresh_reference_every else None,
     )
     resident = trunk, reference, judge, state
-    sample = rollouts.make_sample(
-        model,
-        samples=config.samples,
-        max_new_tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
-        eos_id=EOS,
-    )
+    sample = ppo.make_sampler(model, config, EOS)
     costs, lengths = Costs(model), (config.samples, max(config.prompt_buckets), settings.max_new_tokens)
     count = config.prompts // config.sampling_batch
     rows = Rows(config.sampling_batch, *lengths)
@@ -200,21 +191,14 @@ def _ppo(config: ppo.Config) -> list[Program]:
     return programs
 
 
-def _sampling(config: Sampling) -> list[Program]:
+def _sampling(config: sampling.Sampling) -> list[Program]:
     model = Model(architecture(config.model), dtype(config.dtype), FREEZE if config.policy else 0.0)
     trunk, top = abstract.parameters(model)
     judge = None
     if config.reward:
         judge = abstract.with_head(model, abstract.alike(top), "reward")
     resident = trunk, top, judge
-    sample = rollouts.make_sample(
-        model,
-        samples=config.n,
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        eos_id=EOS,
-    )
+    sample = sampling.make_sampler(model, config, EOS)
     length = -(-config.max_prompt // rollouts.LENGTH_STEP) * rollouts.LENGTH_STEP
     costs, rows = Costs(model), Rows(config.batch_size, config.n, length, config.max_new_tokens)
     programs = _sample(sample, costs, rows, trunk, top, resident, calls=1)

@@ -543,6 +543,11 @@ def test_a_path_into_the_run_is_no_difference_between_seeds(tmp_path: Path) -> N
     assert rows_of(make_config(*runs))["sft"]["reward"]["id_test"]["n"] == 2
 
 
+def test_seeds_that_ran_on_different_meshes_are_averaged(tmp_path: Path) -> None:
+    runs = [write_study(tmp_path / f"{n}", n, sft={"seed": n, "mesh": {"data": n + 1, "fsdp": 1}}) for n in range(2)]
+    assert rows_of(make_config(*runs))["sft"]["reward"]["id_test"]["n"] == 2
+
+
 def test_runs_that_differ_in_more_than_seeds_are_refused_by_key(tmp_path: Path) -> None:
     one = write_study(tmp_path / "a", 0, beta=0.1)
     other = write_study(tmp_path / "b", 1, beta=0.2, extra={"seed": 1, "x": 1})

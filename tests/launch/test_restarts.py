@@ -109,7 +109,7 @@ def test_a_program_can_print_and_save_while_all_processes_of_the_machine_are_end
     process.stdout.close()  # the connection goes too
     wait_until((home / "saved").exists)
     wait_until(lambda: (home / "run.log").read_text().endswith("saving\n"))
-    process.wait(timeout=60)
+    assert process.wait(timeout=60) == -signal.SIGTERM
 
 
 def test_a_program_that_was_only_told_to_stop_goes_on_on_the_same_machine(cloud: Machine) -> None:

@@ -1,0 +1,83 @@
+"""The quickstart's study on text that is no documentation: abstracts of papers, and out of distribution news.
+
+    python -m rlhf_jax.main --config=configs/scitldr.py:FOLDER --workdir=runs/scitldr
+
+FOLDER (`data` where none is given) holds SciTLDR and CNN/DailyMail as lines of JSON with the columns `title` (the
+former's), `text` and `summary`: `scitldr_train.jsonl.gz`, `scitldr_validation.jsonl.gz`, `cnn_dailymail.jsonl.gz`; and
+`summeval_pairs.jsonl.gz`, pairs of summaries that people rated, with `prompt` (the article), `chosen`, `rejected` and
+`margin`. From the last a second reward model learns, on the same SFT run; it is measured on articles that it has not
+seen.
+
+Stages, gold scorer and numbers are the demo's; texts are twice as long, and so are prompts and summaries.
+
+docs/results.md has what it gave, with time and machine.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import FieldReference
+
+from configs import common
+
+TITLE = "RLHF on abstracts of papers: SmolLM2-135M, simulated judge"
+PROMPT, RESPONSE = 256, 48  # tokens: nine of ten abstracts are whole, and so are their summaries
+PEOPLE = 128  # tokens of a summary that people rated
+
+
+def get_config(folder: str = "data") -> ConfigDict:
+    """The pipeline's config; `folder` has the files."""
+    seed = FieldReference(0)
+    stages = common.stages(common.SMOLLM2, common.MINILM, seed)
+    for stage in (stages.sft, stages.reward, stages.ppo):
+        stage.update({"prompt_buckets": (PROMPT,), "microbatch": 8})
+    stages.sft.update({"response_buckets": (RESPONSE,), "steps": 60, "evaluate_every": 20})
+    stages.reward.response_buckets = (RESPONSE + 8,)
+    stages.ppo.algorithm.max_new_tokens = RESPONSE
+    for stage in (stages.sample_pairs, stages.sample_sft, stages.sample_ppo, stages.best_of_n):
+        stage.sampling.update({"max_prompt": PROMPT, "max_new_tokens": RESPONSE})
+    everything = common.ordered(prepare=corpus(folder, seed), people=rated(folder, seed))
+    for name, stage in stages.items():
+        everything[name] = stage
+        if name == "reward":
+            everything.reward_people = reward_of_people(seed)
+    everything.report = common.report(TITLE, ("{workdir}",))
+    return common.ordered(stage="pipeline", title=TITLE, seed=seed, stages=everything)
+
+
+def corpus(folder: str, seed) -> ConfigDict:
+    """Abstracts and their one-sentence summaries; news with its highlights out of distribution."""
+    held_out = "scitldr_validation.jsonl.gz"
+    columns = {"prompt": "TITLE: {title}\nTEXT: {text}\nTL;DR:", "response": "{summary}"}
+    splits = {"train": "scitldr_train.jsonl.gz", "validation": f"{held_out}[:300]", "id_test": f"{held_out}[300:]"}
+    papers = common.part("columns", splits)
+    papers.update({"place": folder, "columns": columns})
+    news = common.part("columns", {"ood_test": "cnn_dailymail.jsonl.gz"})
+    news.update({"place": folder, "columns": {"prompt": "ARTICLE: {text}\nTL;DR:", "response": "{summary}"}})
+    return common.prepare_from("examples", seed, papers=papers, news=news)
+
+
+def rated(folder: str, seed) -> ConfigDict:
+    """Summaries of news compared by people; 400 pairs of the last ten of seventy articles are held out."""
+    articles = "summeval_pairs.jsonl.gz"  # cut where an article ends, among the pairs of two different texts
+    pairs = common.part("columns", {"train": f"{articles}[:6044]", "validation": f"{articles}[6044:]"})
+    columns = {"prompt": "ARTICLE: {prompt}\nTL;DR:", "chosen": "{chosen}", "rejected": "{rejected}"}
+    pairs.update({"place": folder, "columns": columns})
+    config = common.prepare_from("preferences", seed, summeval=pairs)
+    config.splits.validation = 400
+    return config
+
+
+def reward_of_people(seed) -> ConfigDict:
+    """A reward model of what people preferred."""
+    config = common.reward("{workdir}", common.SMOLLM2, seed)
+    config.update(
+        {
+            "data": "{workdir}/people/preferences.jsonl",
+            "evaluate_splits": ("validation",),
+            "evaluate_every": 18,
+            "steps": 36,
+            "prompt_buckets": (PROMPT,),
+            "response_buckets": (PEOPLE,),
+            "microbatch": 8,
+        }
+    )
+    return config
