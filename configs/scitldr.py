@@ -29,7 +29,7 @@ def get_config(folder: str = "data") -> ConfigDict:
     stages = common.stages(common.SMOLLM2, common.MINILM, seed)
     for stage in (stages.sft, stages.reward, stages.ppo):
         stage.update({"prompt_buckets": (PROMPT,), "microbatch": 8})
-    stages.sft.update({"response_buckets": (RESPONSE,), "steps": 60, "evaluate_every": 20})
+    stages.sft.response_buckets = (RESPONSE,)
     stages.reward.response_buckets = (RESPONSE + 8,)
     stages.ppo.algorithm.max_new_tokens = RESPONSE
     for stage in (stages.sample_pairs, stages.sample_sft, stages.sample_ppo, stages.best_of_n):
@@ -74,7 +74,6 @@ def reward_of_people(seed) -> ConfigDict:
             "data": "{workdir}/people/preferences.jsonl",
             "evaluate_splits": ("validation",),
             "evaluate_every": 18,
-            "steps": 36,
             "prompt_buckets": (PROMPT,),
             "response_buckets": (PEOPLE,),
             "microbatch": 8,
