@@ -1,4 +1,4 @@
-"""Several processes as one run: they agree, wait and end together, and a study on two hosts is the same as on one."""
+"""Several processes as one run: they agree, wait and end together. `test_meshes` has what they compute."""
 
 from __future__ import annotations
 
@@ -103,11 +103,6 @@ def test_a_workdir_that_is_not_shared_is_refused(tmp_path):
     ended(first)
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
     assert f"error: {folders[1]} is not what process 0 sees there; several hosts need a workdir" in ran.stderr
-
-
-def test_two_hosts_compute_what_one_does(whole, tmp_path):
-    """Every stage that runs a network, and what the others leave in between."""
-    assert_same(study(tmp_path / whole.name, "2,2,2", hosts=2), whole)
 
 
 def until(process: subprocess.Popen, line: str) -> None:

@@ -13,16 +13,18 @@ SOAK = pytest.mark.soak
 
 
 @pytest.mark.parametrize(
-    ("mesh", "devices"),
+    ("mesh", "devices", "hosts"),
     [
-        ("2,2,2", 8),
-        pytest.param("8,1,1", 8, marks=SOAK),
-        pytest.param("1,8,1", 8, marks=SOAK),
-        pytest.param("1,1,4", 4, marks=SOAK),
+        ("2,2,2", 8, 2),
+        pytest.param("2,2,2", 8, 1, marks=SOAK),
+        pytest.param("8,1,1", 8, 1, marks=SOAK),
+        pytest.param("1,8,1", 8, 1, marks=SOAK),
+        pytest.param("1,1,4", 4, 1, marks=SOAK),
     ],
 )
-def test_a_mesh_computes_what_one_device_does(whole, tmp_path, mesh, devices):
-    assert_same(study(tmp_path / whole.name, mesh, devices=devices), whole)
+def test_a_mesh_computes_what_one_device_does(whole, tmp_path, mesh, devices, hosts):
+    """Every stage that runs a network, and between them those that run on the main process alone."""
+    assert_same(study(tmp_path / whole.name, mesh, devices=devices, hosts=hosts), whole)
 
 
 @pytest.mark.soak
