@@ -42,14 +42,18 @@ _meetings = itertools.count()
 _handlers: list[Any] = []  # a handler has to live as long as it may be called
 
 
-def start(expected: int) -> None:
+def start(expected: int, facts: Mapping[str, Any]) -> None:
     """Joins a run of `expected` processes, before anything touches a device; for one there is nothing to join.
 
     TPU slices, SLURM and Open MPI tell JAX who the others are. Elsewhere JAX_COORDINATOR_ADDRESS, the host and a free
     port of process 0, and JAX_PROCESS_ID do.
 
+    Args:
+      expected: how many there are to be.
+      facts: what they have to agree on, as in `agree`, beside their number and their software.
+
     Raises:
-      UserError: another number of processes, one that does not come in time, or nothing that says who they are.
+      UserError: another number of processes, nothing that says who they are, or a fact on which they differ.
     """
     global _this
     if expected == 1:
@@ -76,7 +80,8 @@ def start(expected: int) -> None:
     if state.num_processes != expected:
         raise UserError(f"--hosts is {expected} and the cluster has {state.num_processes} processes")
     _this = _Process(state.process_id, expected, state.client)
-    jax.devices()  # all processes make their backends together, also those that wait while process 0 works
+    agree("the start", {"--hosts": expected, **facts, **software()})
+    jax.devices()  # all processes make their backends together, also those that then wait while process 0 works
 
 
 def _told(expected: int) -> dict[str, int]:

@@ -39,8 +39,7 @@ def main(arguments: list[str]) -> int:
     try:
         config, workdir, processes = read_flags(arguments)
         prepare_process(config.get("stage"))
-        hosts.start(processes)
-        hosts.agree("the start", {"--hosts": processes, "config": config, **hosts.software()})
+        hosts.start(processes, {"config": config})
         with contextlib.nullcontext() if hosts.is_main() else _silent():
             run_stage(config, workdir)
     except UserError as error:

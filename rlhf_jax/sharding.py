@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractDevice, AxisType, NamedSharding, PartitionSpec
 
 from rlhf_jax import hosts
@@ -155,7 +156,9 @@ def rows(tree: Any) -> Any:
 
 def whole(tree: Any) -> Any:
     """A pytree of arrays as NumPy arrays, those that are divided joined again; every host has to ask for them."""
-    return jax.device_get(jax.tree.map(_gathered, tree))
+    if hosts.count() == 1:
+        return jax.device_get(tree)
+    return jax.tree.map(_gathered, tree)
 
 
 def spread(tree: Any) -> Any:
@@ -201,11 +204,10 @@ def _put(array: np.ndarray | jax.Array, partition: PartitionSpec) -> jax.Array:
     return jax.make_array_from_callback(host.shape, place, lambda index: host[index])
 
 
-def _gathered(array: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
-    """The array itself, or a copy that lies whole on every device where some of its shares are another host's."""
-    if isinstance(array, np.ndarray) or array.is_fully_addressable or array.is_fully_replicated:
-        return array
-    return jax.jit(lambda x: x, out_shardings=_named(PartitionSpec()))(array)
+def _gathered(array: np.ndarray | jax.Array) -> np.ndarray:
+    if isinstance(array, np.ndarray) or array.is_fully_addressable:
+        return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)
 
 
 def _named(partition: PartitionSpec) -> NamedSharding | None:

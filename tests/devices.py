@@ -42,18 +42,22 @@ def start_all(devices: int, *commands: tuple[str, ...]) -> list[subprocess.Popen
     return [start(devices, *words, **together, JAX_PROCESS_ID=str(i)) for i, words in enumerate(commands)]
 
 
-def ended(process: subprocess.Popen) -> subprocess.CompletedProcess:
-    """The process as it ended; none lives on when a test fails."""
+def ended(*processes: subprocess.Popen) -> list[subprocess.CompletedProcess]:
+    """The processes as they ended; none lives on when a test fails."""
     try:
-        printed, said = process.communicate(timeout=400)
+        said = [process.communicate(timeout=400) for process in processes]
     finally:
-        process.kill()
-    return subprocess.CompletedProcess(process.args, process.returncode, printed, said)
+        for process in processes:
+            process.kill()
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *pipes)
+        for process, pipes in zip(processes, said, strict=True)
+    ]
 
 
 def with_devices(devices: int, *arguments: str) -> subprocess.CompletedProcess:
     """Runs Python in a process that has so many CPU devices."""
-    return ended(start(devices, *arguments))
+    return ended(start(devices, *arguments))[0]
 
 
 def command(folder: Path, mesh: str, *arguments: str) -> tuple[str, ...]:
@@ -64,8 +68,7 @@ def command(folder: Path, mesh: str, *arguments: str) -> tuple[str, ...]:
 def study(folder: Path, mesh: str, *arguments: str, devices: int = 8, hosts: int = 1) -> Path:
     """Runs `mesh_study.py` on so many devices, which belong to one process or in equal shares to several."""
     words = command(folder, mesh, f"--hosts={hosts}", *arguments)
-    for process in start_all(devices // hosts, *[words] * hosts):
-        ran = ended(process)
+    for ran in ended(*start_all(devices // hosts, *[words] * hosts)):
         assert ran.returncode == 0, ran.stderr
     return folder
 

@@ -24,7 +24,7 @@ def refused(function, *arguments):
     except UserError as error:
         print(error)
 
-hosts.start(2)
+hosts.start(2, {})
 me = jax.process_index()
 print(hosts.count(), hosts.is_main(), hosts.exchange("a greeting", f"from {me}"), hosts.highest(5 - 3 * me))
 hosts.agree("a fact", {"config": {"x": [1, 2.5], "y": {"z": None}}})
@@ -47,7 +47,7 @@ sys.exit(hosts.leave(7))
 
 
 def test_processes_talk_and_name_who_differs_or_is_missing():
-    first, second = map(ended, start_all(4, *[("-c", TALK)] * 2))
+    first, second = ended(*start_all(4, *[("-c", TALK)] * 2))
     assert (first.returncode, second.returncode) == (7, 7), first.stderr + second.stderr
     apart = [
         "the hosts disagree: config.y.z is 0 on process 0 and 1 on process 1; own 0 is 1 on process 0 and absent on "
@@ -62,7 +62,7 @@ def test_processes_talk_and_name_who_differs_or_is_missing():
 
 
 def test_one_process_talks_to_itself():
-    hosts.start(1)
+    hosts.start(1, {})
     assert (hosts.count(), hosts.is_main(), hosts.highest(3), hosts.leave(1)) == (1, True, 3, 1)
     assert hosts.exchange("a greeting", "text") == ["text"]
 
@@ -81,14 +81,13 @@ def test_one_process_talks_to_itself():
     ],
 )
 def test_what_cannot_start_is_one_sentence(expected, variables, sentence):
-    ran = ended(start(1, "-c", f"from rlhf_jax import hosts\nhosts.start({expected})", **variables))
+    (ran,) = ended(start(1, "-c", f"from rlhf_jax import hosts\nhosts.start({expected}, {{}})", **variables))
     assert f"rlhf_jax.errors.UserError: {sentence}" in ran.stderr
 
 
 def test_hosts_that_disagree_write_nothing(tmp_path):
     words = command(tmp_path / "study", "2,2,2", "--hosts=2")
-    for process in start_all(1, words, (*words, "--config.seed=1")):
-        ran = ended(process)
+    for ran in ended(*start_all(1, words, (*words, "--config.seed=1"))):
         assert ran.returncode == 1
         assert ran.stderr.startswith("error: the hosts disagree: config.seed is 0 on process 0 and 1 on process 1; ")
         assert ran.stderr.count("\n") == 1
@@ -98,9 +97,8 @@ def test_hosts_that_disagree_write_nothing(tmp_path):
 def test_a_workdir_that_is_not_shared_is_refused(tmp_path):
     folders = tmp_path / "a" / "study", tmp_path / "b" / "study"
     first, second = start_all(1, *(command(folder, "2,2,2", "--hosts=2") for folder in folders))
-    ran = ended(second)
+    (ran,) = ended(second)
     first.kill()
-    ended(first)
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
     assert f"error: {folders[1]} is not what process 0 sees there; several hosts need a workdir" in ran.stderr
 
@@ -120,8 +118,7 @@ def test_a_host_that_is_killed_ends_the_other_and_both_go_on(whole, tmp_path, ki
     processes = start_all(4, *[command(folder, "2,2,2", "--hosts=2")] * 2)
     until(processes[0], "reward: step 3/")
     processes[killed].kill()
-    survivor = ended(processes[1 - killed])
-    ended(processes[killed])
+    survivor = ended(*processes)[1 - killed]
     assert survivor.returncode == hosts.GONE
     assert survivor.stderr.rstrip().splitlines()[-1].startswith("error: this process cannot go on, most likely because")
     assert_same(study(folder, "2,2,2", hosts=2), whole)
@@ -133,7 +130,7 @@ def test_a_signal_to_one_host_stops_both_and_both_go_on(whole, tmp_path):
     processes = start_all(4, *[command(folder, "2,2,2", "--hosts=2")] * 2)
     until(processes[0], "sft: step 1/")
     processes[1].send_signal(signal.SIGTERM)
-    assert [ended(process).returncode for process in processes] == [143, 143]
+    assert [ran.returncode for ran in ended(*processes)] == [143, 143]
     assert_same(study(folder, "2,2,2", hosts=2), whole)
 
 
