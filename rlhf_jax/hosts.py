@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import signal
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -198,6 +199,7 @@ def leave(status: int) -> int:
         try:
             barrier("the end after an error", timeout=5)
         except UserError:
+            sys.stdout.flush()
             os._exit(status)
     return status
 

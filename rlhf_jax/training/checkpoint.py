@@ -34,6 +34,8 @@ _ITEMS = ("top", "rest", "meta", "timing")
 class Checkpoints:
     """The checkpoints of one run; a context manager that waits for the last save.
 
+    On several hosts each makes one and asks for the same saves; each writes its own shares of the arrays.
+
     Args:
       directory: their folder, made if it is not there. What a killed run left half-written in it is removed.
       keep: how many of the latest checkpoints stay; the best one stays too.

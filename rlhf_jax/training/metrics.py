@@ -101,7 +101,9 @@ def _cut_back(path: Path, step: int | None) -> list[dict[str, Any]]:
 
 
 class Progress:
-    """How far a loop is: a bar with ETA and tokens/s in a terminal, else a plain line each 10 s or 10 %; on one host.
+    """How far a loop is: a bar with ETA and tokens/s in a terminal, else a plain line each 10 s or 10 %.
+
+    Of several hosts the main one's is seen.
 
     Args:
       total: units in the whole loop.
