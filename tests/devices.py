@@ -45,7 +45,7 @@ def start_all(devices: int, *commands: tuple[str, ...]) -> list[subprocess.Popen
 def ended(*processes: subprocess.Popen) -> list[subprocess.CompletedProcess]:
     """The processes as they ended; none lives on when a test fails."""
     try:
-        said = [process.communicate(timeout=400) for process in processes]
+        said = [process.communicate(timeout=900) for process in processes]
     finally:
         for process in processes:
             process.kill()
