@@ -69,7 +69,7 @@ def check(words: list[str], topology: str) -> dict[str, Any]:
     """What `aot.check.check` finds of the config that the command line's words name."""
     from rlhf_jax.aot.check import check
 
-    config, _ = read_flags(["aot_check", *words, "--workdir=none"])  # nothing is written
+    config, *_ = read_flags(["aot_check", *words, "--workdir=none"])  # nothing is written
     return check(config, topology)
 
 

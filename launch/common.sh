@@ -59,20 +59,26 @@ read_run() {
   fi
 }
 
-# read_topology: TPU_TYPE and TPU_RUNTIME, as Cloud TPU calls the chips $TOPOLOGY and what is installed on their hosts.
-# https://cloud.google.com/tpu/docs/runtimes
+# read_topology: TPU_TYPE and TPU_RUNTIME, as Cloud TPU calls the chips $TOPOLOGY and what is installed on their hosts;
+# CHIPS, how many they are, and HOSTS, how many TPU VMs they hang on: four to each, but eight v5e or v6e to one.
+# https://cloud.google.com/tpu/docs/runtimes, https://cloud.google.com/tpu/docs/v5e
 read_topology() {
   require TOPOLOGY
   [[ "$TOPOLOGY" =~ ^(v4|v5e|v5p|v6e):[1-9][0-9]*x[1-9][0-9]*(x[1-9][0-9]*)?$ ]] ||
     fail "TOPOLOGY is $TOPOLOGY; expected v4, v5e, v5p or v6e and the chips' grid, e.g. v5e:2x4"
   local shape="${TOPOLOGY#*:}"
-  local chips=$((${shape//x/*}))
+  CHIPS=$((${shape//x/*}))
   # shellcheck disable=SC2034  # for the scripts that call this
   case "$TOPOLOGY" in # v4 and v5p are counted in cores, two a chip
-    v4:*) TPU_TYPE="v4-$((2 * chips))" TPU_RUNTIME=tpu-ubuntu2204-base ;;
-    v5e:*) TPU_TYPE="v5litepod-$chips" TPU_RUNTIME=v2-alpha-tpuv5-lite ;;
-    v5p:*) TPU_TYPE="v5p-$((2 * chips))" TPU_RUNTIME=v2-alpha-tpuv5 ;;
-    v6e:*) TPU_TYPE="v6e-$chips" TPU_RUNTIME=v2-alpha-tpuv6e ;;
+    v4:*) TPU_TYPE="v4-$((2 * CHIPS))" TPU_RUNTIME=tpu-ubuntu2204-base ;;
+    v5e:*) TPU_TYPE="v5litepod-$CHIPS" TPU_RUNTIME=v2-alpha-tpuv5-lite ;;
+    v5p:*) TPU_TYPE="v5p-$((2 * CHIPS))" TPU_RUNTIME=v2-alpha-tpuv5 ;;
+    v6e:*) TPU_TYPE="v6e-$CHIPS" TPU_RUNTIME=v2-alpha-tpuv6e ;;
+  esac
+  HOSTS=$(((CHIPS + 3) / 4))
+  # shellcheck disable=SC2034
+  case "$TOPOLOGY" in
+    v[56]e:2x4) HOSTS=1 ;;
   esac
 }
 

@@ -51,9 +51,12 @@ case "$verb" in
     read_topology
     read_run "$@"
     check_fits "$@"
-    # `exec` hands XPK's SIGTERM to the program; XPK restarts after status 143 of itself, as after all above 126.
+    # `exec` hands XPK's SIGTERM to the program; XPK restarts after status 143 of itself, as after all above 126. Its
+    # machines have four chips each, v5e:2x4 too.
     run xpk workload create "${place[@]}" "--workload=$JOB" "--tpu-type=$TPU_TYPE" "--docker-image=$IMAGE" \
-      --storage=runs --max-restarts=100 "--command=exec $(quoted python -m rlhf_jax.main "$@")"
+      --storage=runs --max-restarts=100 "--command=exec $(
+        quoted python -m rlhf_jax.main "$@" "--hosts=$(((CHIPS + 3) / 4))"
+      )"
     ;;
   tail)
     read_run "$@"

@@ -13,13 +13,16 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 require BUCKET
 read_run "$@"
-command=(sky jobs launch --yes --detach-run "--name=$JOB" "--env=BUCKET=$BUCKET" "--env=ARGUMENTS=$(quoted "$@")")
-if [ -n "${GPU:-}" ]; then
-  command+=("--gpus=$GPU")
-else
+HOSTS=1
+if [ -z "${GPU:-}" ]; then
   read_topology
   grep -q "^  accelerators: tpu-$TPU_TYPE\$" launch/sky.yaml ||
     fail "launch/sky.yaml does not ask for tpu-$TPU_TYPE, which is $TOPOLOGY; change its accelerators and runtime_version"
   check_fits "$@"
+fi
+command=(sky jobs launch --yes --detach-run "--name=$JOB" "--env=BUCKET=$BUCKET")
+command+=("--env=ARGUMENTS=$(quoted "$@" "--hosts=$HOSTS")")
+if [ -n "${GPU:-}" ]; then
+  command+=("--gpus=$GPU")
 fi
 run "${command[@]}" launch/sky.yaml

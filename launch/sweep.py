@@ -201,7 +201,7 @@ def main(arguments: list[str]) -> int:
         return 0
     launcher = shlex.split(os.environ.get("LAUNCHER", "")) or [sys.executable, "-m", "rlhf_jax.main"]
     try:
-        config, workdir = read_flags(arguments)
+        config, workdir, _ = read_flags(arguments)
         found = runs(parse(Sweep, config), workdir)
         if os.environ.get("DRY_RUN") != "1":
             return launch(found, workdir, launcher)

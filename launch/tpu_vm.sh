@@ -98,7 +98,7 @@ run_until_done() {
   # for the first, and finds the run as that left it. A machine that goes down sends SIGTERM to all processes: tee must
   # survive it, or what the program prints while it saves would end it.
   program="cd rlhf_jax && set -o pipefail && $(
-    quoted flock run.lock .venv/bin/python -m rlhf_jax.main "$@"
+    quoted flock run.lock .venv/bin/python -m rlhf_jax.main "$@" "--hosts=$HOSTS"
   ) 2>&1 | (trap '' TERM && exec tee -a -p run.log)"
   trap 'exit 130' INT # else a Ctrl-C that gcloud answers with a status of its own would start it again
   while true; do

@@ -1,23 +1,28 @@
 """The command line: one stage of a study, or a pipeline of them.
 
-    python -m rlhf_jax.main --config=configs/NAME.py[:ARG] --workdir=DIR [--config.key=value ...]
+    python -m rlhf_jax.main --config=configs/NAME.py[:ARG] --workdir=DIR [--hosts=N] [--config.key=value ...]
 
 --config is the experiment and --config.key=value sets one of its keys; --workdir is the run's folder, and the same
-command again resumes the run. Exit status: 0 done; 1 bad input, told in one sentence; 130 stopped by Ctrl-C and 143 by
-SIGTERM.
+command again resumes the run. --hosts is how many processes, by default one, run this command as one run
+(rlhf_jax/hosts.py). Exit status: 0 done; 1 bad input, told in one sentence; 130 stopped by Ctrl-C and 143 by SIGTERM;
+134 another process is gone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from rlhf_jax import hosts
 from rlhf_jax.config import suggest, to_dict
 from rlhf_jax.errors import UserError
 from rlhf_jax.stages import STAGES, run_stage
@@ -32,31 +37,45 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 0
     try:
-        config, workdir = read_flags(arguments)
+        config, workdir, processes = read_flags(arguments)
         prepare_process(config.get("stage"))
-        run_stage(config, workdir)
+        hosts.start(processes, {"config": config})
+        with contextlib.nullcontext() if hosts.is_main() else _silent():
+            run_stage(config, workdir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return hosts.leave(1)
     except KeyboardInterrupt:
         print("stopped; run the same command to go on", file=sys.stderr)
-        return 130
+        return hosts.leave(130)
+    except Exception:
+        if hosts.count() == 1:
+            raise
+        traceback.print_exc()  # here, since the interpreter would wait for the others first
+        return hosts.leave(1)
     return 0
 
 
-def read_flags(arguments: list[str]) -> tuple[dict[str, Any], Path]:
-    """The config as plain data, and the workdir.
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """What is printed is not seen; errors are."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+def read_flags(arguments: list[str]) -> tuple[dict[str, Any], Path, int]:
+    """The config as plain data, the workdir, and how many processes make up the run.
 
     Raises:
       UserError: a flag or key that does not exist, a value of the wrong type, no such config file, or a flag missing.
         An error inside the config file is left to its traceback.
     """
     overrides = [argument for argument in arguments if re.match(r"--?(no)?config\.", argument)]
-    config, _ = _parse([argument for argument in arguments if argument not in overrides], positional=True)
+    config, *_ = _parse([argument for argument in arguments if argument not in overrides], positional=True)
     for override in overrides:
         _check_key(config, override)
-    config, workdir = _parse(arguments)
-    return to_dict(config), workdir
+    config, workdir, processes = _parse(arguments)
+    return to_dict(config), workdir, processes
 
 
 def prepare_process(stage: str | None) -> None:
@@ -71,10 +90,11 @@ def prepare_process(stage: str | None) -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 
 
-def _parse(arguments: list[str], positional: bool = False) -> tuple[ConfigDict, Path]:
+def _parse(arguments: list[str], positional: bool = False) -> tuple[ConfigDict, Path, int]:
     values = flags.FlagValues()
     config = config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=arguments)
     workdir = flags.DEFINE_string("workdir", None, "", flag_values=values)
+    processes = flags.DEFINE_integer("hosts", 1, "", flag_values=values)
     try:
         rest = values(arguments)[1:]
     except flags.Error as error:
@@ -83,11 +103,11 @@ def _parse(arguments: list[str], positional: bool = False) -> tuple[ConfigDict, 
         if not values[flag.name].present:
             raise UserError(f"--{flag.name} is missing: python -m rlhf_jax.main --config=configs/NAME.py --workdir=DIR")
     if rest and not positional:
-        raise UserError(f"unexpected argument {rest[0]!r}; expected --config, --workdir or --config.key=value")
+        raise UserError(f"unexpected argument {rest[0]!r}; expected --config, --workdir, --hosts or --config.key=value")
     path = Path(config_flags.get_config_filename(values["config"]).partition(":")[0])
     if not path.is_file():
         raise UserError(f"--config names {path}, which is no file; expected configs/NAME.py or configs/NAME.py:ARG")
-    return config.value, Path(workdir.value)
+    return config.value, Path(workdir.value), processes.value
 
 
 def _check_key(config: ConfigDict, override: str) -> None:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import losses, sharding
+from rlhf_jax import hosts, losses, sharding
 from rlhf_jax.data.batches import Batches, Buckets, Encoding, Item, from_preferences, in_order, load_splits, real_tokens
 from rlhf_jax.data.records import Preference, write_text
 from rlhf_jax.data.tokenizer import id_count, load_tokenizer
@@ -237,6 +237,6 @@ def train(config: Config, workdir: Path) -> None:
             metrics["learning_rate"] = optimizer.learning_rate_at(config.optimizer, config.steps, step - 1)
             tokens = real_tokens(batch.sequences)
             loop.log(step, metrics, clock.lap(tokens), tokens, batch)
-            if quality and (config.selection.load == "latest" or best):
+            if hosts.is_main() and quality and (config.selection.load == "latest" or best):
                 write_text(workdir / "quality.json", json.dumps({"step": step, "splits": quality}, indent=2) + "\n")
             loop.save_if_due(step, state, meta)

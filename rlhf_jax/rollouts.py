@@ -169,7 +169,7 @@ def unpack(sampled: Sampled, scores: np.ndarray | None, rows: int) -> list[Respo
     Raises:
       UserError: a log-prob or score is not a finite number.
     """
-    log_probs, response, mask, finished = jax.device_get(
+    log_probs, response, mask, finished = sharding.whole(
         (sampled.log_probs, sampled.sequences.response, sampled.sequences.response_mask, sampled.finished)
     )
     if not np.isfinite(log_probs).all() or (scores is not None and not np.isfinite(scores).all()):
@@ -231,5 +231,7 @@ def sample_prompts(
             mask[row, : len(prompts[i])] = True
         ids = np.array([prompt_ids[i] for i in filled], np.int32)
         sampled = sample(trunk, top, *sharding.rows((prompt, mask, ids)), key)
-        scores = None if score is None else np.asarray(score(trunk, sampled.sequences, sampled.edge), np.float64)
+        scores = None
+        if score is not None:
+            scores = np.float64(sharding.whole(score(trunk, sampled.sequences, sampled.edge)))
         yield list(zip(rows, unpack(sampled, scores, len(rows)), strict=True))

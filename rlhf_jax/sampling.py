@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import jax
 
-from rlhf_jax import rollouts, sharding
+from rlhf_jax import hosts, rollouts, sharding
 from rlhf_jax.data.records import Example, Samples, append, read
 from rlhf_jax.data.tokenizer import decode, encode_prompt, id_count, load_tokenizer
 from rlhf_jax.errors import UserError
@@ -194,7 +194,8 @@ def sample_missing(
                 )
                 for index, responses in batch
             ]
-            append(path, records)
+            if hosts.is_main():
+                append(path, records)
             progress.update(len(batch), sum(len(tokens) for _, responses in batch for tokens in responses.tokens))
-            if stop.requested:
+            if stop.agreed():
                 break

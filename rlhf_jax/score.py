@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rlhf_jax import sharding
+from rlhf_jax import hosts, sharding
 from rlhf_jax.data.batches import Buckets, Item, in_order
 from rlhf_jax.data.records import Samples, append, read, write_text
 from rlhf_jax.data.tokenizer import encode_pair, id_count, load_tokenizer
@@ -173,8 +173,11 @@ def run(config: Config, workdir: Path) -> None:
             Progress(len(samples), unit="prompt", description=config.name, initial=len(done)) as progress,
         ):
             for batch in rate(config, missing):
-                append(path, batch)
+                if hosts.is_main():
+                    append(path, batch)
                 progress.update(len(batch))
-                if stop.requested:
+                if stop.agreed():
                     break
-    write_text(workdir / "scores.json", json.dumps(summary(config, read(path, Samples), against), indent=2) + "\n")
+    if hosts.is_main():
+        found = summary(config, read(path, Samples), against)
+        write_text(workdir / "scores.json", json.dumps(found, indent=2) + "\n")

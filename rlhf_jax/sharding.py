@@ -22,8 +22,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractDevice, AxisType, NamedSharding, PartitionSpec
 
+from rlhf_jax import hosts
 from rlhf_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
@@ -85,8 +87,19 @@ def make_mesh(sizes: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.s
 
 @contextlib.contextmanager
 def use(sizes: Mesh) -> Iterator[None]:
-    """Everything inside runs on a mesh of these sizes; says so where devices are left over. Raises as `make_mesh`."""
+    """Everything inside runs on a mesh of these sizes; says so where devices are left over.
+
+    Raises:
+      UserError: as `make_mesh`; several hosts, of which one would have no device of the mesh, or that were not told of.
+    """
     mesh = make_mesh(sizes)
+    if jax.process_count() != hosts.count():
+        raise UserError(f"--hosts is {hosts.count()} and these devices belong to {jax.process_count()} processes")
+    if without := {device.process_index for device in jax.devices()} - {d.process_index for d in mesh.devices.flat}:
+        raise UserError(
+            f"the mesh is {sizes}: {mesh.size} of {jax.device_count()} devices, none of process "
+            f"{', '.join(map(str, sorted(without)))}; several hosts expect devices of each, best all (data -1)"
+        )
     if mesh.size < jax.device_count():
         print(f"the mesh is {sizes}: {mesh.size} of {jax.device_count()} devices are used", flush=True)
     with jax.set_mesh(mesh):
@@ -141,6 +154,13 @@ def rows(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: _put(leaf, spec(("batch",))), tree)
 
 
+def whole(tree: Any) -> Any:
+    """A pytree of arrays as NumPy arrays, those that are divided joined again; every host has to ask for them."""
+    if hosts.count() == 1:
+        return jax.device_get(tree)
+    return jax.tree.map(_gathered, tree)
+
+
 def spread(tree: Any) -> Any:
     """A pytree of arrays of which those that are not placed yet lie whole on every device."""
     return jax.tree.map(
@@ -177,7 +197,17 @@ def _check_divided(shape: Sequence[int], axes: Sequence[str | None]) -> None:
 
 
 def _put(array: np.ndarray | jax.Array, partition: PartitionSpec) -> jax.Array:
-    return jax.device_put(array, _named(partition))
+    place = _named(partition)
+    if hosts.count() == 1:
+        return jax.device_put(array, place)
+    host = np.asarray(array)  # every host has all of it, and gives its own devices their shares
+    return jax.make_array_from_callback(host.shape, place, lambda index: host[index])
+
+
+def _gathered(array: np.ndarray | jax.Array) -> np.ndarray:
+    if isinstance(array, np.ndarray) or array.is_fully_addressable:
+        return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)
 
 
 def _named(partition: PartitionSpec) -> NamedSharding | None:

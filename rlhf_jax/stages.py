@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from rlhf_jax import hosts
 from rlhf_jax.config import parse, suggest, to_dict
 from rlhf_jax.errors import UserError
 
@@ -37,6 +38,10 @@ STAGES = {
     "export": "rlhf_jax.export",
     "pipeline": "rlhf_jax.pipeline",
 }
+
+# The stages that compute on the mesh. The others run on the main process alone, as long as they take.
+ON_EVERY_HOST = frozenset({"sft", "reward", "score", "ppo", "best_of_n", "generate", "pipeline"})
+DAYS = 10 * 24 * 3600.0  # seconds
 
 # Keys, at any depth and some with the key above, that a resumed run may set anew: how often it saves and measures, how
 # it divides a batch and on how many devices, where its inputs lie, and how it deals with an endpoint.
@@ -67,7 +72,7 @@ def resolve(config: Mapping[str, Any], where: str = "config") -> tuple[ModuleTyp
 
 
 def run_stage(config: Mapping[str, Any], workdir: Path, study: Path | None = None, where: str = "config") -> None:
-    """Runs the stage that `config` names in `workdir`, from where it stopped.
+    """Runs the stage that `config` names in `workdir`, from where it stopped; returns when every host has.
 
     Args:
       config: the stage's config as plain data (`rlhf_jax.config.to_dict`).
@@ -77,11 +82,19 @@ def run_stage(config: Mapping[str, Any], workdir: Path, study: Path | None = Non
       where: how messages name the config.
 
     Raises:
-      UserError: the config does not fit the stage, or `workdir` was written by another config.
+      UserError: the config does not fit the stage, `workdir` was written by another config, or not every host sees it.
     """
     module, parsed = resolve(config if study is None else substitute(config, study), where)
-    claim(workdir, config)
-    module.run(parsed, workdir)
+    if hosts.is_main():
+        claim(workdir, config)
+    hosts.barrier(f"{where}, its start")
+    if not (workdir / "config.json").exists():
+        raise UserError(
+            f"{workdir} is not what process 0 sees there; several hosts need a workdir on storage that they share"
+        )
+    if hosts.is_main() or config["stage"] in ON_EVERY_HOST:
+        module.run(parsed, workdir)
+    hosts.barrier(f"{where}, its end", timeout=DAYS)
 
 
 def substitute(config: Any, study: Path) -> Any:

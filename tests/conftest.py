@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,14 @@ import pytest
 # Before any test module imports a library that reads it.
 _cache = tempfile.TemporaryDirectory(prefix="rlhf_jax-tests-")
 os.environ["XDG_CACHE_HOME"] = _cache.name
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `mesh_study.py` on one device."""
+    from tests.devices import study
+
+    return study(tmp_path_factory.mktemp("study"), "1,1,1", devices=1)
 
 
 @pytest.fixture(autouse=True)

@@ -25,14 +25,15 @@ STAGE_FILES = (
     "generation",
     "export",
 )
-LOWER = ("assets", "errors", "losses", "ops", "sequences", "sharding")
+LOWER = ("assets", "errors", "hosts", "losses", "ops", "sequences", "sharding")
 
 # What each part may import of this package; a part is a module or a package. The most specific row counts, so
 # `models.layers` is not held to the row of `models`. A part that has no row fails the test: say where it belongs.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "sequences": (),
-    "sharding": ("errors",),
+    "hosts": ("errors",),
+    "sharding": ("errors", "hosts"),
     "assets": ("errors",),
     "config": ("errors",),
     "ops": ("errors", "sequences"),
@@ -64,7 +65,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "data.sources": ("data.sources", "data.formats", "data.records", "data.shifts", "errors"),
     "data.sources.rows": ("errors",),
     "data.sources.files": ("data.sources.rows", "data.records", "errors"),
-    "training": ("training", "errors", "sequences", "sharding"),
+    "training": ("training", "errors", "hosts", "sequences", "sharding"),
     "runs": ("models", "training", *LOWER),
     "rl": ("rl", "models", *LOWER),
     "rl.settings": ("errors",),
@@ -90,9 +91,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *STAGE_FILES,
     ),
     "aot.check": ("aot", "stages", "sharding", "errors"),
-    "stages": ("config", "errors"),
+    "stages": ("config", "errors", "hosts"),
     "pipeline": ("stages", "errors"),
-    "main": ("stages", "config", "errors"),
+    "main": ("stages", "config", "errors", "hosts"),
     **dict.fromkeys(
         STAGE_FILES,
         (

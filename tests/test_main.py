@@ -32,7 +32,7 @@ def config_file(tmp_path: Path) -> Path:
 
 
 def test_reads_the_config_its_argument_and_overrides(config_file: Path) -> None:
-    config, workdir = main.read_flags(
+    config, workdir, processes = main.read_flags(
         [
             "main",
             f"--config={config_file}:large",
@@ -41,8 +41,10 @@ def test_reads_the_config_its_argument_and_overrides(config_file: Path) -> None:
             "--config.optimizer.clip=2",
             "--config.seed",
             "4",
+            "--hosts=2",
         ]
     )
+    assert processes == 2
     assert workdir == Path("runs/x")
     assert (config["title"], config["seed"], config["optimizer"]) == ("large", 4, {"clip": 2.0, "learning_rate": 1.0})
     assert list(config["stages"]) == ["write", "again"]

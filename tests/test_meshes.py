@@ -3,78 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 
-from rlhf_jax.data.records import Samples, read
-from rlhf_jax.training.checkpoint import load_top
 from tests import tiny
+from tests.devices import assert_same, study, with_devices
 
-ROOT = Path(__file__).parents[1]
-TRAINED = {"sft": 3e-4, "reward": 3e-4, "ppo": 1e-4}  # learning rates, of configs/common.py
 SOAK = pytest.mark.soak
 
 
-def with_devices(devices: int, *arguments: str) -> subprocess.CompletedProcess:
-    """Runs Python in a process that has so many CPU devices."""
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    }
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
-
-
-def study(folder: Path, mesh: str, *arguments: str, devices: int = 8) -> Path:
-    """Runs `mesh_study.py`."""
-    flags = (f"--config=tests/mesh_study.py:{mesh}", f"--workdir={folder}", *arguments)
-    ran = with_devices(devices, "-m", "rlhf_jax.main", *flags)
-    assert ran.returncode == 0, ran.stderr
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    return study(tmp_path_factory.mktemp("study"), "1,1,1", devices=1)
-
-
-def assert_same(found: Path, expected: Path) -> None:
-    """Metrics and parameters to rounding, samples exactly: their vocabulary is small and all is float32.
-
-    Adam makes a step of the size of the learning rate out of any gradient, so parameters are compared in learning
-    rates; where a gradient is all rounding, so is the step's direction.
-    """
-    for stage, rate in TRAINED.items():
-        for ours, theirs in zip(tiny.logged(found / stage), tiny.logged(expected / stage), strict=True):
-            assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5), stage
-        ours, theirs = (load_top(folder / stage)[0] for folder in (found, expected))
-        apart = jax.tree.map(lambda a, b, rate=rate: np.abs(np.asarray(a) - np.asarray(b)) / rate, ours, theirs)
-        for path, leaf in jax.tree.leaves_with_path(apart):
-            assert np.quantile(leaf, 0.99) < 0.01 and leaf.max() < 1, (stage, path, np.quantile(leaf, 0.99), leaf.max())
-    for stage in ("sample_pairs", "best_of_n"):
-        ours, theirs = (read(folder / stage / "samples.jsonl", Samples) for folder in (found, expected))
-        assert {r.id: r.outputs for r in ours} == {r.id: r.outputs for r in theirs}
-        scores = {r.id: r.rewards for r in ours}
-        assert all(scores[r.id] is None or scores[r.id] == pytest.approx(r.rewards, abs=1e-4) for r in theirs)
-
-
 @pytest.mark.parametrize(
-    ("mesh", "devices"),
+    ("mesh", "devices", "hosts"),
     [
-        ("2,2,2", 8),
-        pytest.param("8,1,1", 8, marks=SOAK),
-        pytest.param("1,8,1", 8, marks=SOAK),
-        pytest.param("1,1,4", 4, marks=SOAK),
+        ("2,2,2", 8, 2),
+        pytest.param("2,2,2", 8, 1, marks=SOAK),
+        pytest.param("8,1,1", 8, 1, marks=SOAK),
+        pytest.param("1,8,1", 8, 1, marks=SOAK),
+        pytest.param("1,1,4", 4, 1, marks=SOAK),
     ],
 )
-def test_a_mesh_computes_what_one_device_does(whole, tmp_path, mesh, devices):
-    assert_same(study(tmp_path / whole.name, mesh, devices=devices), whole)
+def test_a_mesh_computes_what_one_device_does(whole, tmp_path, mesh, devices, hosts):
+    """Every stage that runs a network, and between them those that run on the main process alone."""
+    assert_same(study(tmp_path / whole.name, mesh, devices=devices, hosts=hosts), whole)
 
 
 @pytest.mark.soak

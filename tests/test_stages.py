@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import sys
 import types
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from rlhf_jax import stages
 from rlhf_jax.errors import UserError
+from rlhf_jax.sharding import Mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,3 +133,14 @@ def test_a_workdir_that_is_a_file_is_a_sentence(ran: list[Any], tmp_path: Path) 
     (tmp_path / "run").write_text("")
     with pytest.raises(UserError, match=f"the workdir {tmp_path}/run cannot be written"):
         stages.run_stage({"stage": "fake"}, tmp_path / "run")
+
+
+def test_the_stages_with_a_mesh_are_those_that_run_on_every_host() -> None:
+    """A stage on the mesh that ran on one of several hosts alone would wait for the others for ever."""
+
+    def has_mesh(config: type) -> bool:
+        hints = typing.get_type_hints(config).values()
+        return Mesh in hints or any(dataclasses.is_dataclass(hint) and has_mesh(hint) for hint in hints)
+
+    with_mesh = {name for name, module in stages.STAGES.items() if has_mesh(importlib.import_module(module).Config)}
+    assert with_mesh | {"pipeline"} == stages.ON_EVERY_HOST

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlhf_jax import hosts, sharding
 from rlhf_jax.data.batches import Buckets, Item, in_order
 from rlhf_jax.data.records import Example, Samples, write
 from rlhf_jax.rl.objective import Rollout
@@ -48,6 +49,8 @@ class FixedPrompts:
     def write(self, path: Path, answer: Answer, *, step: int, temperature: float, seed: int) -> dict[str, float]:
         """Writes a policy's responses, in the examples' order; the file is whole or not there.
 
+        Every host has to call this, and the main one writes.
+
         Args:
           path: of the file.
           answer: `(prompts, prompt ids) -> (Sampled, Rollout)`; the rollout's reference is what the KL is to.
@@ -64,8 +67,9 @@ class FixedPrompts:
             ids = np.zeros(len(batch.prompt), np.int32)
             ids[:rows] = [prompt_id(example.id) for example in examples]
             sampled, rollout = answer(batch, ids)
-            kl_k1, kl_k3 = (np.asarray(rollout.kl(estimator)).tolist() for estimator in ("k1", "k3"))
-            responses = unpack(sampled, np.asarray(rollout.scores), rows)
+            scores, *kl = sharding.whole((rollout.scores, rollout.kl("k1"), rollout.kl("k3")))
+            kl_k1, kl_k3 = (estimates.tolist() for estimates in kl)
+            responses = unpack(sampled, scores, rows)
             records += [
                 answered(
                     example,
@@ -81,7 +85,8 @@ class FixedPrompts:
                 )
                 for row, example in enumerate(examples)
             ]
-        write(path, records)
+        if hosts.is_main():
+            write(path, records)
         by_split: dict[str, list[Samples]] = {}
         for record in records:
             by_split.setdefault(record.split, []).append(record)

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlhf_jax import hosts
 from rlhf_jax.errors import UserError
 
 _ITEMS = ("top", "rest", "meta", "timing")
@@ -32,6 +33,8 @@ _ITEMS = ("top", "rest", "meta", "timing")
 
 class Checkpoints:
     """The checkpoints of one run; a context manager that waits for the last save.
+
+    On several hosts each makes one and asks for the same saves; each writes its own shares of the arrays.
 
     Args:
       directory: their folder, made if it is not there. What a killed run left half-written in it is removed.
@@ -51,9 +54,11 @@ class Checkpoints:
             raise UserError(f"the checkpoint folder {self.directory} cannot be made: {error.strerror}") from error
         if not os.access(self.directory, os.W_OK):
             raise UserError(f"the checkpoint folder {self.directory} cannot be written; choose another workdir")
-        for folder in self.directory.iterdir():
-            if folder.name.isdigit() and not _is_complete(folder):
-                shutil.rmtree(folder)
+        if hosts.is_main():
+            for folder in self.directory.iterdir():
+                if folder.name.isdigit() and not _is_complete(folder):
+                    shutil.rmtree(folder)
+        hosts.barrier(f"the checkpoints of {directory.parent.name}")
         logging.getLogger("absl").addFilter(_is_news)
         self._best = _KeepStep()
         policies = [ocp.checkpoint_managers.LatestN(keep), self._best]
@@ -289,7 +294,9 @@ def _placed(leaf: Any) -> Any:
 def _read(folder: Path, **arguments: Any) -> Any:
     import orbax.checkpoint as ocp
 
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+    this = jax.process_index()  # each process reads for itself, and waits for no other
+    alone = ocp.options.MultiprocessingOptions(this, {this}, barrier_sync_key_prefix=f"reader {this}")
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=alone) as reader:
         return reader.restore(folder, args=ocp.args.Composite(**arguments))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rlhf_jax import hosts, sharding
 from rlhf_jax.errors import UserError
 from rlhf_jax.training.checkpoint import Checkpoints
 from rlhf_jax.training.metrics import MetricsWriter, Progress
@@ -65,7 +66,9 @@ class Loop:
             self._stop = stack.enter_context(stop_on_signal(self._grace))
             self._checkpoints = stack.enter_context(Checkpoints(self._workdir / "checkpoints"))
             latest = self._checkpoints.latest()
-            self._writer = stack.enter_context(MetricsWriter(self._workdir, latest))
+            hosts.agree(f"the start of {self._name}", {"the latest checkpoint in the workdir": latest})
+            main = hosts.is_main()
+            self._writer = stack.enter_context(MetricsWriter(self._workdir, latest)) if main else None
             progress = Progress(self._steps, description=self._name, initial=latest or 0)
             self._progress = stack.enter_context(progress)
             self._stack = stack.pop_all()
@@ -147,13 +150,14 @@ class Loop:
         self.require_finite(step, metrics, batch)
         if self.is_best(metrics):
             self._best = {"metric": self._selection.metric, "value": metrics[self._selection.metric], "step": step}
-        self._writer.write(step, metrics)
-        self._writer.timing(step, {**timing, "programs": compile_count()})
+        if self._writer is not None:
+            self._writer.write(step, metrics)
+            self._writer.timing(step, {**timing, "programs": compile_count()})
         self._progress.update(1, tokens)
 
     def save_if_due(self, step: int, state: State, meta: Mapping[str, Any]) -> None:
         """Starts to write a checkpoint if one is due, the step is the best so far or the run was asked to stop."""
-        self._stopping = self._stop.requested  # read once: a signal after this waits for the next step's save
+        self._stopping = self._stop.agreed()  # read once: a signal after this waits for the next step's save
         best = None if self._best is None else self._best["step"]
         if self._stopping or best == step or self.is_due(step, self._every):
             chosen = {} if best is None else {"best": self._best}
@@ -169,11 +173,12 @@ class Loop:
         if batch is None:
             return standing
         path = self._workdir / f"failed_step_{step}.npz"
-        leaves = jax.tree.leaves_with_path(batch)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.savez(file, **{jax.tree_util.keystr(key, simple=True, separator="."): leaf for key, leaf in leaves})
-        os.replace(partial, path)
+        leaves = jax.tree.leaves_with_path(sharding.whole(batch))
+        if hosts.is_main():
+            partial = path.with_suffix(".partial")
+            with partial.open("wb") as file:
+                np.savez(file, **{jax.tree_util.keystr(key, simple=True, separator="."): leaf for key, leaf in leaves})
+            os.replace(partial, path)
         return f"{standing}, and the step's batch is in {path}"
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from rlhf_jax import hosts
 from rlhf_jax.errors import UserError
 
 
@@ -102,6 +103,8 @@ def _cut_back(path: Path, step: int | None) -> list[dict[str, Any]]:
 class Progress:
     """How far a loop is: a bar with ETA and tokens/s in a terminal, else a plain line each 10 s or 10 %.
 
+    Of several hosts the main one's is seen.
+
     Args:
       total: units in the whole loop.
       unit: what is counted, e.g. "step".
@@ -119,7 +122,7 @@ class Progress:
         self._stream = stream or sys.stderr
         self._start = self._last_line = time.monotonic()
         self._bar = None
-        if self._stream.isatty():
+        if self._stream.isatty() and hosts.is_main():
             from tqdm import tqdm
 
             self._bar = tqdm(
@@ -136,7 +139,7 @@ class Progress:
             if self._tokens:
                 self._bar.set_postfix_str(self._rate(now), refresh=False)
             self._bar.update(units)
-        elif now - self._last_line >= 10 or 10 * self._done // self._total > tenths:
+        elif hosts.is_main() and (now - self._last_line >= 10 or 10 * self._done // self._total > tenths):
             self._last_line = now
             self._print_line(now)
 

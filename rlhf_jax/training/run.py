@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax import sharding
+from rlhf_jax import hosts, sharding
 from rlhf_jax.errors import UserError
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -28,8 +28,9 @@ class Stop:
     def __init__(self) -> None:
         self.signal: int | None = None
 
-    @property
-    def requested(self) -> bool:
+    def agreed(self) -> bool:
+        """Whether any process of the run was asked to stop; all of them ask at the same point, and get the same."""
+        self.signal = hosts.highest(self.signal or 0) or None
         return self.signal is not None
 
 
@@ -40,9 +41,10 @@ def stop_on_signal(grace: float = 0.0) -> Iterator[Stop]:
     with stop_on_signal() as stop, Checkpoints(folder) as checkpoints:
         for step in ...:
             ...
-            if stop.requested or step % every == 0:
+            stopping = stop.agreed()
+            if stopping or step % every == 0:
                 checkpoints.save(...)
-            if stop.requested:
+            if stopping:
                 break
 
     Leaving the context puts the old handlers back and then raises, if a stop was requested, KeyboardInterrupt for
@@ -59,7 +61,7 @@ def stop_on_signal(grace: float = 0.0) -> Iterator[Stop]:
         return
 
     def handle(number: int, frame: object) -> None:
-        if stop.requested:
+        if stop.signal is not None:
             raise _stopped(number)
         stop.signal = number
         # print() could be interrupted by itself here.
@@ -69,6 +71,7 @@ def stop_on_signal(grace: float = 0.0) -> Iterator[Stop]:
     try:
         with _leave_after(grace) if grace else contextlib.nullcontext():
             yield stop
+        stop.agreed()  # a signal after the loop last asked stops every process too
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

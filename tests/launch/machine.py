@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 RUN = ["--config=configs/ppo.py:runs/my study", "--workdir=runs/ppo/one", "--config.title=it's $HOME; two  spaces"]
-PROGRAM = ["-m", "rlhf_jax.main", *RUN]
+PROGRAM = ["-m", "rlhf_jax.main", *RUN, "--hosts=1"]
 FIT_CHECK = [".venv/bin/python", "launch/aot_check.py", "--topology=v5e:2x4", RUN[0], RUN[2]]
 PLACE = ["--project=p", "--zone=us-west4-a"]
 TPU = {"PROJECT": "p", "ZONE": "us-west4-a", "NAME": "chips", "TOPOLOGY": "v5e:2x4", "BUCKET": "results"}

@@ -36,7 +36,7 @@ def test_every_row_of_the_table_is_of_a_config_that_its_stage_accepts():
     rows = []
 
     def check(flags, topology):
-        config, _ = read_flags(["aot_check", *flags, "--workdir=none"])
+        config, *_ = read_flags(["aot_check", *flags, "--workdir=none"])
         _, parsed = resolve(config)
         settings = getattr(parsed, "sampling", parsed)
         assert (settings.dtype, settings.mesh.tensor) == ("bfloat16", 1)

@@ -105,9 +105,29 @@ def test_slurm(machine: Machine) -> None:
     _, submitted = machine.dry_run("launch/slurm.sh", *RUN, GPUS="4")
     assert submitted[0] == "sbatch"
     assert {"--job-name=run-ppo-one", "--gpus-per-node=4", "--requeue", "--dependency=singleton"} <= set(submitted)
+    assert {"--nodes=1", "--ntasks-per-node=1"} <= set(submitted)
+    assert "--nodes=2" in machine.dry_run("launch/slurm.sh", *RUN, NODES="2")[1]
     assert submitted[-4:] == ["launch/slurm_job.sh", *RUN]
     job = machine.dry_run("launch/slurm_job.sh", *RUN, SLURM_JOB_ID="7")
     assert job == [["srun", ".venv/bin/python", *PROGRAM]]
+    machine.provide("srun", 'echo "$JAX_LOCAL_DEVICE_IDS"')
+    nodes = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "4"}
+    assert machine.run("launch/slurm_job.sh", *RUN, **nodes).stdout == "0,1,2,3\n"
+    assert machine.calls[-1] == ["srun", ".venv/bin/python", *PROGRAM[:-1], "--hosts=2"]
+
+
+@pytest.mark.parametrize(
+    ("topology", "on_vms", "on_gke"),
+    [("v5e:2x4", 1, 2), ("v5e:4x4", 4, 4), ("v6e:1x1", 1, 1), ("v4:2x2x1", 1, 1), ("v5p:2x2x2", 2, 2)],
+)
+def test_the_program_is_told_how_many_hosts_a_slice_has(
+    machine: Machine, topology: str, on_vms: int, on_gke: int
+) -> None:
+    variables = {**GKE, "TOPOLOGY": topology, "SKIP_FIT_CHECK": "1"}
+    *_, program = machine.dry_run("launch/tpu_vm.sh", "run", *RUN, **variables)
+    assert f" --hosts={on_vms} 2>&1" in program[-1]
+    (workload,) = machine.dry_run("launch/gke.sh", "run", *RUN, **variables)
+    assert workload[-1].endswith(f" --hosts={on_gke}")
 
 
 # What is printed is what is run
@@ -160,7 +180,7 @@ def test_a_tpu_vm_gets_the_arguments(machine: Machine, linux: None) -> None:
 
 def test_a_pod_gets_the_arguments(machine: Machine) -> None:
     command = machine.dry_run("launch/gke.sh", "run", *RUN, **GKE)[-1][-1].removeprefix("--command=")
-    assert received(machine, f"({command})", machine.folder) == [["python", *PROGRAM]]
+    assert received(machine, f"({command})", machine.folder) == [["python", *PROGRAM[:-1], "--hosts=2"]]
 
 
 def test_a_sky_machine_gets_the_arguments(machine: Machine) -> None:

@@ -77,7 +77,7 @@ def test_folders_are_named_by_what_varies(tmp_path: Path) -> None:
 def test_the_sweeps_of_this_project_can_be_launched(path: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
     name = path.relative_to(ROOT)
-    config, workdir = read_flags(["sweep", f"--config={name}", f"--workdir={tmp_path}"])
+    config, workdir, _ = read_flags(["sweep", f"--config={name}", f"--workdir={tmp_path}"])
     assert len(runs(parse(Sweep, config), workdir)) == 12
     assert f"python -m launch.sweep --config={name} --workdir=runs/" in path.read_text(), (
         "the lab note gives the command"

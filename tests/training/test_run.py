@@ -28,7 +28,7 @@ def test_a_signal_lets_the_step_finish(number: int, expected: type[BaseException
             if step == 3:
                 os.kill(os.getpid(), number)
             done.append(step)
-            if stop.requested:
+            if stop.agreed():
                 break
     assert done == [0, 1, 2, 3]
     assert stop.signal == number
@@ -40,7 +40,7 @@ def test_a_signal_lets_the_step_finish(number: int, expected: type[BaseException
 def test_without_a_signal_nothing_happens() -> None:
     before = signal.getsignal(signal.SIGINT)
     with run.stop_on_signal() as stop:
-        assert not stop.requested
+        assert not stop.agreed()
         assert signal.getsignal(signal.SIGINT) is not before
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -58,7 +58,7 @@ def test_in_another_thread_it_does_nothing() -> None:
 
     def loop() -> None:
         with run.stop_on_signal() as stop:
-            seen.append(stop.requested)
+            seen.append(stop.agreed())
 
     thread = threading.Thread(target=loop)
     thread.start()
@@ -94,7 +94,7 @@ step = jax.jit(lambda x: jax.lax.fori_loop(0, 10**9, lambda i, x: jnp.tanh(x @ x
 with stop_on_signal(grace) as stop:
     threading.Timer(0.5, lambda: os.kill(os.getpid(), 15)).start()
     print(step(jnp.ones((200, 200)) if seconds > 60 else seconds))
-    assert stop.requested
+    assert stop.agreed()
     print("saved")
 print("not reached")
 """
@@ -114,7 +114,7 @@ def test_sigterm_ends_a_step_that_outlasts_the_grace(seconds: float, grace: floa
 def test_a_grace_without_a_signal_leaves_nothing_behind() -> None:
     threads, files = threading.active_count(), len(os.listdir("/dev/fd"))
     with run.stop_on_signal(grace=0.01) as stop:
-        assert not stop.requested
+        assert not stop.agreed()
     assert (threading.active_count(), len(os.listdir("/dev/fd"))) == (threads, files)
     assert signal.set_wakeup_fd(-1) == -1
 
