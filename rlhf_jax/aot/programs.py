@@ -16,7 +16,6 @@ import jax.numpy as jnp
 
 from rlhf_jax import assets, best_of_n, generation, ppo, reward, rollouts, sampling, sft, sharding
 from rlhf_jax.aot import abstract
-from rlhf_jax.aot.work import Costs, Rows, Work
 from rlhf_jax.errors import UserError
 from rlhf_jax.models.architecture import Architecture
 from rlhf_jax.models.families import read_config
@@ -28,6 +27,7 @@ from rlhf_jax.training import optimizer
 from rlhf_jax.training.run import default_dtype
 from rlhf_jax.training.supervised import make_train_step
 from rlhf_jax.training.update import State, check_divides
+from rlhf_jax.work import Costs, Rows, Work
 
 FREEZE = 0.8  # the study's, where a config leaves it to the run that it starts from
 EOS = 2  # any id
@@ -112,8 +112,8 @@ def _sft(config: sft.Config) -> list[Program]:
     batch, few = (abstract.sequences(rows, 1, *lengths) for rows in (config.batch_size, config.microbatch))
     resident = trunk, state
     costs, rows = Costs(model), Rows(config.microbatch, 1, *lengths)
-    forward = costs.trunk(rows) + costs.top(rows) + costs.log_probs(rows)
-    gradient = forward + costs.top(rows) * 2 + costs.log_probs_gradient(rows)
+    forward = costs.supervised(rows, log_probs=True)
+    gradient = costs.supervised_gradient(rows, log_probs=True)
     evaluate = sft.make_evaluate(model)
     programs = [
         _update(step, (state, trunk, batch), resident, costs, gradient, config.batch_size // config.microbatch),
@@ -138,8 +138,8 @@ def _reward(config: reward.Config) -> list[Program]:
     margin = abstract.rows(jax.ShapeDtypeStruct((config.batch_size,), jnp.float32))
     resident, inputs = (trunk, state), (state, trunk, reward.Pairs(batch, margin))
     costs, rows = Costs(model), Rows(config.microbatch, 2, *lengths)
-    forward = costs.trunk(rows) + costs.top(rows)
-    gradient = forward + costs.top(rows) * 2
+    forward = costs.supervised(rows, log_probs=False)
+    gradient = costs.supervised_gradient(rows, log_probs=False)
     return [
         _update(step, inputs, resident, costs, gradient, config.batch_size // config.microbatch),
         _program("score", make_score(model), (trunk, top, few), resident, forward, calls=0),
@@ -178,12 +178,12 @@ def _ppo(config: ppo.Config) -> list[Program]:
     evaluate = ppo.make_evaluate_rollout(model, settings, config.microbatch)
     inputs = (trunk, top, reference, judge, 0.0, 1.0, coefficient, sampled)
     rows = Rows(config.microbatch, *lengths)
-    forward = costs.top(rows) * (3 if settings.value_model == "policy" else 4) + costs.log_probs(rows) * 2
+    tops = 1 if settings.value_model == "policy" else 2
+    forward = costs.rollout_scores(rows, tops=2 + tops)
     programs.append(_program("score", evaluate, inputs, resident, forward * (config.prompts // rows.prompts), calls=1))
     rollout = abstract.rows(jax.eval_shape(evaluate, *inputs)[0]).replace(edge=sampled.edge)
     update = ppo.make_update(model, settings, transform, config.microbatch)
-    tops = 1 if settings.value_model == "policy" else 2
-    gradient = costs.top(rows) * 3 * tops + costs.log_probs(rows) + costs.log_probs_gradient(rows)
+    gradient = costs.rollout_gradient(rows, tops=tops)
     microbatches = config.prompts // settings.minibatches // config.microbatch
     inputs, resident = (state, trunk, rollout, abstract.key()), (*resident, sampled)
     minibatches = settings.epochs * settings.minibatches

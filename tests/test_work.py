@@ -1,13 +1,13 @@
-"""The formula of `aot.work` against counts that are made one product at a time."""
+"""The formula of `work` against counts that are made one product at a time."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 import pytest
 
-from rlhf_jax.aot.work import Costs, Rows
 from rlhf_jax.models.presets import PRESETS
 from rlhf_jax.models.transformer import Model
+from rlhf_jax.work import Costs, Rows
 from tests import tiny
 
 
