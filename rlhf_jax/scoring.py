@@ -31,5 +31,5 @@ def score_batches(
 ) -> np.ndarray:
     """Raw scores `[rows, N]` float64 of all the real rows of batches, which come with their number."""
     return np.concatenate(
-        [np.asarray(score(trunk, top, sharding.rows(batch)), np.float64)[:rows] for batch, rows in batches]
+        [jax.device_get(score(trunk, top, sharding.rows(batch))).astype(np.float64)[:rows] for batch, rows in batches]
     )

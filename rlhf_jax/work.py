@@ -145,9 +145,27 @@ class Costs:
         return gradient + self.log_probs_gradient(rows) if log_probs else gradient
 
     def rollout_scores(self, rows: Rows, *, tops: int) -> Work:
-        """What PPO reads off a rollout's states: policy, reference, reward model and perhaps the value's own top."""
-        return self.top(rows) * tops + self.log_probs(rows) * 2
+        """What PPO reads off a rollout's states; `tops` is 2 where the value has a top of its own, else 1."""
+        policy_reference_and_reward = 3
+        return self.top(rows) * (policy_reference_and_reward + tops - 1) + self.log_probs(rows) * 2
 
     def rollout_gradient(self, rows: Rows, *, tops: int) -> Work:
-        """The gradient of PPO's loss by the policy and, if it has a top of its own, by the value."""
+        """The gradient of PPO's loss; `tops` as above."""
         return self.top(rows) * 3 * tops + self.log_probs(rows) + self.log_probs_gradient(rows)
+
+    def rollout_flops(self, rows: Rows, *, longest: int, epochs: float, tops: int) -> dict[str, float]:
+        """Floating-point operations of one step of PPO by its phases.
+
+        Args:
+          rows: of the rollout.
+          longest: tokens of its longest response, after which sampling stops.
+          epochs: how often each row is learned from.
+          tops: as above.
+        """
+        work = {
+            "prefill": self.prefill(rows._replace(samples=0)),
+            "decode": self.decode(rows._replace(response=longest)),
+            "score": self.rollout_scores(rows, tops=tops),
+            "update": self.rollout_gradient(rows, tops=tops) * epochs,
+        }
+        return {phase: of.flops for phase, of in work.items()}

@@ -66,11 +66,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "data.sources": ("data.sources", "data.formats", "data.records", "data.shifts", "errors"),
     "data.sources.rows": ("errors",),
     "data.sources.files": ("data.sources.rows", "data.records", "errors"),
-    "training": ("training", "errors", "sequences", "sharding"),
+    "training": ("training", "chips", "errors", "sequences", "sharding"),
     "runs": ("models", "training", *LOWER),
     "rl": ("rl", "models", *LOWER),
     "rl.settings": ("errors",),
-    "rl.fixed_prompts": ("rl", "rollouts", "sampler", "sampling", "data", *LOWER),
+    "rl.fixed_prompts": ("rl", "rollouts", "sampler", "sampling", "data", "training.run", *LOWER),
     "scoring": ("models", "training.run", *LOWER),
     "sampling": ("models", "rollouts", "data", "training", "runs", *LOWER),
     "evaluation": ("evaluation", "data", "assets", "config", "errors", "__init__"),
@@ -106,6 +106,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
             "rl",
             "data",
             "training",
+            "work",
             "runs",
             "evaluation",
             *LOWER,
@@ -138,6 +139,7 @@ HEAVY = {
     "tensorboardX",
     "tensorflow_datasets",
     "transformers",
+    "wandb",
 }
 
 MODULES = {

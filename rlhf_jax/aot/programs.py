@@ -40,7 +40,7 @@ class Program:
     Attributes:
       name: e.g. "decode".
       function: has `lower`.
-      arguments: shapes, and Python numbers where the stage passes those.
+      arguments: shapes.
       beside: bytes on each device that the stage holds while this runs and that are not among its arguments.
       work: what one call has to do.
       calls: how often it runs in one step: an optimiser step, a rollout, a batch of prompts; 0 of an evaluation.
@@ -154,7 +154,8 @@ def _ppo(config: ppo.Config) -> list[Program]:
     reference, judge = abstract.alike(policy), abstract.with_head(model, abstract.alike(policy), "reward")
     top = {**policy, "value": abstract.value(model, settings, policy)}
     transform = ppo.make_transform(config)
-    coefficient = abstract.whole(jax.ShapeDtypeStruct((), jnp.float32)) if settings.kl_target else None
+    number = abstract.whole(jax.ShapeDtypeStruct((), jnp.float32))
+    coefficient = abstract.alike(number) if settings.kl_target else None
     state = abstract.state(
         ppo.PolicyState,
         top,
@@ -176,10 +177,10 @@ def _ppo(config: ppo.Config) -> list[Program]:
         programs.append(_program("join", sample.join, (batches,), resident, Work(), calls=1))
         sampled = abstract.rows(jax.eval_shape(sample.join, batches))
     evaluate = ppo.make_evaluate_rollout(model, settings, config.microbatch)
-    inputs = (trunk, top, reference, judge, 0.0, 1.0, coefficient, sampled)
+    inputs = (trunk, top, reference, judge, number, number, coefficient, sampled)
     rows = Rows(config.microbatch, *lengths)
     tops = 1 if settings.value_model == "policy" else 2
-    forward = costs.rollout_scores(rows, tops=2 + tops)
+    forward = costs.rollout_scores(rows, tops=tops)
     programs.append(_program("score", evaluate, inputs, resident, forward * (config.prompts // rows.prompts), calls=1))
     rollout = abstract.rows(jax.eval_shape(evaluate, *inputs)[0]).replace(edge=sampled.edge)
     update = ppo.make_update(model, settings, transform, config.microbatch)
@@ -221,7 +222,8 @@ def _sample(
         jax.tree.map(lambda leaf: sharding.abstract(leaf.shape, leaf.dtype, ("batch", "kv_heads", None, None)), layer)
         for layer in prefilled.layers
     ]
-    arguments = (*inputs, prefilled.replace(layers=heads), ids, abstract.key(), sample.temperature)
+    temperature = abstract.whole(jax.ShapeDtypeStruct((), jnp.float32))
+    arguments = (*inputs, prefilled.replace(layers=heads), ids, abstract.key(), temperature)
     return [
         _program("prefill", sample.prefill, inputs, resident, costs.prefill(rows._replace(samples=0)), calls),
         _program("decode", sample.decode_at, arguments, resident, costs.decode(rows), calls),

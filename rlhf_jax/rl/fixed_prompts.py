@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 
 from rlhf_jax.data.batches import Buckets, Item, in_order
@@ -16,6 +17,7 @@ from rlhf_jax.rollouts import prompt_id, unpack
 from rlhf_jax.sampler import Sampled
 from rlhf_jax.sampling import answered
 from rlhf_jax.sequences import Sequences
+from rlhf_jax.training.run import jit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -44,6 +46,7 @@ class FixedPrompts:
     ) -> None:
         self._examples, self._tokenizer = examples, tokenizer
         self._batches = list(in_order(items, batch_size, buckets, tokenizer.eos_token_id))
+        self._kl = jit(lambda rollout: (rollout.kl("k1"), rollout.kl("k3")))
 
     def write(self, path: Path, answer: Answer, *, step: int, temperature: float, seed: int) -> dict[str, float]:
         """Writes a policy's responses, in the examples' order; the file is whole or not there.
@@ -64,8 +67,8 @@ class FixedPrompts:
             ids = np.zeros(len(batch.prompt), np.int32)
             ids[:rows] = [prompt_id(example.id) for example in examples]
             sampled, rollout = answer(batch, ids)
-            kl_k1, kl_k3 = (np.asarray(rollout.kl(estimator)).tolist() for estimator in ("k1", "k3"))
-            responses = unpack(sampled, np.asarray(rollout.scores), rows)
+            kl_k1, kl_k3 = (kl.tolist() for kl in jax.device_get(self._kl(rollout)))
+            responses = unpack(sampled, jax.device_get(rollout.scores), rows)
             records += [
                 answered(
                     example,
