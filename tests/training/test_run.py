@@ -198,10 +198,11 @@ def test_a_named_dtype_is_taken_and_an_unknown_one_refused() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 def test_the_peak_of_memory_is_at_least_what_is_resident_and_less_than_there_is() -> None:
+    """Linux counts both by thread and adds them up now and then, so they may differ a little."""
     page = os.sysconf("SC_PAGE_SIZE")
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * page
     assert set(run.memory_peak()) == {"process_memory_peak_bytes"}
-    assert resident <= run.memory_peak()["process_memory_peak_bytes"] <= os.sysconf("SC_PHYS_PAGES") * page
+    assert 0.9 * resident <= run.memory_peak()["process_memory_peak_bytes"] <= os.sysconf("SC_PHYS_PAGES") * page
 
 
 def test_the_peak_of_devices_that_tell_is_that_of_the_fullest(monkeypatch: pytest.MonkeyPatch) -> None:
