@@ -76,11 +76,12 @@ def _finite(scalars: Mapping[str, Any]) -> dict[str, float | None]:
 def _cut_back(path: Path, step: int | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Leaves in `path` the lines up to `step` and returns them and the others; a half-written last line goes too."""
     *lines, _ = path.read_text().split("\n") if path.exists() else [""]
+    last = -1 if step is None else step
     kept, records, lost = [], [], []
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-            if step is not None and record["step"] <= step:
+            if record["step"] <= last:
                 kept.append(line + "\n")
                 records.append(record)
             else:
