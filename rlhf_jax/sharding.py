@@ -102,7 +102,8 @@ def device() -> jax.Device | AbstractDevice:
 
 def device_count() -> int:
     """How many devices the mesh in use has; 1 without a mesh."""
-    return jax.sharding.get_abstract_mesh().size
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.size
 
 
 def spec(axes: Sequence[str | None]) -> PartitionSpec:
