@@ -50,6 +50,11 @@ def latest() -> ConfigDict:
     return ConfigDict({"metric": "", "better": "lower", "load": "latest"})
 
 
+def watch() -> ConfigDict:
+    """A profile on SIGUSR1 alone; `--config.ppo.watch.profile_steps='(5, 7)'` makes one of steps 5 to 7."""
+    return ConfigDict({"profile_steps": (), "signal_steps": 3, "wandb_project": ""})
+
+
 def gold(encoder: str) -> ConfigDict:
     """The simulated judge and annotator: similarity to the text, less copying and length. It reads no reference."""
     return ConfigDict({"encoder": encoder, "copy_penalty": 0.25, "free_words": 16, "length_penalty": 0.02})
@@ -118,6 +123,7 @@ def sft(folder: str, model: str, seed) -> ConfigDict:
             "checkpoint_every": 10,
             "stop_grace": 0.0,
             "selection": latest(),
+            "watch": watch(),
             "seed": seed,
         }
     )
@@ -206,6 +212,7 @@ def reward(folder: str, model: str, seed) -> ConfigDict:
             "checkpoint_every": 6,
             "stop_grace": 0.0,
             "selection": latest(),
+            "watch": watch(),
             "seed": seed,
         }
     )
@@ -289,6 +296,7 @@ def ppo(folder: str, model: str, seed) -> ConfigDict:
             "evaluate_every": 5,
             "checkpoint_every": 5,
             "stop_grace": 0.0,
+            "watch": watch(),
             "seed": seed,
         }
     )

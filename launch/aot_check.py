@@ -12,7 +12,7 @@ folder or file that is here. Where a config leaves the frozen share to the run t
     step_seconds   estimate of one step: an update, a rollout with its update, or a batch of prompts
     programs       of each program:
       calls                in one step; 0 for one that only evaluates
-      flops, bytes         of all devices, and to and from the memory of each, by the formula of `rlhf_jax/aot/work.py`
+      flops, bytes         of all devices, and to and from the memory of each, by the formula of `rlhf_jax/work.py`
       compute_seconds, memory_seconds, interconnect_seconds, seconds, mfu
                            estimates of one call, by the formula of `rlhf_jax/aot/check.py`
       memory               bytes a device by kind, from the compiler: peak = arguments + outputs + temporaries +

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rlhf_jax.aot.chips import CHIPS, GIB, TOPOLOGIES
+from rlhf_jax.aot.topologies import TOPOLOGIES
+from rlhf_jax.chips import CHIPS, GIB
 
 MODELS = ("huggyllama/llama-7b", "meta-llama/Meta-Llama-3-8B", "facebook/opt-6.7b")
 STAGES = ("sft", "reward", "ppo", "best_of_n")

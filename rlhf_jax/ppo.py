@@ -49,6 +49,8 @@ from rlhf_jax.training.update import (
     over_microbatches,
     summed_gradients,
 )
+from rlhf_jax.training.watch import Watch
+from rlhf_jax.work import Costs, Rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Config:
       evaluate_every: steps between that.
       checkpoint_every: steps between checkpoints.
       stop_grace: seconds that a step may go on after SIGTERM; then the last complete checkpoint stands. 0 is no limit.
+      watch: what the run shows of itself beside its files (docs/watching.md).
       seed: of prompts, samples, minibatches and a random value head.
     """
 
@@ -101,6 +104,7 @@ class Config:
     evaluate_every: int
     checkpoint_every: int
     stop_grace: float
+    watch: Watch
     seed: int
 
 
@@ -129,8 +133,8 @@ def make_evaluate_rollout(model: Model, settings: Algorithm, microbatch: int) ->
         top: Params,
         reference: Params,
         reward: Params,
-        mean: float,
-        deviation: float,
+        mean: jax.Array,
+        deviation: jax.Array,
         kl_coefficient: jax.Array | None,
         sampled: Sampled,
     ) -> tuple[Rollout, dict[str, jax.Array]]:
@@ -289,6 +293,7 @@ def check(config: Config) -> None:
     check_positive(config, "prompts", "samples", "steps", "evaluate_every", "checkpoint_every")
     check_not_negative(config, "stop_grace")
     check_divides("config.sampling_batch", config.sampling_batch, "config.prompts", config.prompts)
+    config.watch.check()
     choices.check(config.algorithm, config.prompts * config.samples)
     minibatches = config.algorithm.minibatches
     if config.prompts % minibatches:
@@ -313,10 +318,14 @@ def run(config: Config, workdir: Path) -> None:
         train(config, workdir)
 
 
+def planned_updates(config: Config) -> int:
+    """Updates of all minibatches, where the optimiser's schedule ends."""
+    return config.steps * config.algorithm.epochs * config.algorithm.minibatches
+
+
 def make_transform(config: Config) -> optax.GradientTransformation:
-    """The optimiser, whose schedule counts the updates of all minibatches."""
-    updates = config.steps * config.algorithm.epochs * config.algorithm.minibatches
-    return optimizer.make_optimizer(config.optimizer, updates)
+    """The optimiser."""
+    return optimizer.make_optimizer(config.optimizer, planned_updates(config))
 
 
 def make_sampler(model: Model, config: Config, eos_id: int) -> rollouts.Sampler:
@@ -348,8 +357,9 @@ def train(config: Config, workdir: Path) -> None:
     base = load_policy(config.model, config.policy, config.dtype, id_count(tokenizer))
     model, trunk, start = base.model, base.trunk, base.top
     reward, mean, deviation = load_reward(base, config.reward)
-    key = jax.random.key(config.seed)
+    key = sharding.spread(jax.random.key(config.seed))
     value = start_value(settings, start, reward, mean, deviation, key)
+    mean, deviation = sharding.spread((mean, deviation))
     transform = make_transform(config)
     sample = make_sampler(model, config, tokenizer.eos_token_id)
     evaluate = make_evaluate_rollout(model, settings, config.microbatch)
@@ -375,15 +385,18 @@ def train(config: Config, workdir: Path) -> None:
         rollout, metrics = evaluate(*inputs)
         return rollout.replace(edge=sampled.edge), metrics  # a program's result is a copy, here of gigabytes
 
+    watching_key = jax.random.fold_in(key, 0)
+
     def write_samples(state: PolicyState, step: int) -> dict[str, float]:
         def answer(batch: Sequences, ids: np.ndarray) -> tuple[Sampled, Rollout]:
-            sampled = respond(state, batch, ids, key=jax.random.fold_in(key, 0))  # the same each time
+            sampled = respond(state, batch, ids, watching_key)  # the same each time
             return sampled, score(state, sampled, start)[0]
 
         path = workdir / f"samples-{step}.jsonl"
         return fixed.write(path, answer, step=step, temperature=settings.temperature, seed=config.seed)
 
-    with Loop(workdir, "ppo", config.steps, config.checkpoint_every, grace=config.stop_grace) as loop:
+    costs, tops = Costs(model), 1 if settings.value_model == "policy" else 2
+    with Loop(workdir, "ppo", config.steps, config.checkpoint_every, None, config.stop_grace, config.watch) as loop:
         state = loop.restore(state, base.fingerprint)
         if config.evaluate_prompts and int(state.step) == 0:
             write_samples(state, 0)
@@ -399,10 +412,15 @@ def train(config: Config, workdir: Path) -> None:
             state, update_metrics = clock.time("update", update, state, trunk, rollout, order_key)
             if settings.refresh_reference_every and step % settings.refresh_reference_every == 0:
                 state = state.replace(reference=jax.tree.map(jnp.copy, policy_of(state)))
-            metrics = {name: float(value) for name, value in (metrics | update_metrics).items()}
+            metrics = {name: float(value) for name, value in jax.device_get(metrics | update_metrics).items()}
             loop.require_finite(step, metrics, sampled.sequences)
             if config.evaluate_prompts and loop.is_due(step, config.evaluate_every):
                 metrics |= clock.time("evaluate", write_samples, state, step)
-            tokens = int(batch.prompt_mask.sum()) + int(sampled.sequences.response_mask.sum())
-            loop.log(step, metrics, clock.lap(tokens), tokens, sampled.sequences)
+            before = optimizer.updates_done(state.moments) - int(metrics["updates"])
+            metrics["learning_rate"] = optimizer.learning_rate_at(config.optimizer, planned_updates(config), before)
+            answered = sharding.whole(sampled.sequences.response_mask.sum(axis=(0, 1)))  # by token
+            tokens = int(batch.prompt_mask.sum()) + int(answered.sum())
+            epochs, longest = metrics["updates"] / settings.minibatches, np.count_nonzero(answered)
+            flops = costs.rollout_flops(Rows.of(sampled.sequences), longest=longest, epochs=epochs, tops=tops)
+            loop.log(step, metrics, clock.lap(tokens, flops), tokens, sampled.sequences)
             loop.save_if_due(step, state, describe(base, "policy"))

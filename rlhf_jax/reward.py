@@ -36,6 +36,8 @@ from rlhf_jax.training.loop import Loop, is_finished
 from rlhf_jax.training.selection import Selection
 from rlhf_jax.training.supervised import make_train_step
 from rlhf_jax.training.update import State, check_divides, check_not_negative, check_positive
+from rlhf_jax.training.watch import Watch
+from rlhf_jax.work import Costs, Rows
 
 MEASURED = ("accuracy", "accuracy_standard_error", "loss", "calibration_error")
 
@@ -83,6 +85,7 @@ class Config:
       checkpoint_every: steps between checkpoints.
       stop_grace: seconds that a step may go on after SIGTERM; then the last complete checkpoint stands. 0 is no limit.
       selection: which checkpoint is the best, and which one later stages load.
+      watch: what the run shows of itself beside its files (docs/watching.md).
       seed: of the head, the data order and the normalisation sample.
     """
 
@@ -108,6 +111,7 @@ class Config:
     checkpoint_every: int
     stop_grace: float
     selection: Selection
+    watch: Watch
     seed: int
 
 
@@ -177,6 +181,7 @@ def run(config: Config, workdir: Path) -> None:
     check_not_negative(config, "stop_grace")
     check_divides("config.microbatch", config.microbatch, "config.batch_size", config.batch_size)
     config.selection.check([f"eval/{split}/{name}" for split in config.evaluate_splits for name in MEASURED])
+    config.watch.check()
     if is_finished(workdir, config.steps):
         return
     with sharding.use(config.mesh):
@@ -206,6 +211,7 @@ def train(config: Config, workdir: Path) -> None:
     )
     score = make_score(base.model)
     state = State.create(roles.with_head(base.top, "reward", head), transform)
+    costs = Costs(base.model)
 
     def measure(top: Params) -> tuple[dict[str, float], dict[str, Any]]:
         metrics, quality = {}, {}
@@ -214,7 +220,8 @@ def train(config: Config, workdir: Path) -> None:
             metrics |= {f"eval/{split}/{name}": value for name, value in scalars.items()}
         return metrics, quality
 
-    with Loop(workdir, "reward", config.steps, config.checkpoint_every, config.selection, config.stop_grace) as loop:
+    settings = config.steps, config.checkpoint_every, config.selection, config.stop_grace, config.watch
+    with Loop(workdir, "reward", *settings) as loop:
         state = loop.restore(state, base.fingerprint)
         clock = Clock()
         for step in loop.steps():
@@ -222,7 +229,7 @@ def train(config: Config, workdir: Path) -> None:
             margin = np.array([item.margin or 0.0 for item in batches.items_at(position)], np.float32)
             batch = Pairs(batches.at(position), margin)
             state, metrics = clock.time("update", train_step, state, base.trunk, sharding.rows(batch))
-            metrics = {name: float(value) for name, value in metrics.items()}
+            metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
             loop.require_finite(step, metrics, batch)
             meta = describe(base, "reward")
             quality = {}
@@ -236,7 +243,8 @@ def train(config: Config, workdir: Path) -> None:
                 metrics |= {"score_mean": meta["mean"], "score_deviation": meta["deviation"]}
             metrics["learning_rate"] = optimizer.learning_rate_at(config.optimizer, config.steps, step - 1)
             tokens = real_tokens(batch.sequences)
-            loop.log(step, metrics, clock.lap(tokens), tokens, batch)
+            flops = {"update": costs.supervised_gradient(Rows.of(batch.sequences), log_probs=False).flops}
+            loop.log(step, metrics, clock.lap(tokens, flops), tokens, batch)
             if hosts.is_main() and quality and (config.selection.load == "latest" or best):
                 write_text(workdir / "quality.json", json.dumps({"step": step, "splits": quality}, indent=2) + "\n")
             loop.save_if_due(step, state, meta)

@@ -45,7 +45,7 @@ class Sampler(NamedTuple):
 
     def decode(self, *arguments: Any) -> Sampled:
         """`decode_at` this sampler's temperature."""
-        return self.decode_at(*arguments, self.temperature)
+        return self.decode_at(*arguments, sharding.spread(self.temperature))
 
     def __call__(
         self, trunk: Params, top: Params, prompt: jax.Array, prompt_mask: jax.Array, *arguments: jax.Array

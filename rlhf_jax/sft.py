@@ -33,6 +33,8 @@ from rlhf_jax.training.run import jit
 from rlhf_jax.training.selection import Selection
 from rlhf_jax.training.supervised import make_train_step
 from rlhf_jax.training.update import State, check_divides, check_not_negative, check_positive
+from rlhf_jax.training.watch import Watch
+from rlhf_jax.work import Costs, Rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -67,6 +69,7 @@ class Config:
       checkpoint_every: steps between checkpoints.
       stop_grace: seconds that a step may go on after SIGTERM; then the last complete checkpoint stands. 0 is no limit.
       selection: which checkpoint is the best, and which one later stages load.
+      watch: what the run shows of itself beside its files (docs/watching.md).
       seed: of the data order.
     """
 
@@ -92,6 +95,7 @@ class Config:
     checkpoint_every: int
     stop_grace: float
     selection: Selection
+    watch: Watch
     seed: int
 
 
@@ -130,8 +134,9 @@ def make_evaluate(model: Model) -> Callable[[Params, Params, Sequences], tuple[j
 
 def evaluation_loss(evaluate: Callable[..., Any], trunk: Params, top: Params, batches: Sequence[Sequences]) -> float:
     """Mean loss per response token over batches."""
-    sums = [evaluate(trunk, top, batch) for batch in batches]
-    return float(sum(s[0] for s in sums) / sum(s[1] for s in sums))
+    sums = jax.device_get([evaluate(trunk, top, batch) for batch in batches])
+    total, tokens = (np.float32(sum(parts)) for parts in zip(*sums, strict=True))
+    return float(total / tokens)
 
 
 def samples_rouge(
@@ -160,7 +165,7 @@ def samples_rouge(
         range(len(items)),
         batch_size=batch_size,
         pad_id=tokenizer.eos_token_id,
-        key=jax.random.key(0),  # greedy: not used
+        key=sharding.spread(jax.random.key(jax.device_put(0))),  # greedy: not used
     )
     outputs = {index: responses.tokens[0] for batch in batches for index, responses in batch}
     texts = [(decode(tokenizer, outputs[i]), decode(tokenizer, item.responses[0])) for i, item in enumerate(items)]
@@ -185,6 +190,7 @@ def run(config: Config, workdir: Path) -> None:
     if config.evaluate_samples < 0:
         raise UserError(f"config.evaluate_samples is {config.evaluate_samples}, expected 0 or more")
     config.selection.check(measured(config))
+    config.watch.check()
     if is_finished(workdir, config.steps):
         return
     with sharding.use(config.mesh):
@@ -220,6 +226,7 @@ def train(config: Config, workdir: Path) -> None:
     evaluate = make_evaluate(base.model)
     sample = make_sampler(base.model, config, pad)
     state = State.create(base.top, transform)
+    costs = Costs(base.model)
 
     def measure(top: Params) -> dict[str, float]:
         found = {}
@@ -231,17 +238,19 @@ def train(config: Config, workdir: Path) -> None:
                 found[f"eval/{split}/rouge_l"] = rouge
         return found
 
-    with Loop(workdir, "sft", config.steps, config.checkpoint_every, config.selection, config.stop_grace) as loop:
+    settings = config.steps, config.checkpoint_every, config.selection, config.stop_grace, config.watch
+    with Loop(workdir, "sft", *settings) as loop:
         state = loop.restore(state, base.fingerprint)
         clock = Clock()
         for step in loop.steps():
             batch = batches.at((step - 1) * config.batch_size)
             state, metrics = clock.time("update", train_step, state, base.trunk, sharding.rows(batch))
-            metrics = {name: float(value) for name, value in metrics.items()}
+            metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
             loop.require_finite(step, metrics, batch)
             if loop.is_due(step, config.evaluate_every):
                 metrics |= clock.time("evaluate", measure, state.top)
             metrics["learning_rate"] = optimizer.learning_rate_at(config.optimizer, config.steps, step - 1)
             tokens = real_tokens(batch)
-            loop.log(step, metrics, clock.lap(tokens), tokens, batch)
+            flops = {"update": costs.supervised_gradient(Rows.of(batch), log_probs=True).flops}
+            loop.log(step, metrics, clock.lap(tokens, flops), tokens, batch)
             loop.save_if_due(step, state, describe(base, "policy"))

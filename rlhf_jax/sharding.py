@@ -113,6 +113,12 @@ def device() -> jax.Device | AbstractDevice:
     return jax.devices()[0] if ours else mesh.abstract_device
 
 
+def device_count() -> int:
+    """How many devices the mesh in use has; 1 without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.size
+
+
 def spec(axes: Sequence[str | None]) -> PartitionSpec:
     """The mesh axes of an array with these logical axes, those that `RULES` does not name whole."""
     return PartitionSpec(*(RULES.get(axis) for axis in axes))

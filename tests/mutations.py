@@ -289,8 +289,8 @@ MUTATIONS = (
     Mutation(
         "a resumed run appends to the lines of the steps that it lost",
         "training/metrics.py",
-        "kept = [_cut_back(path, resume_step) for path in paths]",
-        "kept = [[], []]",
+        "(metrics, _), (timing, lost) = (_cut_back(path, resume_step) for path in paths)",
+        "metrics, timing, lost = [], [], []",
         "tests/training/test_metrics.py tests/training/test_loop.py",
     ),
     Mutation(

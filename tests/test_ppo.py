@@ -23,6 +23,7 @@ from rlhf_jax.training import optimizer
 from rlhf_jax.training.checkpoint import load_top
 from rlhf_jax.training.loop import Loop
 from rlhf_jax.training.run import jit
+from rlhf_jax.training.watch import Watch
 from tests import numpy_llama, tiny
 from tests.golden_runs import assert_golden
 
@@ -274,6 +275,7 @@ def config(tmp_path_factory):
         evaluate_every=3,
         checkpoint_every=2,
         stop_grace=0.0,
+        watch=Watch(),
         seed=0,
     )
 
@@ -340,7 +342,8 @@ def elaborate(config):
         "target_kl": 0.002,
         "recompute_advantages": True,
     }
-    return dataclasses.replace(config, algorithm=tiny.algorithm(**changes))
+    decaying = dataclasses.replace(config.optimizer, schedule="linear")
+    return dataclasses.replace(config, algorithm=tiny.algorithm(**changes), optimizer=decaying)
 
 
 @pytest.fixture(scope="module")
@@ -371,6 +374,15 @@ def test_the_coefficient_and_the_stop_at_a_kl_act(finished_elaborate):
         expected *= 1 + min(max(line["kl_k1"] / 1.0 - 1, -0.2), 0.2) * 8 / 20
     assert lines[0]["updates"] == 6 and 1 <= min(line["updates"] for line in lines) < 6
     assert all(line["approximate_kl"] <= 0.002 for line in lines)
+
+
+def test_the_learning_rate_is_that_of_a_steps_first_update(finished_elaborate, elaborate):
+    """Updates that were not made do not move the schedule on."""
+    made = 0
+    for line in tiny.logged(finished_elaborate):
+        assert line["learning_rate"] == optimizer.learning_rate_at(elaborate.optimizer, 24, made)
+        made += int(line["updates"])
+    assert 4 < made < 24
 
 
 def test_skipped_updates_compile_nothing(finished_elaborate):

@@ -25,6 +25,7 @@ from rlhf_jax.training.loop import Loop
 from rlhf_jax.training.selection import Selection
 from rlhf_jax.training.supervised import make_train_step
 from rlhf_jax.training.update import State
+from rlhf_jax.training.watch import Watch
 from tests import numpy_llama, tiny
 from tests.golden_runs import assert_golden
 
@@ -75,6 +76,7 @@ def config(tmp_path_factory):
         normalisation_pairs=6,
         checkpoint_every=2,
         stop_grace=0.0,
+        watch=Watch(),
         selection=Selection(),
         seed=0,
     )

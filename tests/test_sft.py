@@ -31,6 +31,8 @@ from rlhf_jax.training.checkpoint import load_top
 from rlhf_jax.training.selection import Selection
 from rlhf_jax.training.supervised import make_train_step
 from rlhf_jax.training.update import State
+from rlhf_jax.training.watch import Watch
+from rlhf_jax.work import Costs, Rows
 from tests import numpy_llama, tiny
 from tests.golden_runs import assert_golden
 
@@ -65,6 +67,7 @@ def config(tmp_path_factory):
         optimizer=ADAM,
         checkpoint_every=3,
         stop_grace=0.0,
+        watch=Watch(),
         selection=Selection(),
         seed=0,
     )
@@ -192,6 +195,21 @@ def test_nothing_is_compiled_after_the_first_evaluation(finished):
     assert len({count for step, count in programs.items() if step >= 9}) == 1
 
 
+def test_a_run_counts_its_operations_by_the_formula_of_the_ahead_of_time_check(finished, config):
+    """Eight examples of 96 and 24 tokens; no MFU, because nobody knows a CPU's peak."""
+    costs = Costs(load_base(config.model, config.freeze, "float32").model)
+    expected = costs.supervised_gradient(Rows(8, 1, 96, 24), log_probs=True).flops
+    for line in tiny.logged(finished, "timing"):
+        assert line["flops_per_second"] * line["seconds"] == pytest.approx(expected)
+        assert line["process_memory_peak_bytes"] > 0 and "mfu" not in line
+
+
+def test_a_profile_changes_nothing(finished, config, tmp_path):
+    sft.run(dataclasses.replace(config, watch=Watch(profile_steps=(2, 3))), tmp_path)
+    assert tiny.traced(tmp_path / "profile", "update") == {"step-2": ["update"] * 2}
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+
+
 def test_the_trunk_stays_and_the_top_moves(finished, config):
     """Invariant 11: what is frozen is the base model's, bit for bit, tied embeddings included."""
     base, policy = (
@@ -212,8 +230,29 @@ def get_config():
 """
 
 
+def assert_goodput(killed, workdir):
+    """By the clock readings of the process that was killed, and those that stand."""
+    first, second = tiny.logged(workdir, "starts")
+    assert (first["step"], first["lost_steps"]) == (0, 0)
+    lost = [line for line in killed if line["step"] > second["step"]]
+    assert second["step"] % 3 == 0 and second["lost_steps"] == len(lost)
+    assert second["lost_seconds"] == pytest.approx(sum(line["seconds"] for line in lost))
+    timing = tiny.logged(workdir, "timing")
+    assert [line["step"] for line in timing] == list(range(1, 25))
+    assert timing[: second["step"]] == killed[: second["step"]]
+    for number in (second["step"], 24):
+        productive = sum(line["seconds"] - line["compile_seconds"] for line in timing[:number])
+        since = timing[number - 1]["time"] - first["time"]
+        assert timing[number - 1]["goodput"] == pytest.approx(productive / since)
+        assert 0.0 < productive < since
+    assert timing[-1]["lost_seconds"] == pytest.approx(second["lost_seconds"])
+
+
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(finished, config, tmp_path):
-    """Invariant 13: SIGKILL in another process, then the same command here; parameters, moments and metrics agree."""
+    """Invariant 13: SIGKILL in another process, then the same command here; parameters, moments and metrics agree.
+
+    SIGUSR1 makes a profile on the way, and changes nothing either; the goodput is that of both processes.
+    """
     (tmp_path / "config.py").write_text(PROGRAM.format(config=to_dict(config)))
     workdir, log = tmp_path / "run", tmp_path / "log"
     command = [sys.executable, "-m", "rlhf_jax.main", f"--config={tmp_path / 'config.py'}", f"--workdir={workdir}"]
@@ -221,15 +260,20 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(finished, config, t
         process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=output, stderr=output)
         metrics = workdir / "metrics.jsonl"
         deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            if metrics.exists() and metrics.read_bytes().count(b"\n") >= 8:
-                break
-            time.sleep(0.002)
-        os.kill(process.pid, signal.SIGKILL)
+        for lines, number in ((2, signal.SIGUSR1), (12, signal.SIGKILL)):
+            while process.poll() is None and time.monotonic() < deadline:
+                if metrics.exists() and metrics.read_bytes().count(b"\n") >= lines:
+                    break
+                time.sleep(0.002)
+            os.kill(process.pid, number)
         assert process.wait() == -signal.SIGKILL, log.read_text()
     steps = len(tiny.logged(workdir))
-    assert 8 <= steps < 24
+    assert 12 <= steps < 24
+    ((_, phases),) = tiny.traced(workdir / "profile", "update").items()
+    assert phases == ["update"] * 3
+    killed = tiny.logged(workdir, "timing")
     sft.run(config, workdir)
+    assert_goodput(killed, workdir)
     assert (workdir / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
     like = State.create(load_base(config.model, config.freeze, "float32").top, optimizer.make_optimizer(ADAM, 24))
     tiny.assert_same(tiny.final_state(workdir, like), tiny.final_state(finished, like))
@@ -250,6 +294,7 @@ def test_a_finished_run_is_left_alone(finished, config):
         ({"stop_grace": -1.0}, "config.stop_grace is -1.0, expected 0 or more"),
         ({"evaluate_every": -1}, "config.evaluate_every is -1"),
         ({"batch_size": 0}, "config.batch_size is 0"),
+        ({"watch": Watch(profile_steps=(4, 2))}, r"config.watch.profile_steps is \(4, 2\)"),
         ({"model": "/nowhere/model"}, "The model '/nowhere/model' is not there"),
         ({"data": "nowhere.jsonl"}, "nowhere.jsonl does not exist"),
         ({"evaluate_splits": ("test",)}, "has no example of the split 'test'"),

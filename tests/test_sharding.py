@@ -28,6 +28,13 @@ def test_without_a_mesh_nothing_is_constrained():
     x = jnp.arange(3)
     assert sharding.constrain(x, "batch") is x
     assert sharding.shares("batch") == 1
+    assert sharding.device_count() == 1
+
+
+def test_a_mesh_counts_its_devices():
+    abstract = jax.sharding.AbstractMesh((2, 1, 4), sharding.AXES)
+    with jax.sharding.use_abstract_mesh(abstract):
+        assert sharding.device_count() == 8
 
 
 def test_every_logical_axis_is_divided_or_named_here():

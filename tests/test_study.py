@@ -174,10 +174,13 @@ def arrays(run: Path) -> dict[str, np.ndarray]:
     return found
 
 
+CLOCKS = ("timing.jsonl", "starts.jsonl")
+
+
 def results(folder: Path) -> dict[str, str]:
     """What a study's stages wrote, without clock readings; lines in any order, since a resumed stage batches anew."""
     files = [*folder.glob("*/*.jsonl"), folder / "report" / "report.json", folder / "frontier" / "frontier.json"]
-    texts = {path: path.read_text().replace(str(folder), "") for path in files if path.name != "timing.jsonl"}
+    texts = {path: path.read_text().replace(str(folder), "") for path in files if path.name not in CLOCKS}
     ordered = {
         path: text.splitlines() if path.name == "metrics.jsonl" else sorted(text.splitlines())
         for path, text in texts.items()

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
+from jax.profiler import ProfileData
 
 from rlhf_jax.data.records import Example, write
 from rlhf_jax.data.tokenizer import train_tokenizer
@@ -191,6 +192,16 @@ def final_state(workdir: Path, like: State) -> State:
 def logged(workdir: Path, name: str = "metrics") -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl` or `timing.jsonl`."""
     return [json.loads(line) for line in (workdir / f"{name}.jsonl").read_text().splitlines()]
+
+
+def traced(folder: Path, phase: str) -> dict[str, list[str]]:
+    """By profile of a run, the names of its events that begin with `phase`."""
+    found = {}
+    for path in sorted(folder.glob("*/plugins/profile/*/*.xplane.pb")):
+        host = ProfileData.from_file(str(path)).find_plane_with_name("/host:CPU")
+        names = [event.name for line in host.lines for event in line.events if event.name.startswith(phase)]
+        found[path.relative_to(folder).parts[0]] = names
+    return found
 
 
 def keep_compiled_programs() -> None:

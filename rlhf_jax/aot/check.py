@@ -18,9 +18,9 @@ from typing import Any
 import jax
 
 from rlhf_jax import sharding
-from rlhf_jax.aot import chips, compiled, programs
-from rlhf_jax.aot.chips import GIB, Chip
+from rlhf_jax.aot import compiled, programs, topologies
 from rlhf_jax.aot.programs import Program
+from rlhf_jax.chips import GIB, Chip
 from rlhf_jax.errors import UserError
 from rlhf_jax.stages import resolve
 
@@ -33,7 +33,7 @@ def check(config: Mapping[str, Any], topology: str) -> dict[str, Any]:
 
     Args:
       config: of the stage, as plain data.
-      topology: a key of `chips.TOPOLOGIES`.
+      topology: a key of `topologies.TOPOLOGIES`.
 
     Returns:
       What `launch/aot_check.py` prints; its docstring has the fields.
@@ -45,7 +45,7 @@ def check(config: Mapping[str, Any], topology: str) -> dict[str, Any]:
     if config.get("stage") not in STAGES:
         raise UserError(f"config.stage is {config.get('stage')!r}; what can be checked: {', '.join(STAGES)}")
     _, parsed = resolve(config)
-    chip, devices = chips.devices(topology)
+    chip, devices = topologies.devices(topology)
     settings = getattr(parsed, "sampling", parsed)
     mesh = sharding.make_mesh(settings.mesh, devices)
     if mesh.size < len(devices):
@@ -73,7 +73,7 @@ def inspect(program: Program, chip: Chip, devices: int) -> dict[str, Any]:
     began = time.perf_counter()
     found = {"calls": program.calls, "flops": program.work.flops, "bytes": program.work.bytes}
     try:
-        with chips.quiet():
+        with topologies.quiet():
             executable = program.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if not (needed := _TOO_MUCH.search(str(error))):

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 
 from rlhf_jax import assets, best_of_n, generation, ppo, reward, rollouts, sampling, sft, sharding
 from rlhf_jax.aot import abstract
-from rlhf_jax.aot.work import Costs, Rows, Work
 from rlhf_jax.errors import UserError
 from rlhf_jax.models.architecture import Architecture
 from rlhf_jax.models.families import read_config
@@ -28,6 +27,7 @@ from rlhf_jax.training import optimizer
 from rlhf_jax.training.run import default_dtype
 from rlhf_jax.training.supervised import make_train_step
 from rlhf_jax.training.update import State, check_divides
+from rlhf_jax.work import Costs, Rows, Work
 
 FREEZE = 0.8  # the study's, where a config leaves it to the run that it starts from
 EOS = 2  # any id
@@ -40,7 +40,7 @@ class Program:
     Attributes:
       name: e.g. "decode".
       function: has `lower`.
-      arguments: shapes, and Python numbers where the stage passes those.
+      arguments: shapes.
       beside: bytes on each device that the stage holds while this runs and that are not among its arguments.
       work: what one call has to do.
       calls: how often it runs in one step: an optimiser step, a rollout, a batch of prompts; 0 of an evaluation.
@@ -112,8 +112,8 @@ def _sft(config: sft.Config) -> list[Program]:
     batch, few = (abstract.sequences(rows, 1, *lengths) for rows in (config.batch_size, config.microbatch))
     resident = trunk, state
     costs, rows = Costs(model), Rows(config.microbatch, 1, *lengths)
-    forward = costs.trunk(rows) + costs.top(rows) + costs.log_probs(rows)
-    gradient = forward + costs.top(rows) * 2 + costs.log_probs_gradient(rows)
+    forward = costs.supervised(rows, log_probs=True)
+    gradient = costs.supervised_gradient(rows, log_probs=True)
     evaluate = sft.make_evaluate(model)
     programs = [
         _update(step, (state, trunk, batch), resident, costs, gradient, config.batch_size // config.microbatch),
@@ -138,8 +138,8 @@ def _reward(config: reward.Config) -> list[Program]:
     margin = abstract.rows(jax.ShapeDtypeStruct((config.batch_size,), jnp.float32))
     resident, inputs = (trunk, state), (state, trunk, reward.Pairs(batch, margin))
     costs, rows = Costs(model), Rows(config.microbatch, 2, *lengths)
-    forward = costs.trunk(rows) + costs.top(rows)
-    gradient = forward + costs.top(rows) * 2
+    forward = costs.supervised(rows, log_probs=False)
+    gradient = costs.supervised_gradient(rows, log_probs=False)
     return [
         _update(step, inputs, resident, costs, gradient, config.batch_size // config.microbatch),
         _program("score", make_score(model), (trunk, top, few), resident, forward, calls=0),
@@ -154,7 +154,8 @@ def _ppo(config: ppo.Config) -> list[Program]:
     reference, judge = abstract.alike(policy), abstract.with_head(model, abstract.alike(policy), "reward")
     top = {**policy, "value": abstract.value(model, settings, policy)}
     transform = ppo.make_transform(config)
-    coefficient = abstract.whole(jax.ShapeDtypeStruct((), jnp.float32)) if settings.kl_target else None
+    number = abstract.whole(jax.ShapeDtypeStruct((), jnp.float32))
+    coefficient = abstract.alike(number) if settings.kl_target else None
     state = abstract.state(
         ppo.PolicyState,
         top,
@@ -176,14 +177,14 @@ def _ppo(config: ppo.Config) -> list[Program]:
         programs.append(_program("join", sample.join, (batches,), resident, Work(), calls=1))
         sampled = abstract.rows(jax.eval_shape(sample.join, batches))
     evaluate = ppo.make_evaluate_rollout(model, settings, config.microbatch)
-    inputs = (trunk, top, reference, judge, 0.0, 1.0, coefficient, sampled)
+    inputs = (trunk, top, reference, judge, number, number, coefficient, sampled)
     rows = Rows(config.microbatch, *lengths)
-    forward = costs.top(rows) * (3 if settings.value_model == "policy" else 4) + costs.log_probs(rows) * 2
+    tops = 1 if settings.value_model == "policy" else 2
+    forward = costs.rollout_scores(rows, tops=tops)
     programs.append(_program("score", evaluate, inputs, resident, forward * (config.prompts // rows.prompts), calls=1))
     rollout = abstract.rows(jax.eval_shape(evaluate, *inputs)[0]).replace(edge=sampled.edge)
     update = ppo.make_update(model, settings, transform, config.microbatch)
-    tops = 1 if settings.value_model == "policy" else 2
-    gradient = costs.top(rows) * 3 * tops + costs.log_probs(rows) + costs.log_probs_gradient(rows)
+    gradient = costs.rollout_gradient(rows, tops=tops)
     microbatches = config.prompts // settings.minibatches // config.microbatch
     inputs, resident = (state, trunk, rollout, abstract.key()), (*resident, sampled)
     minibatches = settings.epochs * settings.minibatches
@@ -221,7 +222,8 @@ def _sample(
         jax.tree.map(lambda leaf: sharding.abstract(leaf.shape, leaf.dtype, ("batch", "kv_heads", None, None)), layer)
         for layer in prefilled.layers
     ]
-    arguments = (*inputs, prefilled.replace(layers=heads), ids, abstract.key(), sample.temperature)
+    temperature = abstract.whole(jax.ShapeDtypeStruct((), jnp.float32))
+    arguments = (*inputs, prefilled.replace(layers=heads), ids, abstract.key(), temperature)
     return [
         _program("prefill", sample.prefill, inputs, resident, costs.prefill(rows._replace(samples=0)), calls),
         _program("decode", sample.decode_at, arguments, resident, costs.decode(rows), calls),

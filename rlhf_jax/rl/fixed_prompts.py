@@ -17,6 +17,7 @@ from rlhf_jax.rollouts import prompt_id, unpack
 from rlhf_jax.sampler import Sampled
 from rlhf_jax.sampling import answered
 from rlhf_jax.sequences import Sequences
+from rlhf_jax.training.run import jit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -45,6 +46,7 @@ class FixedPrompts:
     ) -> None:
         self._examples, self._tokenizer = examples, tokenizer
         self._batches = list(in_order(items, batch_size, buckets, tokenizer.eos_token_id))
+        self._kl = jit(lambda rollout: (rollout.kl("k1"), rollout.kl("k3")))
 
     def write(self, path: Path, answer: Answer, *, step: int, temperature: float, seed: int) -> dict[str, float]:
         """Writes a policy's responses, in the examples' order; the file is whole or not there.
@@ -67,7 +69,7 @@ class FixedPrompts:
             ids = np.zeros(len(batch.prompt), np.int32)
             ids[:rows] = [prompt_id(example.id) for example in examples]
             sampled, rollout = answer(batch, ids)
-            scores, *kl = sharding.whole((rollout.scores, rollout.kl("k1"), rollout.kl("k3")))
+            scores, *kl = sharding.whole((rollout.scores, *self._kl(rollout)))
             kl_k1, kl_k3 = (estimates.tolist() for estimates in kl)
             responses = unpack(sampled, scores, rows)
             records += [

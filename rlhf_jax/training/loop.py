@@ -16,9 +16,11 @@ from rlhf_jax import hosts, sharding
 from rlhf_jax.errors import UserError
 from rlhf_jax.training.checkpoint import Checkpoints
 from rlhf_jax.training.metrics import MetricsWriter, Progress
-from rlhf_jax.training.run import compile_count, stop_on_signal
+from rlhf_jax.training.profile import Profiles
+from rlhf_jax.training.run import compile_count, memory_peak, stop_on_signal
 from rlhf_jax.training.selection import Selection
 from rlhf_jax.training.update import State
+from rlhf_jax.training.watch import Watch
 
 FINITE = ("loss", "gradient_norm", "parameter_norm")
 """What has to be finite for a step's state to be kept; the last is of the trained parameters after the step."""
@@ -43,6 +45,7 @@ class Loop:
       checkpoint_every: steps between checkpoints; the last step is saved in any case.
       selection: what the best checkpoint is the best by, and which one later stages load; by default the latest.
       grace: seconds that a step may go on after SIGTERM (see `stop_on_signal`); 0 for as long as it takes.
+      watch: what the run shows of itself beside its files; by default a profile on SIGUSR1 alone.
     """
 
     def __init__(
@@ -53,9 +56,10 @@ class Loop:
         checkpoint_every: int,
         selection: Selection | None = None,
         grace: float = 0.0,
+        watch: Watch | None = None,
     ) -> None:
         self._workdir, self._name, self._steps, self._every = workdir, name, steps, checkpoint_every
-        self._grace = grace
+        self._grace, self._watch = grace, watch or Watch()
         self._selection = selection or Selection()
         self._best: dict[str, Any] | None = None  # metric, value and step, as in the checkpoints' meta
         self._start = 0
@@ -67,8 +71,9 @@ class Loop:
             self._checkpoints = stack.enter_context(Checkpoints(self._workdir / "checkpoints"))
             latest = self._checkpoints.latest()
             hosts.agree(f"the start of {self._name}", {"the latest checkpoint in the workdir": latest})
-            main = hosts.is_main()
-            self._writer = stack.enter_context(MetricsWriter(self._workdir, latest)) if main else None
+            self._profiles = stack.enter_context(Profiles(self._workdir / "profile", self._watch))
+            writer = MetricsWriter(self._workdir, latest, self._watch.wandb_project) if hosts.is_main() else None
+            self._writer = stack.enter_context(writer) if writer else None
             progress = Progress(self._steps, description=self._name, initial=latest or 0)
             self._progress = stack.enter_context(progress)
             self._stack = stack.pop_all()
@@ -103,6 +108,7 @@ class Loop:
     def steps(self) -> Iterator[int]:
         """The numbers of the steps to run, counted from 1."""
         for step in range(self._start + 1, self._steps + 1):
+            self._profiles.before(step)
             yield step
             if self._stopping:
                 return
@@ -152,7 +158,7 @@ class Loop:
             self._best = {"metric": self._selection.metric, "value": metrics[self._selection.metric], "step": step}
         if self._writer is not None:
             self._writer.write(step, metrics)
-            self._writer.timing(step, {**timing, "programs": compile_count()})
+            self._writer.timing(step, {**timing, "programs": compile_count(), **memory_peak()})
         self._progress.update(1, tokens)
 
     def save_if_due(self, step: int, state: State, meta: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A run's numbers: `metrics.jsonl`, `timing.jsonl`, TensorBoard events, and the progress that a person watches."""
+"""A run's numbers: `metrics.jsonl`, `timing.jsonl`, what shows them, and the progress that a person watches."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from typing import Any, TextIO
 
 from rlhf_jax import hosts
 from rlhf_jax.errors import UserError
+from rlhf_jax.training.goodput import Goodput
+from rlhf_jax.training.sinks import Sink, TensorBoard, WeightsAndBiases
 
 
 class MetricsWriter:
-    """Appends scalars to a run's files, one JSON object a line, and to its TensorBoard events.
+    """Appends scalars to a run's files, one JSON object a line, and gives them to what shows them (`sinks`).
 
     `metrics.jsonl` holds what the run computed, without clock readings, so that a run that was killed and resumed
     writes the same bytes as one that was not; `timing.jsonl` holds seconds and rates. For that, write a step's metrics
@@ -25,47 +27,40 @@ class MetricsWriter:
     Args:
       workdir: the run's folder; it must exist.
       resume_step: the checkpoint's step that the run goes on from; later lines are cut off first. None starts afresh.
-        Event files cannot be cut, so they are written anew from the lines that stay.
+      wandb_project: where the scalars go at Weights and Biases; "" for nowhere.
 
     Raises:
-      UserError: a line that is kept is not a JSON object with a step.
+      UserError: a line is not a JSON object with a step, or Weights and Biases refuses.
     """
 
-    def __init__(self, workdir: Path, resume_step: int | None) -> None:
-        from tensorboardX import SummaryWriter
-
+    def __init__(self, workdir: Path, resume_step: int | None, wandb_project: str = "") -> None:
         paths = (workdir / "metrics.jsonl", workdir / "timing.jsonl")
-        kept = [_cut_back(path, resume_step) for path in paths]
-        for events in workdir.glob("events.out.tfevents.*"):
-            events.unlink()
+        (metrics, _), (timing, lost) = (_cut_back(path, resume_step) for path in paths)
+        self._sinks: list[Sink] = [TensorBoard(workdir, [*metrics, *timing])]
+        if wandb_project:
+            self._sinks.append(WeightsAndBiases(workdir, wandb_project))
+        self._goodput = Goodput(workdir, resume_step, timing, lost)
         self._metrics, self._timing = (path.open("a") for path in paths)
-        self._events = SummaryWriter(str(workdir), flush_secs=10)
-        times = {line["step"]: line["time"] for line in kept[1]}
-        for line in (*kept[0], *kept[1]):
-            self._add_events(line, times.get(line["step"]))
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Appends `scalars` (Python, NumPy or JAX numbers) to `metrics.jsonl`, sorted by name, at full precision."""
         self._append(self._metrics, {"step": int(step), **_finite(scalars)})
 
     def timing(self, step: int, scalars: Mapping[str, Any]) -> None:
-        """Appends `scalars` and `time` (seconds since 1970) to `timing.jsonl`."""
-        self._append(self._timing, {"step": int(step), "time": time.time(), **_finite(scalars)})
+        """Appends `scalars`, `time` (seconds since 1970) and the run's goodput to `timing.jsonl`; ends the step."""
+        now = time.time()
+        scalars = {**scalars, **self._goodput.after(now, scalars)}
+        self._append(self._timing, {"step": int(step), "time": now, **_finite(scalars)})
 
     def _append(self, file: TextIO, line: dict[str, Any]) -> None:
         file.write(json.dumps(line, allow_nan=False) + "\n")
         file.flush()
-        self._add_events(line, line.get("time"))
-
-    def _add_events(self, line: dict[str, Any], at: float | None) -> None:
-        for name, value in line.items():
-            if name not in ("step", "time") and value is not None:
-                self._events.add_scalar(name, value, line["step"], walltime=at)
+        for sink in self._sinks:
+            sink.add(line)
 
     def close(self) -> None:
-        self._metrics.close()
-        self._timing.close()
-        self._events.close()
+        for each in (self._metrics, self._timing, *self._sinks):
+            each.close()
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -79,25 +74,25 @@ def _finite(scalars: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def _cut_back(path: Path, step: int | None) -> list[dict[str, Any]]:
-    """Leaves in `path` the lines up to `step` and returns them; a killed run's half-written last line goes too."""
-    if step is None or not path.exists():
-        path.write_bytes(b"")
-        return []
-    *lines, _ = path.read_text().split("\n")
-    kept, records = [], []
+def _cut_back(path: Path, step: int | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Leaves in `path` the lines up to `step` and returns them and the others; a half-written last line goes too."""
+    *lines, _ = path.read_text().split("\n") if path.exists() else [""]
+    last = -1 if step is None else step
+    kept, records, lost = [], [], []
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-            if record["step"] <= step:
+            if record["step"] <= last:
                 kept.append(line + "\n")
                 records.append(record)
+            else:
+                lost.append(record)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise UserError(f"{path}, line {number} is {line[:60]!r}, expected a JSON object with a step") from error
     partial = path.with_suffix(".jsonl.partial")
     partial.write_text("".join(kept))
     os.replace(partial, path)
-    return records
+    return records, lost
 
 
 class Progress:

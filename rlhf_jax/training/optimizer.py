@@ -57,6 +57,12 @@ def learning_rate_at(config: Config, total_steps: int, step: int) -> float:
     return float(_schedule(config, total_steps)(step))
 
 
+def updates_done(moments: optax.OptState) -> int:
+    """How many updates an optimiser's state has seen."""
+    counts = optax.tree_utils.tree_get_all_with_path(moments, "count")  # of Adam and of the schedule, the same
+    return int(jax.device_get(counts[0][1]))
+
+
 def _schedule(config: Config, total_steps: int) -> optax.Schedule:
     peak, warmup = config.learning_rate, config.warmup_steps
     decay_steps = max(total_steps - warmup, 1)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import resource
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from rlhf_jax.errors import UserError
 
 CPUINFO = Path("/proc/cpuinfo")
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_compiled = 0
+_compiled, _compile_seconds = 0, 0.0
 
 
 class Stop:
@@ -165,13 +167,32 @@ def compile_count() -> int:
     return _compiled
 
 
+def compile_seconds() -> float:
+    """How long that took, without tracing."""
+    return _compile_seconds
+
+
 def _count_compilation(event: str, duration: float, **details: Any) -> None:
-    global _compiled
+    global _compiled, _compile_seconds
     if event == "/jax/core/compile/backend_compile_duration":
         _compiled += 1
+        _compile_seconds += duration
 
 
 jax.monitoring.register_event_duration_secs_listener(_count_compilation)
+
+
+def memory_peak() -> dict[str, int]:
+    """The most memory that was in use since the process began, in bytes.
+
+    It is `device_memory_peak_bytes`, of the fullest device of this process, where devices tell; a CPU does not, and
+    then it is `process_memory_peak_bytes`, what the process as a whole had resident.
+    """
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    if all(stats):
+        return {"device_memory_peak_bytes": max(of["peak_bytes_in_use"] for of in stats)}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"process_memory_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
 
 
 def cast(tree: Any, dtype: jnp.dtype) -> Any:

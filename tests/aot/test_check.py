@@ -14,8 +14,9 @@ import jax
 import pytest
 
 from rlhf_jax import sharding
-from rlhf_jax.aot import chips, programs
+from rlhf_jax.aot import programs, topologies
 from rlhf_jax.aot.compiled import Collective, collectives
+from rlhf_jax.chips import CHIPS, PEAK_FLOPS
 from rlhf_jax.config import to_dict
 from rlhf_jax.models.sources import open_source
 from rlhf_jax.stages import resolve
@@ -83,10 +84,11 @@ def test_a_mesh_that_does_not_match_the_topology_is_refused():
 
 @needs_libtpu
 def test_every_topology_has_as_many_devices_as_chips():
-    for topology in chips.TOPOLOGIES:
+    for topology in topologies.TOPOLOGIES:
         sizes = topology.partition(":")[2].split("x")
-        _, devices = chips.devices(topology)
+        chip, devices = topologies.devices(topology)
         assert len(devices) == math.prod(map(int, sizes)), topology
+        assert {PEAK_FLOPS[device.device_kind] for device in devices} == {chip.flops}
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +105,7 @@ def test_a_study_is_compiled_and_fits(arguments):
     result = check("--topology=v5e:2x2", *arguments)
     assert (result.returncode, result.stderr) == (0, "")
     found = json.loads(result.stdout)
-    assert (found["fits"], found["devices"], found["memory"]) == (True, 4, chips.CHIPS["v5e"].memory)
+    assert (found["fits"], found["devices"], found["memory"]) == (True, 4, CHIPS["v5e"].memory)
     of = found["programs"]
     assert {name: program["calls"] for name, program in of.items()} == {
         "prefill": 2,
@@ -145,7 +147,7 @@ def decode_collectives(arguments: list[str], axis: str) -> list[Collective]:
 
     config = to_dict(read_flags(["check", *arguments, "--workdir=none"])[0])
     config["mesh"] = {"data": -1, "fsdp": 1, "tensor": 1, axis: 2}
-    _, devices = chips.devices("v5e:2x2")
+    _, devices = topologies.devices("v5e:2x2")
     _, parsed = resolve(config)
     with jax.set_mesh(sharding.make_mesh(parsed.mesh, devices)):
         decode = next(program for program in programs.list_programs(parsed) if program.name == "decode")

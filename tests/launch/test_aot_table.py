@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from launch import aot_table
-from rlhf_jax.aot.chips import GIB
+from rlhf_jax.chips import GIB
 from rlhf_jax.main import read_flags
 from rlhf_jax.stages import resolve
 

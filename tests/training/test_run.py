@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -193,3 +194,18 @@ def test_a_named_dtype_is_taken_and_an_unknown_one_refused() -> None:
     assert run.default_dtype("bfloat16") == jnp.bfloat16
     with pytest.raises(UserError, match="the dtype is 'float16', expected 'auto', 'float32' or 'bfloat16'"):
         run.default_dtype("float16")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_the_peak_of_memory_is_at_least_what_is_resident_and_less_than_there_is() -> None:
+    """Linux counts both by thread and adds them up now and then, so they may differ a little."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * page
+    assert set(run.memory_peak()) == {"process_memory_peak_bytes"}
+    assert 0.9 * resident <= run.memory_peak()["process_memory_peak_bytes"] <= os.sysconf("SC_PHYS_PAGES") * page
+
+
+def test_the_peak_of_devices_that_tell_is_that_of_the_fullest(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = [SimpleNamespace(memory_stats=lambda peak=peak: {"peak_bytes_in_use": peak}) for peak in (3, 9, 4)]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    assert run.memory_peak() == {"device_memory_peak_bytes": 9}

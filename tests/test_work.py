@@ -1,13 +1,13 @@
-"""The formula of `aot.work` against counts that are made one product at a time."""
+"""The formula of `work` against counts that are made one product at a time."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 import pytest
 
-from rlhf_jax.aot.work import Costs, Rows
 from rlhf_jax.models.presets import PRESETS
 from rlhf_jax.models.transformer import Model
+from rlhf_jax.work import Costs, Rows
 from tests import tiny
 
 
@@ -45,3 +45,39 @@ def test_decoding_reads_all_weights_and_caches_at_every_token():
     states = 3 * (4 * 32 + 64 + 32 + 96 + 48) + 32
     caches = 2 * a.layers * a.kv_heads * a.head_dim * (100 + 11)
     assert few == pytest.approx(10 * 2 * (weights + states + caches))
+
+
+PROMPTS, SAMPLES, PROMPT, RESPONSE = SIZES = Rows(3, 2, 7, 5)
+PER_TOKEN = 2 * (32 * 64 + 32 * 32 + 32 * 96 + 48 * 32)  # of one block's products
+PER_PAIR = 4 * 4 * 8  # of a query's and a key's heads, scores and values
+BLOCK = PROMPTS * (PER_TOKEN * (7 + 2 * 6) + PER_PAIR * (7 * 7 / 2 + 2 * (6 * 7 + 6 * 6 / 2)))
+HEAD = 2 * PROMPTS * SAMPLES * RESPONSE * tiny.VOCABULARY * 32
+
+
+@pytest.mark.parametrize(("freeze", "heads"), [(0.0, 1 + 3), (0.5, 1 + 2)])
+def test_a_gradient_costs_its_blocks_three_times_and_its_logits_again(freeze, heads):
+    """Logits are made anew for the backward pass; a head that is trained has a gradient of its own."""
+    costs = Costs(Model(tiny.architecture(layers=4), jnp.dtype("float32"), freeze))
+    frozen, trained = 4 * freeze, 4 * (1 - freeze)
+    assert costs.supervised_gradient(SIZES, log_probs=True).flops == (frozen + 3 * trained) * BLOCK + heads * HEAD
+    assert costs.supervised_gradient(SIZES, log_probs=False).flops == (frozen + 3 * trained) * BLOCK
+
+
+@pytest.mark.parametrize("tops", [1, 2])
+def test_a_step_of_ppo_by_its_phases(tops):
+    """Two of four blocks are frozen; the longest response has 3 tokens; every row is learned from 1.5 times."""
+    costs = Costs(Model(tiny.architecture(layers=4), jnp.dtype("float32"), 0.5))
+    flops = costs.rollout_flops(SIZES, longest=3, epochs=1.5, tops=tops)
+    prefill = 4 * PROMPTS * (PER_TOKEN * 7 + PER_PAIR * 7 * 7 / 2)
+    token = PROMPTS * SAMPLES * (4 * (PER_TOKEN + PER_PAIR * (7 + 3 / 2)) + 2 * tiny.VOCABULARY * 32)
+    assert flops == {
+        "prefill": prefill,
+        "decode": 3 * token,
+        "score": (2 + tops) * 2 * BLOCK + 2 * HEAD,
+        "update": 1.5 * (tops * 3 * 2 * BLOCK + 3 * HEAD),
+    }
+
+
+def test_the_rows_of_a_batch_are_padded():
+    batch = tiny.sequences([7, 1], [[5, 2], [1, 1]], prompt=9, response=8)
+    assert Rows.of(batch) == Rows(prompts=2, samples=2, prompt=9, response=8)

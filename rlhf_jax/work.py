@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from rlhf_jax import sharding
 from rlhf_jax.models.transformer import Model
+from rlhf_jax.sequences import Sequences
 
 FLOAT32 = 4  # bytes
 
@@ -49,6 +50,11 @@ class Rows(NamedTuple):
     samples: int
     prompt: int
     response: int
+
+    @classmethod
+    def of(cls, sequences: Sequences) -> Rows:
+        """The rows of a batch, padding and all, which is what a program computes."""
+        return cls(*sequences.response.shape[:2], sequences.prompt.shape[1], sequences.response.shape[2])
 
 
 class Costs:
@@ -127,3 +133,39 @@ class Costs:
         if not self.model.freeze:
             trained += (1 if a.tied else 2) * a.vocabulary * a.outer_width
         return Work(bytes=trained * FLOAT32 * (2 * microbatches + 7) / self.state_shares)
+
+    def supervised(self, rows: Rows, *, log_probs: bool) -> Work:
+        """A whole pass forward, to the responses' log-probs or only to their states."""
+        forward = self.trunk(rows) + self.top(rows)
+        return forward + self.log_probs(rows) if log_probs else forward
+
+    def supervised_gradient(self, rows: Rows, *, log_probs: bool) -> Work:
+        """`supervised` and its backward pass, which ends at the trunk."""
+        gradient = self.supervised(rows, log_probs=log_probs) + self.top(rows) * 2
+        return gradient + self.log_probs_gradient(rows) if log_probs else gradient
+
+    def rollout_scores(self, rows: Rows, *, tops: int) -> Work:
+        """What PPO reads off a rollout's states; `tops` is 2 where the value has a top of its own, else 1."""
+        policy_reference_and_reward = 3
+        return self.top(rows) * (policy_reference_and_reward + tops - 1) + self.log_probs(rows) * 2
+
+    def rollout_gradient(self, rows: Rows, *, tops: int) -> Work:
+        """The gradient of PPO's loss; `tops` as above."""
+        return self.top(rows) * 3 * tops + self.log_probs(rows) + self.log_probs_gradient(rows)
+
+    def rollout_flops(self, rows: Rows, *, longest: int, epochs: float, tops: int) -> dict[str, float]:
+        """Floating-point operations of one step of PPO by its phases.
+
+        Args:
+          rows: of the rollout.
+          longest: tokens of its longest response, after which sampling stops.
+          epochs: how often each row is learned from.
+          tops: as above.
+        """
+        work = {
+            "prefill": self.prefill(rows._replace(samples=0)),
+            "decode": self.decode(rows._replace(response=longest)),
+            "score": self.rollout_scores(rows, tops=tops),
+            "update": self.rollout_gradient(rows, tops=tops) * epochs,
+        }
+        return {phase: of.flops for phase, of in work.items()}
