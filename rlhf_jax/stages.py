@@ -43,7 +43,7 @@ STAGES = {
 MAY_CHANGE = frozenset(
     {
         *("checkpoint_every", "stop_grace", "evaluate_every", "microbatch", "sampling_batch"),
-        *("model", "data", "mesh", "fsdp", "tensor"),
+        *("model", "data", "mesh", "fsdp", "tensor", "workers"),
         *("place", "indices", "quality", "sampling.batch_size"),
         *("key_variable", "concurrency", "requests_per_minute", "timeout", "attempts", "first_wait"),
         *("prompt_price", "answer_price", "limit", "cache"),

@@ -10,7 +10,7 @@ import jax
 
 
 class Clock:
-    """Seconds by phase, from lap to lap; what no phase covers is the host's: data, logs, checkpoints, Python."""
+    """Seconds by phase, from lap to lap; what no phase covers is the host's: logs, checkpoints, Python."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
@@ -24,10 +24,14 @@ class Clock:
         return result
 
     def lap(self, tokens: int) -> dict[str, float]:
-        """Seconds since the last lap, in all, by phase and the host's, and tokens per second; starts the next lap."""
+        """Seconds since the last lap, in all, by phase and the host's, and tokens per second; starts the next lap.
+
+        With a phase `data`, which is the wait for a batch, `data_wait` is its share of the lap.
+        """
         now = time.perf_counter()
         seconds, self._lap = now - self._lap, now
         phases, self._seconds = self._seconds, {}
         by_phase = {f"{name}_seconds": taken for name, taken in phases.items()}
+        by_phase |= {"data_wait": phases["data"] / seconds} if "data" in phases else {}
         host = seconds - sum(phases.values())
         return {"seconds": seconds, **by_phase, "host_seconds": host, "tokens_per_second": tokens / seconds}
