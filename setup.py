@@ -10,8 +10,10 @@ VERSION = re.search(r'__version__ = "(.+)"', Path("rlhf_jax/__init__.py").read_t
 # From what is tested up to the next release that may break it; docs/decisions.md says why each is here.
 INSTALL = [
     "absl-py>=2.5,<3",
+    "array-record>=0.8.3,<0.9",
     "datasets>=5.2,<6",
     "flax>=0.12.12,<0.13",
+    "fsspec>=2026.4,<2027",
     "gguf>=0.19,<0.20",
     "grain>=0.2.18,<0.3",
     "huggingface_hub>=2.4,<3",
@@ -41,6 +43,7 @@ EXTRAS = {
     "cuda": ["jax[cuda12]"],
     "sbert": ["sentence-transformers>=6.2,<7"],  # brings torch, which nothing else here does
     "onnx": ["onnxruntime>=1.32,<2"],
+    "gcs": ["gcsfs"],  # of fsspec's version
     "wandb": ["wandb>=0.31,<1"],
     "colab": ["ipykernel>=7.4,<8", "nbclient>=0.11,<0.12"],
     "test": [

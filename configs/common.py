@@ -97,6 +97,11 @@ def prepare_from(task: str, seed, **parts: ConfigDict) -> ConfigDict:
     return ordered(stage="prepare", task=task, sources=ordered(**parts), splits=ordered(**splits), seed=seed)
 
 
+def loading() -> ConfigDict:
+    """Threads of the training process read ahead; a shard that cannot be read is an error."""
+    return ConfigDict({"workers": 0, "drop_shards": False})
+
+
 def sft(folder: str, model: str, seed) -> ConfigDict:
     """Supervised fine-tuning."""
     return ConfigDict(
@@ -104,6 +109,7 @@ def sft(folder: str, model: str, seed) -> ConfigDict:
             "stage": "sft",
             "model": model,
             "data": f"{folder}/prepare/examples.jsonl",
+            "loading": loading(),
             "evaluate_splits": ("validation", "ood_test"),
             "evaluate_examples": 48,
             "evaluate_samples": 0,  # a sampler takes 12 s to compile
@@ -194,6 +200,7 @@ def reward(folder: str, model: str, seed) -> ConfigDict:
             "model": model,
             "policy": f"{folder}/sft",
             "data": f"{folder}/preferences/preferences.jsonl",
+            "loading": loading(),
             "evaluate_splits": ("validation", "ood_test"),
             "evaluate_every": 6,
             "dtype": "auto",
@@ -248,6 +255,7 @@ def ppo(folder: str, model: str, seed) -> ConfigDict:
             "policy": f"{folder}/sft",
             "reward": f"{folder}/reward",
             "data": f"{folder}/prepare/examples.jsonl",
+            "loading": loading(),
             "dtype": "auto",
             "mesh": mesh(),
             "prompt_buckets": (PROMPT_LENGTH,),

@@ -7,6 +7,9 @@
 The argument is a name of `STUDIES` or `SHIFTING` and, for the latter, a shift by name: a subreddit, `length`,
 `random_10`, `random_50`, or `sentiment` with `--config.sources.tldr.shift.indices=FILE`. Where a dataset is not to be
 had from the hub, `--config.sources.NAME.place=FOLDER` reads a copy of its files. docs/data.md has the datasets.
+
+Datasets are tokenised too, for SmolLM2. For another model it is `--config.tokens.model=MODEL`, with
+`--config.tokens.max_prompt` its largest prompt bucket; `--config.bucket=gs://BUCKET/FOLDER` copies all to a bucket.
 """
 
 from ml_collections import ConfigDict
@@ -85,6 +88,13 @@ def hh_rlhf() -> ConfigDict:
     return common.prepare_from("preferences", 0, hh_rlhf=common.part("hh_rlhf", splits))
 
 
+def tokens(truncation: str) -> ConfigDict:
+    """Tokens for SmolLM2, by two processes."""
+    return ConfigDict(
+        {"model": common.SMOLLM2, "max_prompt": 512, "truncation": truncation, "separator": " ", "workers": 2}
+    )
+
+
 SHIFTING = {"tldr": tldr, "tldr_preferences": tldr_preferences}
 STUDIES = {
     "cnn_dailymail": cnn_dailymail,
@@ -93,6 +103,7 @@ STUDIES = {
     "alpaca_preferences": alpaca_preferences,
     "hh_rlhf": hh_rlhf,
 }
+INSTRUCTIONS = ("alpaca", "alpaca_prompts", "alpaca_preferences", "hh_rlhf")
 
 
 def get_config(study: str = "") -> ConfigDict:
@@ -101,6 +112,10 @@ def get_config(study: str = "") -> ConfigDict:
     common.check_argument("prepare.py", name, "", *STUDIES, *SHIFTING)
     if shift:
         common.check_argument(f"prepare.py:NAME,{shift}", name, *SHIFTING)
-    if name in SHIFTING:
-        return SHIFTING[name](shift)
-    return STUDIES[name]() if name else common.prepare(0)
+    if not name:
+        return common.prepare(0)
+    config = SHIFTING[name](shift) if name in SHIFTING else STUDIES[name]()
+    # What is no summary of a text has no text field in its prompt, which could lose its end.
+    config.tokens = tokens("left" if name in INSTRUCTIONS else "text")
+    config.bucket = ""
+    return config

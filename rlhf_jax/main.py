@@ -88,6 +88,7 @@ def prepare_process(stage: str | None) -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # about torch, which is not needed
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlhf_jax" / "xla"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    flags.FLAGS.mark_as_parsed()  # Grain's processes ask for flags of its own, which keep their defaults
 
 
 def _parse(arguments: list[str], positional: bool = False) -> tuple[ConfigDict, Path, int]:

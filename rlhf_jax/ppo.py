@@ -22,8 +22,8 @@ import numpy as np
 import optax
 
 from rlhf_jax import ops, rollouts, sharding
-from rlhf_jax.data.batches import Batches, Buckets, from_prompts
-from rlhf_jax.data.records import Example, read
+from rlhf_jax.data.batches import Batches, Buckets, Encoding, from_prompts
+from rlhf_jax.data.loading import Loading, load_prompts, read_ahead
 from rlhf_jax.data.tokenizer import id_count, load_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import roles
@@ -62,7 +62,8 @@ class Config:
       model: base model, as `assets.resolve` takes it.
       policy: folder of the run that the policy starts from, which is also the reference (the study: SFT).
       reward: folder of the reward run.
-      data: `examples.jsonl`; prompts of its train split.
+      data: `examples.jsonl`, or a folder prepared with tokens; prompts of its train split.
+      loading: how the training data are read.
       dtype: of computation: "auto", "bfloat16" or "float32".
       mesh: how many devices share the batch, the parameters and the heads.
       prompt_buckets: lengths (tokens) that prompts are padded to; a longer prompt is shortened.
@@ -89,6 +90,7 @@ class Config:
     policy: str
     reward: str
     data: str
+    loading: Loading
     dtype: str
     mesh: sharding.Mesh
     prompt_buckets: tuple[int, ...]
@@ -347,8 +349,8 @@ def train(config: Config, workdir: Path) -> None:
     settings = config.algorithm
     tokenizer = load_tokenizer(config.model)
     buckets = Buckets(config.prompt_buckets, response=(1,))
-    examples = [example for example in read(config.data, Example) if example.split == "train"]
-    items = from_prompts(examples, tokenizer, max(config.prompt_buckets), config.truncation)
+    encoding = Encoding(tokenizer, max(config.prompt_buckets), max_response=0, truncation=config.truncation)
+    items = load_prompts(config.data, encoding, config.loading)
     batches = Batches(items, config.prompts, config.seed, buckets, tokenizer.eos_token_id)
     watched = select_examples(config.data, config.evaluate_prompts)
     watched_items = from_prompts(watched, tokenizer, max(config.prompt_buckets), config.truncation)
@@ -400,11 +402,12 @@ def train(config: Config, workdir: Path) -> None:
         state = loop.restore(state, base.fingerprint)
         if config.evaluate_prompts and int(state.step) == 0:
             write_samples(state, 0)
+        waiting = read_ahead(batches.at, int(state.position), config.prompts, config.loading.workers)
         clock = Clock()
         for step in loop.steps():
             position = (step - 1) * config.prompts
             ids = np.arange(position, position + config.prompts, dtype=np.int32)
-            batch = batches.at(position)
+            batch = clock.time("data", next, waiting)
             sample_key, order_key = jax.random.split(jax.random.fold_in(key, step))
             sampled = respond(state, batch, ids, sample_key, clock.time)
             reference = start if state.reference is None else state.reference

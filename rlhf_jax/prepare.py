@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rlhf_jax.data import docstrings, records
+from rlhf_jax.data import docstrings, places, records, tokenise
 from rlhf_jax.data.records import SPLITS, Example, Preference
 from rlhf_jax.data.sources.parts import Part, gather
+from rlhf_jax.data.tokens import FOLDER
 from rlhf_jax.errors import UserError
 
 type Splits = Mapping[str, Sequence[Example | Preference]]
@@ -33,6 +34,8 @@ class Config:
       packages: of `docstrings`, import names to read docstrings of; empty for the default list.
       max_text: of `docstrings`, characters that a text is cut to.
       sources: of the other tasks, the datasets that the splits come from, each under a name of your own.
+      tokens: how the records are tokenised, for training to read; None leaves that to the stages.
+      bucket: address of a bucket's folder that the whole is copied to, e.g. `gs://bucket/tldr`; "" for none.
     """
 
     stage: str
@@ -42,33 +45,42 @@ class Config:
     packages: tuple[str, ...] = ()
     max_text: int = 0
     sources: dict[str, Part] = field(default_factory=dict)
+    tokens: tokenise.Config | None = None
+    bucket: str = ""
 
 
 def run(config: Config, workdir: Path) -> None:
-    """Writes `examples.jsonl` or `preferences.jsonl` (all splits) and `corpus.json`, and prints the latter.
+    """Writes `examples.jsonl` or `preferences.jsonl` (all splits), their tokens and `corpus.json`; prints the latter.
 
-    Does nothing where both are there: `corpus.json`, which says what the records were made from, is written last.
+    Does nothing where all are there: `corpus.json`, which says what the records were made from, is written last.
 
     Raises:
       UserError: a key that does not go with the task, an unknown split, more records asked for than there are, a
-        package that is not installed, or as `sources.parts.gather`.
+        package that is not installed, or as `sources.parts.gather`, `tokenise.write` and `places.upload`.
     """
-    records_file = workdir / ("preferences.jsonl" if config.task == "preferences" else "examples.jsonl")
-    corpus_file = workdir / "corpus.json"
-    if not (records_file.exists() and corpus_file.exists()):
+    kind = Preference if config.task == "preferences" else Example
+    records_file, corpus_file = workdir / records.FILES[kind], workdir / "corpus.json"
+    written = [records_file, corpus_file, *([workdir / FOLDER] if config.tokens else [])]
+    if not all(path.exists() for path in written):
         _check(config)
         splits, origin = _from_docstrings(config) if config.task == "docstrings" else _from_sources(config)
         chosen = {split: _choose(splits[split], split, config) for split in config.splits}
         everything = [record for split in chosen.values() for record in split]
+        fingerprint = records.fingerprint(everything)
+        corpus_file.unlink(missing_ok=True)
+        tokens = {"tokens": tokenise.write(workdir, chosen, fingerprint, config.tokens)} if config.tokens else {}
         records.write(records_file, everything)
         facts = {
             "task": config.task,
-            "fingerprint": records.fingerprint(everything),
+            "fingerprint": fingerprint,
             "available": {split: len(found) for split, found in splits.items()},
             "examples": {split: _by_origin(found) for split, found in chosen.items()},
             **origin,
+            **tokens,
         }
         records.write_text(corpus_file, json.dumps(facts, indent=2) + "\n")
+    if config.bucket:
+        places.upload(workdir, config.bucket)
     _print(json.loads(corpus_file.read_text("utf-8")))
 
 

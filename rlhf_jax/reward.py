@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax import hosts, losses, sharding
-from rlhf_jax.data.batches import Batches, Buckets, Encoding, Item, from_preferences, in_order, load_splits, real_tokens
+from rlhf_jax.data.batches import Batches, Buckets, Encoding, Item, in_order, real_tokens
+from rlhf_jax.data.loading import Loading, load_splits, read_ahead
 from rlhf_jax.data.records import Preference, write_text
 from rlhf_jax.data.tokenizer import id_count, load_tokenizer
 from rlhf_jax.errors import UserError
@@ -65,7 +66,8 @@ class Config:
       stage: "reward".
       model: base model, as `assets.resolve` takes it.
       policy: folder of the run whose top the reward model starts from (the study: SFT).
-      data: `preferences.jsonl` with splits train and any of `evaluate_splits`.
+      data: `preferences.jsonl` with splits train and any of `evaluate_splits`, or a folder prepared with tokens.
+      loading: how the training data are read.
       evaluate_splits: splits whose accuracy and calibration are measured.
       evaluate_every: optimiser steps between evaluations; there is one after the last step in any case.
       dtype: of computation: "auto", "bfloat16" or "float32".
@@ -93,6 +95,7 @@ class Config:
     model: str
     policy: str
     data: str
+    loading: Loading
     evaluate_splits: tuple[str, ...]
     evaluate_every: int
     dtype: str
@@ -157,10 +160,15 @@ def evaluate(scores: np.ndarray, items: Sequence[Item]) -> tuple[dict[str, float
     return scalars, {**scalars, "n": len(items), "calibration": reliability["bins"], **by_margin}
 
 
+def pairs_at(batches: Batches, position: int) -> Pairs:
+    """The batch of pairs that starts at a position."""
+    items = batches.items_at(position)
+    return Pairs(batches.collate(items), np.array([item.margin or 0.0 for item in items], np.float32))
+
+
 def check_margins(config: Config, items: Sequence[Item]) -> None:
     """Raises UserError if the objective wants margins and a training pair has none."""
-    unknown = sum(item.margin is None for item in items)
-    if config.objective.margin and unknown:
+    if config.objective.margin and (unknown := sum(item.margin is None for item in items)):
         raise UserError(
             f"config.objective.margin is {config.objective.margin} and {unknown} training pairs of {config.data} have "
             "no margin, expected one in every pair"
@@ -194,7 +202,7 @@ def train(config: Config, workdir: Path) -> None:
     tokenizer = load_tokenizer(config.model)
     longest = max(config.prompt_buckets), max(config.response_buckets)
     encoding = Encoding(tokenizer, *longest, config.truncation, config.separator, config.long_responses)
-    train, held_out = load_splits(config.data, Preference, partial(from_preferences, encoding), config.evaluate_splits)
+    train, held_out = load_splits(config.data, Preference, encoding, config.evaluate_splits, config.loading)
     check_margins(config, train)
     buckets = Buckets(config.prompt_buckets, config.response_buckets)
     pad = tokenizer.eos_token_id
@@ -223,11 +231,11 @@ def train(config: Config, workdir: Path) -> None:
     settings = config.steps, config.checkpoint_every, config.selection, config.stop_grace, config.watch
     with Loop(workdir, "reward", *settings) as loop:
         state = loop.restore(state, base.fingerprint)
+        start, workers = int(state.position), config.loading.workers
+        waiting = read_ahead(partial(pairs_at, batches), start, config.batch_size, workers)
         clock = Clock()
         for step in loop.steps():
-            position = (step - 1) * config.batch_size
-            margin = np.array([item.margin or 0.0 for item in batches.items_at(position)], np.float32)
-            batch = Pairs(batches.at(position), margin)
+            batch = clock.time("data", next, waiting)
             state, metrics = clock.time("update", train_step, state, base.trunk, sharding.rows(batch))
             metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
             loop.require_finite(step, metrics, batch)

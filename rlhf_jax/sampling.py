@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import jax
 
 from rlhf_jax import hosts, rollouts, sharding
+from rlhf_jax.data.places import local
 from rlhf_jax.data.records import Example, Samples, append, read
 from rlhf_jax.data.tokenizer import decode, encode_prompt, id_count, load_tokenizer
 from rlhf_jax.errors import UserError
@@ -34,7 +35,7 @@ class Sampling:
       model: base model, as `assets.resolve` takes it.
       policy: folder of the sft or ppo run to sample from; "" for the base model.
       reward: folder of a reward run whose normalised scores go into `rewards`; "" for none.
-      data: `examples.jsonl` with the prompts.
+      data: `examples.jsonl` with the prompts, or a folder with it.
       prompts: how many prompts of each split, the first ones; 0 is all.
       n: samples a prompt.
       temperature: of sampling; 0 is greedy.
@@ -71,7 +72,7 @@ def select_examples(path: str, prompts: dict[str, int]) -> list[Example]:
     Raises:
       UserError: a split has none.
     """
-    examples = read(path, Example)
+    examples = read(local(path), Example)
     chosen = []
     for split, count in prompts.items():
         of_split = [example for example in examples if example.split == split]

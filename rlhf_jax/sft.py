@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax import losses, rollouts, sharding
-from rlhf_jax.data.batches import Batches, Buckets, Encoding, Item, from_examples, in_order, load_splits, real_tokens
+from rlhf_jax.data.batches import Batches, Buckets, Encoding, Item, in_order, real_tokens
+from rlhf_jax.data.loading import Loading, load_splits, read_ahead
 from rlhf_jax.data.records import Example
 from rlhf_jax.data.tokenizer import decode, id_count, load_tokenizer
 from rlhf_jax.errors import UserError
@@ -47,7 +48,8 @@ class Config:
     Attributes:
       stage: "sft".
       model: base model, as `assets.resolve` takes it.
-      data: `examples.jsonl` with splits train and any of `evaluate_splits`.
+      data: `examples.jsonl` with splits train and any of `evaluate_splits`, or a folder prepared with tokens.
+      loading: how the training data are read.
       evaluate_splits: splits whose loss and perplexity are measured.
       evaluate_examples: at most so many of each, the first ones.
       evaluate_samples: of how many of those a greedy sample is held against the response by ROUGE-L; 0 samples none.
@@ -76,6 +78,7 @@ class Config:
     stage: str
     model: str
     data: str
+    loading: Loading
     evaluate_splits: tuple[str, ...]
     evaluate_examples: int
     evaluate_samples: int
@@ -210,7 +213,7 @@ def train(config: Config, workdir: Path) -> None:
     longest = max(config.prompt_buckets), max(config.response_buckets)
     encoding = Encoding(tokenizer, *longest, config.truncation, long_responses=config.long_responses)
     train, held_out = load_splits(
-        config.data, Example, partial(from_examples, encoding), config.evaluate_splits, config.evaluate_examples
+        config.data, Example, encoding, config.evaluate_splits, config.loading, config.evaluate_examples
     )
     buckets = Buckets(config.prompt_buckets, config.response_buckets)
     pad = tokenizer.eos_token_id
@@ -241,9 +244,10 @@ def train(config: Config, workdir: Path) -> None:
     settings = config.steps, config.checkpoint_every, config.selection, config.stop_grace, config.watch
     with Loop(workdir, "sft", *settings) as loop:
         state = loop.restore(state, base.fingerprint)
+        waiting = read_ahead(batches.at, int(state.position), config.batch_size, config.loading.workers)
         clock = Clock()
         for step in loop.steps():
-            batch = batches.at((step - 1) * config.batch_size)
+            batch = clock.time("data", next, waiting)
             state, metrics = clock.time("update", train_step, state, base.trunk, sharding.rows(batch))
             metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
             loop.require_finite(step, metrics, batch)

@@ -48,7 +48,7 @@ DAYS = 10 * 24 * 3600.0  # seconds
 MAY_CHANGE = frozenset(
     {
         *("checkpoint_every", "stop_grace", "evaluate_every", "microbatch", "sampling_batch"),
-        *("model", "data", "mesh", "fsdp", "tensor"),
+        *("model", "data", "mesh", "fsdp", "tensor", "workers"),
         *("profile_steps", "signal_steps", "wandb_project"),
         *("place", "indices", "quality", "sampling.batch_size"),
         *("key_variable", "concurrency", "requests_per_minute", "timeout", "attempts", "first_wait"),

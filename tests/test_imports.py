@@ -63,6 +63,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "rollouts": ("models", "sampler", "training.run", *LOWER),
     "data": ("data", "assets", "errors", "sequences"),
     "data.index_file": ("errors",),
+    "data.places": ("errors",),
     "data.shifts": ("data.formats", "data.index_file", "data.records", "errors"),
     "data.sources": ("data.sources", "data.formats", "data.records", "data.shifts", "errors"),
     "data.sources.rows": ("errors",),
@@ -130,7 +131,10 @@ STAGE_MODULES = {
 
 # Slow to import; wanted only inside the functions that use them.
 HEAVY = {
+    "array_record",
     "datasets",
+    "fsspec",
+    "grain",
     "matplotlib",
     "onnxruntime",
     "openai",

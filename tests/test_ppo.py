@@ -260,6 +260,7 @@ def config(tmp_path_factory):
         policy=tiny.write_run(folder / "sft", tiny.nudged(base.top, 0.01), describe(base, "policy")),
         reward=tiny.write_run(folder / "reward", reward, meta),
         data=tiny.write_data(folder),
+        loading=tiny.LOADING,
         dtype="float32",
         mesh=tiny.MESH,
         prompt_buckets=(96,),

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from configs import prepare as prepare_configs
 from rlhf_jax import prepare
-from rlhf_jax.data import docstrings, records
-from rlhf_jax.data.records import Example, Preference
+from rlhf_jax.data import docstrings, places, records, tokenise
+from rlhf_jax.data.records import Example, Preference, write_text
+from rlhf_jax.data.tokenizer import train_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.stages import run_stage
 from tests.data.sources.layouts import write
@@ -116,6 +122,7 @@ def posts(tmp_path):
 def test_a_study_s_data_from_datasets(tmp_path, posts, capsys):
     config = prepare_configs.get_config("tldr,length")
     config.sources.tldr.place = posts
+    config.tokens = None
     config.splits.full_test = 4
     run_stage(config, tmp_path / "out")
     written = records.read(tmp_path / "out" / "examples.jsonl", Example)
@@ -140,6 +147,7 @@ def test_preferences_from_datasets(tmp_path, capsys):
     write(tmp_path / "alpaca_human_preference.json", rows)
     config = prepare_configs.get_config("alpaca_preferences")
     config.sources.alpaca_farm.place = str(tmp_path)
+    config.tokens = None
     run_stage(config, tmp_path / "out")
     written = records.read(tmp_path / "out" / "preferences.jsonl", Preference)
     assert [record.split for record in written] == ["train"] + ["validation"] * 500
@@ -155,3 +163,73 @@ def test_nothing_is_written_where_a_dataset_is_broken(tmp_path, posts):
     with pytest.raises(UserError, match="The shift AskReddit leaves nothing of the split"):
         run_stage(config, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.json"]
+
+
+TOKENS_PROGRAM = """
+import json, sys
+from rlhf_jax.main import main
+
+if __name__ == "__main__":
+    assert main(["main", *sys.argv[2:]]) == 0
+    import tensorflow_datasets as tfds
+    from rlhf_jax.data.batches import Encoding
+    from rlhf_jax.data.loading import Loading, load_splits
+    from rlhf_jax.data.records import Example
+    from rlhf_jax.data.tokenizer import load_tokenizer
+
+    model, folder = sys.argv[1], sys.argv[2].partition("=")[2]
+    train, _ = load_splits(folder, Example, Encoding(load_tokenizer(model), 64, 32), ["ood_test"], Loading(0, False))
+    rows = list(tfds.builder_from_directory(f"{folder}/tokens").as_data_source(split="train"))
+    assert [row["prompt"].tolist() for row in rows] == [item.prompt for item in train]
+    assert [[row["response"].tolist()] for row in rows] == [item.responses for item in train]
+    print(json.dumps([row["id"].decode() for row in rows]))
+"""
+
+
+def test_tokens_without_tensorflow_that_tfds_reads(tmp_path, posts):
+    """By the command line in two processes; an import of TensorFlow in any of them would raise."""
+    texts = [f"SUBREDDIT: r/tea\nTITLE: t\nPOST: w w w\nTL;DR: Said {n}." for n in range(9)] * 20
+    train_tokenizer(texts, 280).save_pretrained(tmp_path / "model")
+    write_text(tmp_path / "path" / "tensorflow" / "__init__.py", "raise RuntimeError('TensorFlow is imported')\n")
+    write_text(tmp_path / "program.py", TOKENS_PROGRAM)
+    out = tmp_path / "out"
+    overrides = {"sources.tldr.place": posts, "tokens.model": tmp_path / "model", "tokens.max_prompt": 64}
+    arguments = [f"--workdir={out}", "--config=configs/prepare.py:tldr,length"]
+    arguments += [f"--config.{key}={value}" for key, value in overrides.items()]
+    root = Path(__file__).parents[1]
+    result = subprocess.run(
+        [sys.executable, tmp_path / "program.py", tmp_path / "model", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": f"{root}:{tmp_path / 'path'}"},
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    written = records.read(out, Example)
+    ids = [record.id for record in written if record.split == "train"]
+    assert json.loads(result.stdout.splitlines()[-1]) == ids and len(ids) == 3
+    corpus = json.loads((out / "corpus.json").read_text())
+    made_with = json.loads((out / "tokens" / "metadata.json").read_text())
+    assert corpus["tokens"] == made_with
+    assert (made_with["source"], made_with["max_prompt"]) == (records.fingerprint(written), 64)
+
+
+def test_tokens_are_made_again_where_they_are_lost_and_copied_to_a_bucket(tmp_path, corpus, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    train_tokenizer(["prompt train response " * 9], 260).save_pretrained(tmp_path / "model")
+    tokens = tokenise.Config(str(tmp_path / "model"), 64, "left", " ", workers=0)
+    config, out = replace(CONFIG, tokens=tokens, bucket="memory://bucket/prepared"), tmp_path / "out"
+    prepare.run(config, out)
+    for folder in (out, places.local(config.bucket)):
+        assert (folder / "tokens" / "dataset_info.json").exists()
+        assert records.read(folder, Example) == records.read(out / "examples.jsonl", Example)
+    shutil.rmtree(out / "tokens")
+    prepare.run(config, out)
+    assert {path.name for path in out.iterdir()} == {"corpus.json", "examples.jsonl", "tokens"}
+
+
+def test_a_tokenizer_that_is_not_there_leaves_nothing_behind(tmp_path, corpus):
+    tokens = tokenise.Config("no/such/model", 64, "left", " ", workers=0)
+    with pytest.raises(UserError, match="'no/such/model' is not there"):
+        prepare.run(replace(CONFIG, tokens=tokens), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -59,6 +59,7 @@ def config(tmp_path_factory):
         model=model,
         policy=tiny.write_run(folder / "sft", base.top, describe(base, "policy")),
         data=str(folder / "preferences.jsonl"),
+        loading=tiny.LOADING,
         evaluate_splits=("validation",),
         evaluate_every=2,
         dtype="float32",

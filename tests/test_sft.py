@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -19,7 +20,9 @@ import pytest
 import rlhf_jax
 from rlhf_jax import sft
 from rlhf_jax.config import to_dict
+from rlhf_jax.data import tokenise
 from rlhf_jax.data.batches import Batches, Buckets, Encoding, Item, from_examples, in_order
+from rlhf_jax.data.loading import Loading
 from rlhf_jax.data.records import Example, read
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.errors import UserError
@@ -49,6 +52,7 @@ def config(tmp_path_factory):
         stage="sft",
         model=tiny.write_model(folder / "model"),
         data=tiny.write_data(folder),
+        loading=tiny.LOADING,
         evaluate_splits=("validation",),
         evaluate_examples=5,
         evaluate_samples=0,
@@ -249,10 +253,16 @@ def assert_goodput(killed, workdir):
 
 
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(finished, config, tmp_path):
-    """Invariant 13: SIGKILL in another process, then the same command here; parameters, moments and metrics agree.
+    """Invariant 13: SIGKILL in another process, then the same here; parameters, moments and metrics agree.
 
-    SIGUSR1 makes a profile on the way, and changes nothing either; the goodput is that of both processes.
+    Both read tokens that were prepared, the first with two processes, and the undisturbed run read records: that shows
+    in nothing. SIGUSR1 makes a profile on the way, and changes nothing either; the goodput is that of both processes.
     """
+    examples = read(config.data, Example)
+    splits = {split: [e for e in examples if e.split == split] for split in ("train", "validation")}
+    tokenise.write(tmp_path, splits, "source", tokenise.Config(config.model, 96, "text", " ", workers=0))
+    (tmp_path / "corpus.json").write_text(json.dumps({"fingerprint": "source"}))
+    config = dataclasses.replace(config, data=str(tmp_path), loading=Loading(workers=2, drop_shards=False))
     (tmp_path / "config.py").write_text(PROGRAM.format(config=to_dict(config)))
     workdir, log = tmp_path / "run", tmp_path / "log"
     command = [sys.executable, "-m", "rlhf_jax.main", f"--config={tmp_path / 'config.py'}", f"--workdir={workdir}"]
@@ -272,7 +282,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(finished, config, t
     ((_, phases),) = tiny.traced(workdir / "profile", "update").items()
     assert phases == ["update"] * 3
     killed = tiny.logged(workdir, "timing")
-    sft.run(config, workdir)
+    sft.run(dataclasses.replace(config, loading=tiny.LOADING), workdir)
     assert_goodput(killed, workdir)
     assert (workdir / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
     like = State.create(load_base(config.model, config.freeze, "float32").top, optimizer.make_optimizer(ADAM, 24))

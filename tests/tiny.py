@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from jax.profiler import ProfileData
 
+from rlhf_jax.data.loading import Loading
 from rlhf_jax.data.records import Example, write
 from rlhf_jax.data.tokenizer import train_tokenizer
 from rlhf_jax.models.architecture import Architecture
@@ -30,6 +31,7 @@ from rlhf_jax.training.checkpoint import Checkpoints
 from rlhf_jax.training.update import State
 
 MESH = Mesh(data=1, fsdp=1, tensor=1)
+LOADING = Loading(workers=0, drop_shards=False)
 VOCABULARY = 300
 FREEZE = 0.5  # one block of two or three
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from rlhf_jax.data.records import Example, Preference, read
+from rlhf_jax.data.records import Example, Preference
 from rlhf_jax.data.tokenizer import Truncation, encode_pair, encode_prompt
 from rlhf_jax.errors import UserError
 from rlhf_jax.sequences import Sequences
@@ -59,60 +59,48 @@ class Encoding:
         ]
         return Item(pairs[0][0], [response for _, response in pairs])
 
-    def keep(self, items: Sequence[Item], records: Sequence[Example | Preference]) -> tuple[list[Item], int]:
-        """The items whose responses all fit, and how many others there were.
+    def fitting(self, longest: np.ndarray, id_of: Callable[[int], str]) -> np.ndarray:
+        """The indices of the records whose responses all fit.
+
+        Args:
+          longest: `[records]` int, tokens of each record's longest response.
+          id_of: a record's id by its index.
 
         Raises:
           UserError: there are others and that is an error, or there are no others but those.
         """
-        kept = []
-        for item, record in zip(items, records, strict=True):
-            longest = max(map(len, item.responses))
-            if longest <= self.max_response:
-                kept.append(item)
-            elif self.long_responses == "error":
-                raise UserError(
-                    f"The record {record.id!r} has a response of {longest} tokens, expected at most "
-                    f"{self.max_response}, the largest response bucket."
-                )
-        if items and not kept:
+        fits = longest <= self.max_response
+        if self.long_responses == "error" and not fits.all():
+            first = int(np.argmin(fits))
             raise UserError(
-                f"All {len(items)} responses are longer than {self.max_response} tokens, expected some to fit."
+                f"The record {id_of(first)!r} has a response of {longest[first]} tokens, expected at most "
+                f"{self.max_response}, the largest response bucket."
             )
-        return kept, len(items) - len(kept)
+        if len(fits) and not fits.any():
+            raise UserError(
+                f"All {len(fits)} responses are longer than {self.max_response} tokens, expected some to fit."
+            )
+        return np.flatnonzero(fits)
+
+    def keep(self, items: Sequence[Item], records: Sequence[Example | Preference]) -> tuple[list[Item], int]:
+        """The items whose responses all fit, and how many others there were; raises as `fitting`."""
+        kept = self.fitting(lengths_of(items)[:, 1], lambda index: records[index].id)
+        return [items[index] for index in kept], len(items) - len(kept)
 
 
-def load_splits[R: Example | Preference](
-    path: str,
-    kind: type[R],
-    convert: Callable[[Sequence[R]], tuple[list[Item], int]],
-    held_out: Sequence[str],
-    limit: int | None = None,
-) -> tuple[list[Item], dict[str, list[Item]]]:
-    """The items of the split "train" and of held-out splits; prints how many records of each were dropped.
+@runtime_checkable
+class Measured(Protocol):
+    """Items whose lengths are known without reading them, as `lengths_of` gives them."""
 
-    Args:
-      path: a JSONL file of one kind of record.
-      kind: `Example` or `Preference`.
-      convert: `from_examples` or `from_preferences` with an encoding.
-      held_out: names of splits.
-      limit: how many records of each held-out split are used, the first ones; None is all.
+    lengths: np.ndarray
 
-    Raises:
-      UserError: the file or a record is broken, or a split is empty.
-    """
-    records, name = read(path, kind), kind.__name__.lower()
 
-    def of_split(split: str, limit: int | None = None) -> list[Item]:
-        chosen = [record for record in records if record.split == split][:limit]
-        if not chosen:
-            raise UserError(f"{path} has no {name} of the split {split!r}")
-        items, dropped = convert(chosen)
-        print(f"{split}: {len(items)} {name}s, {dropped} dropped because a response is too long", flush=True)
-        return items
-
-    evaluation = {split: of_split(split, limit) for split in held_out}
-    return of_split("train"), evaluation
+def lengths_of(items: Sequence[Item]) -> np.ndarray:
+    """`[items, 2]` int32: the tokens of each item's prompt and of the longest of its responses."""
+    if isinstance(items, Measured):
+        return items.lengths
+    lengths = [(len(item.prompt), max(map(len, item.responses), default=0)) for item in items]
+    return np.array(lengths, np.int32).reshape(-1, 2)
 
 
 def from_prompts(
@@ -195,21 +183,27 @@ class Buckets(NamedTuple):
     prompt: tuple[int, ...]
     response: tuple[int, ...]
 
-    def fit(self, items: Sequence[Item]) -> tuple[int, int]:
-        """The smallest prompt and response length that all items fit in.
+    def of(self, lengths: np.ndarray) -> np.ndarray:
+        """`[items, 2]`: the smallest prompt and response length that each item fits in, by its own lengths.
 
         Raises:
           UserError: an item is longer than the largest bucket.
         """
-        prompt = _smallest(self.prompt, max(len(item.prompt) for item in items), "prompt")
-        longest = max((len(response) for item in items for response in item.responses), default=0)
-        return prompt, _smallest(self.response, longest, "response")
+        prompts, responses = lengths.T
+        fitted = (_smallest(self.prompt, prompts, "prompt"), _smallest(self.response, responses, "response"))
+        return np.stack(fitted, axis=1)
+
+    def fit(self, items: Sequence[Item]) -> tuple[int, int]:
+        """The smallest prompt and response length that all items fit in; raises as `of`."""
+        prompt, response = self.of(lengths_of(items)).max(axis=0).tolist()
+        return prompt, response
 
 
-def _smallest(lengths: tuple[int, ...], longest: int, what: str) -> int:
-    if longest > max(lengths):
-        raise UserError(f"A {what} has {longest} tokens, expected at most {max(lengths)}, the largest {what} bucket.")
-    return min(length for length in lengths if length >= longest)
+def _smallest(buckets: tuple[int, ...], lengths: np.ndarray, what: str) -> np.ndarray:
+    ordered, longest = np.sort(buckets), lengths.max(initial=0)
+    if longest > ordered[-1]:
+        raise UserError(f"A {what} has {longest} tokens, expected at most {ordered[-1]}, the largest {what} bucket.")
+    return ordered[np.searchsorted(ordered, lengths)]
 
 
 class Batches:
@@ -235,10 +229,7 @@ class Batches:
             buckets,
             pad_id,
         )
-        self._sort_by = np.empty((2, len(items)), np.int64)  # the last row is the first key of a lexsort
-        for index, item in enumerate(items):
-            prompt, response = buckets.fit([item])
-            self._sort_by[:, index] = response, prompt
+        self._sort_by = buckets.of(lengths_of(items)).T[::-1]  # the last row is the first key of a lexsort
         self._plans: dict[int, np.ndarray] = {}
 
     @property
@@ -248,7 +239,10 @@ class Batches:
 
     def at(self, position: int) -> Sequences:
         """The batch that starts at a position; see `items_at`."""
-        items = self.items_at(position)
+        return self.collate(self.items_at(position))
+
+    def collate(self, items: Sequence[Item]) -> Sequences:
+        """A batch of items, padded to the smallest buckets that they fit in."""
         return collate(items, *self._buckets.fit(items), self._pad_id)
 
     def items_at(self, position: int) -> list[Item]:
@@ -264,16 +258,21 @@ class Batches:
         return [self._items[item] for item in self._plan(epoch)[index]]
 
     def _plan(self, epoch: int) -> np.ndarray:
-        """`[batches, batch_size]` indices of items; the last plan is kept, as batches are asked for in order."""
-        if epoch not in self._plans:
+        """`[batches, batch_size]` indices of items.
+
+        The plans of two epochs are kept: batches are asked for in order, by threads of which some are in the next.
+        """
+        plan = self._plans.get(epoch)
+        if plan is None:
             random = np.random.default_rng((self._seed, epoch))
             order = random.permutation(len(self._items))[: self.examples_per_epoch]
             window = _WINDOW * self._batch_size
             for start in range(0, len(order), window):
                 part = order[start : start + window]
                 order[start : start + window] = part[np.lexsort(self._sort_by[:, part])]
-            self._plans = {epoch: random.permutation(order.reshape(-1, self._batch_size))}
-        return self._plans[epoch]
+            plan = random.permutation(order.reshape(-1, self._batch_size))
+            self._plans = {epoch: plan} | {e: p for e, p in self._plans.items() if abs(e - epoch) == 1}
+        return plan
 
 
 def in_order(items: Sequence[Item], batch_size: int, buckets: Buckets, pad_id: int) -> Iterator[tuple[Sequences, int]]:

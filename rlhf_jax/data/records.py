@@ -94,12 +94,19 @@ class Samples:
 
 type Record = Example | Preference | Samples
 
+# What a folder's file of records is called.
+FILES: dict[type[Record], str] = {
+    Example: "examples.jsonl",
+    Preference: "preferences.jsonl",
+    Samples: "samples.jsonl",
+}
+
 
 def read[R: Record](path: str | Path, kind: type[R], *, partial: bool = False) -> list[R]:
     """Reads a JSONL file of one kind of record.
 
     Args:
-      path: the file; a last line without its newline is read like any other.
+      path: the file, or a folder with the one of `FILES`; a last line without its newline is read like any other.
       kind: `Example`, `Preference` or `Samples`.
       partial: the file may have been cut by a kill in `append`: a last line without its newline is left out (the next
         `append` cuts it off), and a file that does not exist holds no records.
@@ -109,6 +116,8 @@ def read[R: Record](path: str | Path, kind: type[R], *, partial: bool = False) -
         too many, breaks a record's own rule, or repeats an id.
     """
     path = Path(path)
+    if path.is_dir():
+        path /= FILES[kind]
     if not path.exists():
         if partial:
             return []

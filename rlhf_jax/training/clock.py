@@ -14,7 +14,7 @@ from rlhf_jax.training.run import compile_seconds
 
 
 class Clock:
-    """Seconds by phase, from lap to lap; what no phase covers is the host's: data, logs, checkpoints, Python."""
+    """Seconds by phase, from lap to lap; what no phase covers is the host's: logs, checkpoints, Python."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
@@ -44,7 +44,8 @@ class Clock:
 
         Returns:
           `seconds` in all, by phase, the host's, and those of the compiler, whichever they fell in; tokens and
-          operations a second; and the MFU, in all and by phase, where the devices' peak is known (docs/watching.md).
+          operations a second; the MFU, in all and by phase, where the devices' peak is known (docs/watching.md); and
+          with a phase `data`, which is the wait for a batch, its share of the lap as `data_wait`.
         """
         now, compiling = time.perf_counter(), compile_seconds()
         seconds, self._lap = now - self._lap, now
@@ -57,6 +58,7 @@ class Clock:
         return {
             "seconds": seconds,
             **{f"{name}_seconds": taken for name, taken in phases.items()},
+            **({"data_wait": phases["data"] / seconds} if "data" in phases else {}),
             "host_seconds": seconds - sum(phases.values()),
             "compile_seconds": compiled,
             "tokens_per_second": tokens / seconds,

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 import tokenizers
@@ -20,10 +18,9 @@ from rlhf_jax.data.batches import (
     from_preferences,
     from_prompts,
     in_order,
-    load_splits,
     real_tokens,
 )
-from rlhf_jax.data.records import Example, Preference, write
+from rlhf_jax.data.records import Example, Preference
 from rlhf_jax.data.tokenizer import decode, encode_prompt, train_tokenizer
 from rlhf_jax.errors import UserError
 
@@ -110,19 +107,6 @@ def test_a_response_that_leaves_no_token_is_refused(tokenizer):
     )
     with pytest.raises(UserError, match="The example 'x' has a response without a token"):
         from_examples(Encoding(deaf, 50, 5), [Example("y", "train", "a", "a"), Example("x", "train", "a", "zz")])
-
-
-def test_splits_are_read_apart_and_only_held_out_ones_are_limited(tokenizer, tmp_path, capsys):
-    names = ["train", "test", "train", "test", "test"]
-    examples = [Example(str(i), split, "prompt", "r" * (i + 1)) for i, split in enumerate(names)]
-    write(tmp_path / "examples.jsonl", examples)
-    convert = partial(from_examples, Encoding(tokenizer, 50, 5))
-    train, held_out = load_splits(str(tmp_path / "examples.jsonl"), Example, convert, ["test"], limit=2)
-    texts = {split: [decode(tokenizer, item.responses[0]) for item in items] for split, items in held_out.items()}
-    assert ([decode(tokenizer, item.responses[0]) for item in train], texts) == (["r", "rrr"], {"test": ["rr"]})
-    assert "test: 1 examples, 1 dropped" in capsys.readouterr().out
-    with pytest.raises(UserError, match="examples.jsonl has no example of the split 'other'"):
-        load_splits(str(tmp_path / "examples.jsonl"), Example, convert, ["other"])
 
 
 def test_preferences_put_the_chosen_response_first(tokenizer):

@@ -59,6 +59,16 @@ def test_a_lap_starts_where_the_last_one_ended(hands):
     assert "update_seconds" not in lap
 
 
+def test_the_wait_for_data_is_a_share_of_the_lap(hands):
+    clock = Clock()
+    clock.time("data", hands.move, 1.0)
+    clock.time("update", hands.move, 3.0)
+    lap = clock.lap(tokens=8)
+    assert (lap["data_wait"], lap["data_seconds"], lap["host_seconds"]) == (0.25, 1.0, 0.0)
+    clock.time("update", hands.move, 4.0)
+    assert "data_wait" not in clock.lap(tokens=8)
+
+
 def test_a_call_within_a_call_is_counted_for_its_own_phase_alone(hands):
     """As arguments are: the inner call is done before the outer one begins."""
     clock = Clock()
