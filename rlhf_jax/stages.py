@@ -18,6 +18,7 @@ from rlhf_jax.config import parse, suggest, to_dict
 from rlhf_jax.errors import UserError
 
 STAGES = {
+    "generate_tasks": "rlhf_jax.generate_tasks",
     "prepare": "rlhf_jax.prepare",
     "initialize": "rlhf_jax.initialize",
     "sft": "rlhf_jax.sft",
@@ -46,7 +47,7 @@ MAY_CHANGE = frozenset(
         *("model", "data", "mesh", "fsdp", "tensor"),
         *("place", "indices", "quality", "sampling.batch_size"),
         *("key_variable", "concurrency", "requests_per_minute", "timeout", "attempts", "first_wait"),
-        *("prompt_price", "answer_price", "limit", "cache"),
+        *("prompt_price", "answer_price", "limit", "cache", "requests"),
     }
 )
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "rlhf_jax"
 
 STAGE_FILES = (
+    "generate_tasks",
     "prepare",
     "initialize",
     "sft",
@@ -60,6 +61,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "rollouts": ("models", "sampler", "training.run", *LOWER),
     "data": ("data", "assets", "errors", "sequences"),
     "data.index_file": ("errors",),
+    "data.self_instruct": ("data.records", "errors"),
     "data.shifts": ("data.formats", "data.index_file", "data.records", "errors"),
     "data.sources": ("data.sources", "data.formats", "data.records", "data.shifts", "errors"),
     "data.sources.rows": ("errors",),
