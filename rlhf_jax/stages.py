@@ -21,6 +21,7 @@ STAGES = {
     "generate_tasks": "rlhf_jax.generate_tasks",
     "prepare": "rlhf_jax.prepare",
     "initialize": "rlhf_jax.initialize",
+    "add_difference": "rlhf_jax.add_difference",
     "sft": "rlhf_jax.sft",
     "preferences": "rlhf_jax.preferences",
     "reward": "rlhf_jax.reward",

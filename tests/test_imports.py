@@ -17,6 +17,7 @@ STAGE_FILES = (
     "generate_tasks",
     "prepare",
     "initialize",
+    "add_difference",
     "sft",
     "preferences",
     "reward",
