@@ -33,6 +33,7 @@ NOT_TEXT = (
 
 _FOLDER = Path(__file__).parent / "seed_tasks"
 _SEPARATOR = "###"
+_BETWEEN = re.compile(rf"^{_SEPARATOR}[ \t]*(?=$|\d+\.)", re.MULTILINE)  # no heading inside an output
 _NO_INPUT = "<noinput>"
 _MARK = re.compile(r"^[ \t]*(\d+)\.\s*(Instruction|Input|Output):", re.MULTILINE)
 _NOT_TEXT = re.compile(rf"\b({'|'.join(NOT_TEXT)})\b", re.IGNORECASE)
@@ -106,7 +107,7 @@ class Collection:
           answer: what the model wrote.
           cut: whether a length limit ended it: its last task is then left out.
         """
-        blocks = [block for block in re.split(rf"^{_SEPARATOR}\s*$", answer, flags=re.MULTILINE) if block.strip()]
+        blocks = [block for block in _BETWEEN.split(answer) if block.strip()]
         if cut and blocks:
             blocks.pop()
             self.left_out["cut"] += 1

@@ -121,6 +121,7 @@ def test_only_the_id_set_has_a_longest_instruction():
             ["Assam.", "1"],
         ),
         (" 4.Instruction:Name four good teas.\n  4.  Output: Assam.\nDarjeeling.\n\n###  \n", ["Assam.\nDarjeeling."]),
+        ("### " + block("Name four good teas.", "### Teas\nAssam."), ["### Teas\nAssam."]),
         ("Here you are!\n" + block("Name four good teas."), ["An answer."]),
         (block("Name four good teas.") + block("Count up to the number six.", number=5), []),
         ("4. Instruction: Name four good teas.\n5. Output:\nAssam.", []),
