@@ -63,7 +63,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["rlhf_jax", "rlhf_jax.*"]),
-    package_data={"rlhf_jax.evaluation": ["*.j2", "prompts/*.txt"]},
+    package_data={"rlhf_jax.data": ["seed_tasks/*"], "rlhf_jax.evaluation": ["*.j2", "prompts/*.txt"]},
     python_requires=">=3.12",
     install_requires=INSTALL,
     extras_require=EXTRAS,

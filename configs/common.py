@@ -326,10 +326,27 @@ def judge(folder: str, encoder: str) -> ConfigDict:
     return ConfigDict({"stage": "judge", "samples": samples(folder), "baseline": "sft", "gold": gold(encoder)})
 
 
+def endpoint(**parameters) -> ConfigDict:
+    """A language model; the address, its name and the key are OPENAI_BASE_URL, OPENAI_MODEL and OPENAI_API_KEY."""
+    return ConfigDict(
+        {
+            "base_url": "",
+            "model": "",
+            "key_variable": "OPENAI_API_KEY",
+            "parameters": parameters,
+            "concurrency": 8,
+            "requests_per_minute": 0,
+            "timeout": 60.0,
+            "attempts": 8,
+            "first_wait": 1.0,
+        }
+    )
+
+
 def llm(prompt: str, seed) -> ConfigDict:
     """A language model as the judge: temperature and length as in the study, in both orders.
 
-    The address, the model and the key come from OPENAI_BASE_URL, OPENAI_MODEL and OPENAI_API_KEY; prices are yours.
+    The address, the model and the key come from the environment (`endpoint`); prices are yours.
     """
     return ConfigDict(
         {
@@ -338,17 +355,7 @@ def llm(prompt: str, seed) -> ConfigDict:
             "repeats": 1,
             "seed": seed,
             "cache": "",
-            "endpoint": {
-                "base_url": "",
-                "model": "",
-                "key_variable": "OPENAI_API_KEY",
-                "parameters": {"temperature": 0.0, "max_tokens": 100},
-                "concurrency": 8,
-                "requests_per_minute": 0,
-                "timeout": 60.0,
-                "attempts": 8,
-                "first_wait": 1.0,
-            },
+            "endpoint": endpoint(temperature=0.0, max_tokens=100),
             "spending": {"prompt_price": 0.0, "answer_price": 0.0, "limit": 10.0},
         }
     )

@@ -5,8 +5,9 @@
     python -m rlhf_jax.main --config=configs/prepare.py:tldr,length --workdir=runs/shift/prepare
 
 The argument is a name of `STUDIES` or `SHIFTING` and, for the latter, a shift by name: a subreddit, `length`,
-`random_10`, `random_50`, or `sentiment` with `--config.sources.tldr.shift.indices=FILE`. Where a dataset is not to be
-had from the hub, `--config.sources.NAME.place=FOLDER` reads a copy of its files. docs/data.md has the datasets.
+`random_10`, `random_50`, or `sentiment` with `--config.sources.tldr.shift.indices=FILE` or `...shift.classifier=MODEL`.
+Where a dataset is not to be had from the hub, `--config.sources.NAME.place=FOLDER` reads a copy of its files.
+docs/data.md has the datasets.
 
 Datasets are tokenised too, for SmolLM2. For another model it is `--config.tokens.model=MODEL`, with
 `--config.tokens.max_prompt` its largest prompt bucket; `--config.bucket=gs://BUCKET/FOLDER` copies all to a bucket.
@@ -23,7 +24,7 @@ REST = {name: name for name in ("ood_validation", "ood_test", "full_validation",
 def shifted(source: str, shift: str) -> ConfigDict:
     """TL;DR or its preferences under a shift; a random one has no rest."""
     splits = OWN if shift.startswith("random") else {**OWN, **REST}
-    by = ConfigDict({"name": shift, "indices": "", "mode": "default"})
+    by = ConfigDict({"name": shift, "indices": "", "mode": "default", "classifier": ""})
     return common.part(source, splits, by)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-import itertools
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +45,8 @@ _WHEELS = {
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-_HUB_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*model.onnx")  # each only where there is none of the one before
+# Where there are no safetensors; sentence encoders are run from ONNX then, language models read PyTorch's files.
+_HUB_OTHER_WEIGHTS = ["pytorch_model*.bin", "model.onnx", "onnx/model.onnx"]
 
 
 def resolve(model: str) -> Path:
@@ -121,10 +121,8 @@ def _from_hub(name: str) -> Path:
 
     try:
         folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
-        for weights, instead in itertools.pairwise(_HUB_WEIGHTS):
-            if any(folder.glob(weights)):
-                break
-            huggingface_hub.snapshot_download(name, allow_patterns=[instead])
+        if not any(folder.glob("*.safetensors")):
+            huggingface_hub.snapshot_download(name, allow_patterns=_HUB_OTHER_WEIGHTS)
         return folder
     except errors.GatedRepoError as error:
         raise UserError(f"The model {name!r} is gated: accept its terms on the hub and log in there first.") from error

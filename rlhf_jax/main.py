@@ -28,7 +28,9 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.stages import STAGES, run_stage
 
 # Evaluation reads and writes files and computes little; it must not take an accelerator away from training.
-HOST_ONLY = frozenset(stage for stage, module in STAGES.items() if module.startswith("rlhf_jax.evaluation."))
+HOST_ONLY = frozenset(
+    {"prepare", *(stage for stage, module in STAGES.items() if module.startswith("rlhf_jax.evaluation."))}
+)
 
 
 def main(arguments: list[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -107,8 +107,15 @@ def _from_docstrings(config: Config) -> tuple[Splits, dict[str, Any]]:
 
 
 def _from_sources(config: Config) -> tuple[Splits, dict[str, Any]]:
-    gathered = gather(config.sources, config.splits, Preference if config.task == "preferences" else Example)
+    kind = Preference if config.task == "preferences" else Example
+    gathered = gather(config.sources, config.splits, kind, _load_sentiment)
     return gathered.splits, {"sources": gathered.facts}
+
+
+def _load_sentiment(name: str) -> Callable[[Sequence[str]], np.ndarray]:
+    from rlhf_jax.evaluation.classifiers import load_sentiment  # imports jax
+
+    return load_sentiment(name)
 
 
 def _choose(there: Sequence[Example | Preference], split: str, config: Config) -> Sequence[Example | Preference]:

@@ -19,8 +19,10 @@ from rlhf_jax.config import parse, suggest, to_dict
 from rlhf_jax.errors import UserError
 
 STAGES = {
+    "generate_tasks": "rlhf_jax.generate_tasks",
     "prepare": "rlhf_jax.prepare",
     "initialize": "rlhf_jax.initialize",
+    "add_difference": "rlhf_jax.add_difference",
     "sft": "rlhf_jax.sft",
     "preferences": "rlhf_jax.preferences",
     "reward": "rlhf_jax.reward",
@@ -52,7 +54,7 @@ MAY_CHANGE = frozenset(
         *("profile_steps", "signal_steps", "wandb_project"),
         *("place", "indices", "quality", "sampling.batch_size"),
         *("key_variable", "concurrency", "requests_per_minute", "timeout", "attempts", "first_wait"),
-        *("prompt_price", "answer_price", "limit", "cache"),
+        *("prompt_price", "answer_price", "limit", "cache", "requests"),
     }
 )
 

@@ -87,17 +87,20 @@ def test_a_hub_name_is_downloaded_and_being_offline_is_one_sentence(tmp_path, mo
     [
         (["model.safetensors", "pytorch_model.bin", "training_args.bin"], ["model.safetensors"]),
         (["pytorch_model-1.bin", "pytorch_model.bin.index.json", "training_args.bin"], ["pytorch_model-1.bin"]),
-        (["pytorch_model.bin", "model.onnx"], ["pytorch_model.bin"]),
-        (["model.onnx", "model_O2.onnx"], ["model.onnx"]),
+        (["pytorch_model.bin", "onnx/model.onnx"], ["onnx/model.onnx", "pytorch_model.bin"]),
+        (["model.onnx", "model_O2.onnx", "onnx/decoder_model.onnx"], ["model.onnx"]),
+        (["model.safetensors", "onnx/model.onnx"], ["model.safetensors"]),
     ],
 )
 def test_other_weights_are_fetched_only_where_there_are_no_safetensors(tmp_path, monkeypatch, published, fetched):
     def download(name, allow_patterns):
         for file in published:
             if any(fnmatch.fnmatch(file, pattern) for pattern in allow_patterns):
+                (tmp_path / file).parent.mkdir(exist_ok=True)
                 (tmp_path / file).touch()
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assets.resolve("owner/model")
-    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".json") == fetched
+    found = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*") if path.suffix != ".json"]
+    assert sorted(found) == fetched

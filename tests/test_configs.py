@@ -19,6 +19,7 @@ FILES = sorted(
 VARIANTS = [(name, None) for name in FILES] + [
     ("quickstart", "long"),
     ("annotate", "runs/quickstart,judge"),
+    ("generate_tasks", "alpaca_farm_id_test"),
     ("prepare", "tldr"),
     ("prepare", "tldr,length"),
     ("prepare", "tldr_preferences"),
@@ -58,7 +59,10 @@ def test_config_fits_its_stages(name, argument):
         resolve(stage, where)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "prepare", "paper/sft", "paper/reward", "paper/ppo", "paper/best_of_n"])
+@pytest.mark.parametrize(
+    "name",
+    ["quickstart", "prepare", "generate_tasks", "paper/sft", "paper/reward", "paper/ppo", "paper/best_of_n"],
+)
 def test_an_unknown_argument_is_refused(name):
     with pytest.raises(ValueError, match=rf"{name}.py: 'short' is unknown"):
         load(name, "short")

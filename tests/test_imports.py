@@ -14,8 +14,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "rlhf_jax"
 
 STAGE_FILES = (
+    "generate_tasks",
     "prepare",
     "initialize",
+    "add_difference",
     "sft",
     "preferences",
     "reward",
@@ -64,6 +66,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "data": ("data", "assets", "errors", "sequences"),
     "data.index_file": ("errors",),
     "data.places": ("errors",),
+    "data.self_instruct": ("data.records", "errors"),
     "data.shifts": ("data.formats", "data.index_file", "data.records", "errors"),
     "data.sources": ("data.sources", "data.formats", "data.records", "data.shifts", "errors"),
     "data.sources.rows": ("errors",),

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from configs import prepare as prepare_configs
@@ -16,8 +17,11 @@ from rlhf_jax.data import docstrings, places, records, tokenise
 from rlhf_jax.data.records import Example, Preference, write_text
 from rlhf_jax.data.tokenizer import train_tokenizer
 from rlhf_jax.errors import UserError
+from rlhf_jax.evaluation.classifiers import load_sentiment
 from rlhf_jax.stages import run_stage
 from tests.data.sources.layouts import write
+from tests.evaluation.test_encoders import numbered, write_folder
+from tests.evaluation.test_nli import classifier_tensors
 
 CONFIG = prepare.Config(
     stage="prepare",
@@ -136,6 +140,25 @@ def test_a_study_s_data_from_datasets(tmp_path, posts, capsys):
     assert facts["sources"]["tldr"]["place"] == posts
     printed = capsys.readouterr().out
     assert "full_test" in printed and "4 of 6 (tldr 4)" in printed
+
+
+def test_a_classifier_by_name_divides_a_study_s_data(tmp_path):
+    """A small classifier on disk; what it says of the posts is what makes the splits."""
+    rows = [{"subreddit": "t", "title": "t", "post": text, "summary": "s"} for text in numbered(12, 6, seed=0)]
+    for file in ("train", "valid", "test"):
+        write(tmp_path / "posts" / f"{file}.jsonl", rows)
+    labels = {"0": "negative", "1": "neutral", "2": "positive"}
+    folder = str(write_folder(tmp_path / "model", "roberta", classifier_tensors("roberta"), id2label=labels))
+    config = prepare_configs.get_config("tldr,sentiment")
+    config.sources.tldr.place = str(tmp_path / "posts")
+    config.sources.tldr.shift.classifier = folder
+    run_stage(config, tmp_path / "out")
+    written = records.read(tmp_path / "out" / "examples.jsonl", Example)
+    positive = load_sentiment(folder)([row["post"] for row in rows])
+    assert 0 < sum(positive) < 12
+    for split, expected in (("train", positive), ("id_test", positive), ("ood_test", ~positive)):
+        found = [int(record.id.split("/")[2]) for record in written if record.split == split]
+        assert found == np.flatnonzero(expected).tolist()
 
 
 def test_preferences_from_datasets(tmp_path, capsys):

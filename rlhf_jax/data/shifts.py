@@ -7,7 +7,7 @@ released code of Kirk et al. (2024); its names of splits are kept, `test` being 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -27,6 +27,10 @@ MAX_WORDS = 245
 
 _FULL, _OOD = "full_", "ood_"
 _HELD_OUT = ("validation", "test")
+_SPLITS = ("train", *_HELD_OUT)
+
+type LoadSentiment = Callable[[str], Callable[[Sequence[str]], Sequence[bool]]]
+"""From a classifier's name to a function that says which texts are positive (`evaluation.classifiers`)."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +38,21 @@ class Shift:
     """A shift by name.
 
     Attributes:
-      name: one of `NAMES`: a subreddit against all others; posts of at most 245 words against longer ones; the rows of
-        an index file against the others; or 10 or 50 % of training and validation, drawn at random, with the test
-        split whole and nothing out of distribution.
-      indices: the index file of `sentiment`, as the study's: a `.npy` of a dict from split to row numbers. "" for the
-        others.
+      name: one of `NAMES`: a subreddit against all others; posts of at most 245 words against longer ones; posts of one
+        sentiment against the others; or 10 or 50 % of training and validation, drawn at random, with the test split
+        whole and nothing out of distribution.
+      indices: of `sentiment`, the index file with the rows that are in distribution, as the study's: a `.npy` of a dict
+        from split to row numbers. "" for a classifier, and for the other shifts.
       mode: "paper" draws with replacement, as the released code does, so that 10 % are 9.5 % of the rows and 50 % are
         39.3 %; "default" draws without. The others are the same in both.
+      classifier: of `sentiment`, a folder or hub name of a classifier with the label "positive", which finds the posts
+        that are in distribution; "" for an index file, and for the other shifts.
     """
 
     name: str
     indices: str
     mode: Literal["default", "paper"]
+    classifier: str = ""
 
 
 def needed(split: str) -> str:
@@ -54,15 +61,18 @@ def needed(split: str) -> str:
 
 
 def check(shift: Shift) -> None:
-    """Raises UserError for an unknown name, and for an index file where there is to be none, or none where there is."""
+    """Raises UserError for an unknown name, and unless `sentiment`, and no other, has an index file or a classifier."""
     if shift.name not in NAMES:
         raise UserError(f"The shift {shift.name!r} is unknown, expected one of {', '.join(NAMES)}.")
-    if (shift.name == SENTIMENT) != bool(shift.indices):
-        raise UserError(f"The shift {shift.name} has indices {shift.indices!r}, expected a file for {SENTIMENT} alone.")
+    if bool(shift.indices) + bool(shift.classifier) != (shift.name == SENTIMENT):
+        raise UserError(
+            f"The shift {shift.name} has indices {shift.indices!r} and classifier {shift.classifier!r}, expected one "
+            f"of both for {SENTIMENT}, and neither for the others."
+        )
 
 
 def apply[R: (Example, Preference)](
-    shift: Shift, splits: Mapping[str, Mapping[int, R]], counts: Mapping[str, int]
+    shift: Shift, splits: Mapping[str, Mapping[int, R]], counts: Mapping[str, int], load_sentiment: LoadSentiment
 ) -> dict[str, list[R]]:
     """Divides the records of a dataset.
 
@@ -70,16 +80,23 @@ def apply[R: (Example, Preference)](
       shift: which.
       splits: the records of some of the splits train, validation and test, by the number of their row.
       counts: how many rows each of these splits has, those without a record included.
+      load_sentiment: loads the shift's classifier, if it has one.
 
     Returns:
       Under its own name what is in distribution of each split, in order, and for validation and test also all of it
-      (`full_test`) and, but for a random subset, the rest (`ood_test`). A record that is there again has an id of its
-      own.
+      (`full_test`) and, but for a random subset, the rest (`ood_test`); each may be empty. A record that is there again
+      has an id of its own.
 
     Raises:
-      UserError: as `check`; an index file that is missing, not one or of other rows; or a part that is empty.
+      UserError: as `check`; a dataset with other splits; an index file that is missing, not one or of other rows; or a
+        classifier that cannot be loaded.
     """
     check(shift)
+    if unknown := [split for split in splits if split not in _SPLITS]:
+        raise UserError(
+            f"The shift {shift.name} is of datasets with the splits {', '.join(_SPLITS)}, expected no {unknown[0]!r}."
+        )
+    is_positive = load_sentiment(shift.classifier) if shift.classifier else None
     found: dict[str, list[R]] = {}
     for split, rows in splits.items():
         if split in _HELD_OUT:
@@ -87,17 +104,26 @@ def apply[R: (Example, Preference)](
         if shift.name in RANDOM:
             found[split] = list(rows.values()) if split == "test" else _draw(shift, list(rows.values()))
             continue
-        inside = _inside(shift, split, rows, counts[split])
+        inside = _inside(shift, split, rows, counts[split], is_positive)
         found[split] = [record for number, record in rows.items() if number in inside]
         if split in _HELD_OUT:
             found[_OOD + split] = [record for number, record in rows.items() if number not in inside]
-    if empty := [split for split, records in found.items() if not records]:
-        raise UserError(f"The shift {shift.name} leaves nothing of the split {empty[0]!r}, expected some records.")
     return found
 
 
-def _inside(shift: Shift, split: str, rows: Mapping[int, Example | Preference], count: int) -> set[int]:
+def _inside(
+    shift: Shift,
+    split: str,
+    rows: Mapping[int, Example | Preference],
+    count: int,
+    is_positive: Callable[[Sequence[str]], Sequence[bool]] | None,
+) -> set[int]:
     """The numbers of the rows that are in distribution."""
+    if is_positive is not None:
+        texts = {number: formats.source_text(record.prompt) for number, record in rows.items()}
+        unique = list(dict.fromkeys(texts.values()))  # a post has several pairs of summaries
+        positive = {text for text, found in zip(unique, is_positive(unique), strict=True) if found}
+        return {number for number, text in texts.items() if text in positive}
     if shift.name == SENTIMENT:
         inside = index_file.read(shift.indices, split)
         if inside and max(inside) >= count:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax import assets
 from rlhf_jax.errors import UserError
-from rlhf_jax.evaluation.bidirectional import FAMILIES, Bidirectional, Folder, batches
+from rlhf_jax.evaluation.classifiers import SequenceClassifier
 from rlhf_jax.evaluation.diversity import Mode
 
 LABELS = ("contradiction", "neutral", "entailment")
@@ -25,65 +20,23 @@ type Classifier = Callable[[Sequence[tuple[str, str]]], np.ndarray]
 """Pairs (premise, hypothesis) to `[n, 3]` probabilities of `LABELS`."""
 
 
-class NliClassifier:
-    """Pairs of texts to the probabilities of contradiction, neutrality and entailment.
+def load_nli_classifier(name: str) -> Classifier:
+    """A published classifier of pairs (`roberta-large-mnli`); `name` is what `assets.resolve` takes.
 
-    Args:
-      path: a published folder of a sequence classifier whose `id2label` are those three (`roberta-large-mnli`).
-
-    Raises:
-      UserError: a file is missing, or describes another architecture or other labels.
-    """
-
-    def __init__(self, path: Path):
-        folder = Folder(path)
-        family = FAMILIES[folder.architecture.family]
-        named = {label.lower(): int(index) for index, label in folder.config.get("id2label", {}).items()}
-        if sorted(named) != sorted(LABELS):
-            raise UserError(f"{path / 'config.json'} has the labels {', '.join(named)}, expected {', '.join(LABELS)}.")
-        for name in (family.pooler, family.classifier):
-            if f"{name}.weight" not in folder.tensors:
-                raise UserError(f"{path / 'model.safetensors'} has no {name}, expected a sequence classifier.")
-        self._tokenizer = folder.tokenizer
-        head = {"pooler": folder.dense(family.pooler), "classifier": folder.dense(family.classifier)}
-        cpu = jax.local_devices(backend="cpu")[0]
-        self._params = jax.device_put({"network": folder.params(), "head": head}, cpu)
-        order = np.array([named[label] for label in LABELS])
-        self._classify = jax.jit(functools.partial(_classify, Bidirectional(folder.architecture), order))
-
-    def __call__(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-        """`[n, 3]` float32, in the order of the pairs and of `LABELS`."""
-        probabilities = np.empty((len(pairs), len(LABELS)), np.float32)
-        for batch in batches(self._tokenizer.encode_batch(list(pairs))):
-            found = self._classify(self._params, batch.tokens, batch.segments, batch.mask)
-            probabilities[batch.rows] = found[: len(batch.rows)]
-        return probabilities
-
-
-def _classify(
-    network: Bidirectional,
-    order: np.ndarray,
-    params: Mapping[str, Any],
-    tokens: jax.Array,
-    segments: jax.Array,
-    mask: jax.Array,
-) -> jax.Array:
-    """The first token's state through a tanh layer and a linear one, as all three families do."""
-
-    def dense(name: str, x: jax.Array) -> jax.Array:
-        return x @ params["head"][name]["kernel"] + params["head"][name]["bias"]
-
-    first = network.apply({"params": params["network"]}, tokens, segments, mask)[:, 0]
-    return jax.nn.softmax(dense("classifier", jnp.tanh(dense("pooler", first))))[:, order]
-
-
-def load_nli_classifier(name: str) -> NliClassifier:
-    """Loads a classifier; `name` is what `assets.resolve` takes.
+    Returns:
+      A function from pairs to `[n, 3]` float32, in the order of `LABELS`.
 
     Raises:
-      UserError: the model is not there (the message says how to get it) or is none that `NliClassifier` knows.
+      UserError: the model is not there (the message says how to get it), is none that `SequenceClassifier` reads, or
+        its labels are not those three.
     """
-    return NliClassifier(assets.resolve(name))
+    path = assets.resolve(name)
+    classifier = SequenceClassifier(path)
+    if sorted(classifier.labels) != sorted(LABELS):
+        found = ", ".join(classifier.labels)
+        raise UserError(f"{path / 'config.json'} has the labels {found}, expected {', '.join(LABELS)}.")
+    order = [classifier.labels.index(label) for label in LABELS]
+    return lambda pairs: classifier(pairs)[:, order]
 
 
 def sentences(text: str) -> list[str]:

@@ -73,7 +73,19 @@ def load(
         the embedding has rows, or a tensor is not finite.
     """
     path = assets.resolve(name)
-    source = open_source(path)
+    return load_source(open_source(path), path, freeze, dtype, ids, vocabulary_multiple, check_finite)
+
+
+def load_source(
+    source: Source,
+    path: Path,
+    freeze: float,
+    dtype: jnp.dtype,
+    ids: int | None = None,
+    vocabulary_multiple: int = 1,
+    check_finite: bool = False,
+) -> Pretrained:
+    """As `load`, of tensors that are open already; messages name them by `path`."""
     vocabulary = source.architecture.vocabulary
     if ids is not None and ids > vocabulary:
         raise UserError(

@@ -47,9 +47,7 @@ class FolderSource:
 
     def __init__(self, folder: Path) -> None:
         self.architecture = read_config(folder)
-        stored: dict[str, Any] = {}
-        for file in _weight_files(folder):
-            stored |= _open_torch(file) if file.suffix == ".bin" else _open_safetensors(file)
+        stored = stored_tensors(folder)
         # A checkpoint of the network without its head leaves the prefix out.
         bare = not any(name.startswith("model.") for name in stored)
         self._stored = {f"model.{name}" if bare and name != "lm_head.weight" else name: t for name, t in stored.items()}
@@ -64,7 +62,31 @@ class FolderSource:
 
     def digest(self, name: str) -> str:
         """SHA-256 of the tensor's bytes in row-major order."""
-        return hashlib.sha256(np.ascontiguousarray(self.tensor(name)).reshape(-1).view(np.uint8)).hexdigest()
+        return digest_of(self.tensor(name))
+
+
+class StoredTensor(Protocol):
+    """A tensor in a file."""
+
+    def read(self) -> np.ndarray:
+        """The tensor in its stored dtype."""
+
+
+def digest_of(tensor: np.ndarray) -> str:
+    """SHA-256 of a tensor's bytes in row-major order."""
+    return hashlib.sha256(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)).hexdigest()
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """The tensors in a folder's files of weights, under the names they have there.
+
+    Raises:
+      UserError: no weights, or a file that cannot be read.
+    """
+    stored: dict[str, StoredTensor] = {}
+    for file in _weight_files(folder):
+        stored |= _open_torch(file) if file.suffix == ".bin" else _open_safetensors(file)
+    return stored
 
 
 class _SafeTensor:
@@ -101,7 +123,7 @@ def _indexed(index: Path) -> list[str]:
     return sorted(files)
 
 
-def _open_safetensors(file: Path) -> Mapping[str, _SafeTensor]:
+def _open_safetensors(file: Path) -> Mapping[str, StoredTensor]:
     import safetensors
 
     try:
@@ -113,7 +135,7 @@ def _open_safetensors(file: Path) -> Mapping[str, _SafeTensor]:
     return {name: _SafeTensor(file, handle, name) for name in handle.keys()}  # noqa: SIM118 (a handle is no dict)
 
 
-def _open_torch(file: Path) -> Mapping[str, Any]:
+def _open_torch(file: Path) -> Mapping[str, StoredTensor]:
     if not file.exists():
         raise UserError(f"{file}: no such file; expected weights beside config.json")
     return open_checkpoint(file)

@@ -11,9 +11,9 @@ from rlhf_jax.errors import UserError
 SUBREDDITS = ("tifu", "relationships", "tea", "AskReddit")
 
 
-def apply(shift: Shift, rows):
+def apply(shift: Shift, rows, load_sentiment=None):
     """Every row holds a record."""
-    return shifts.apply(shift, rows, {split: max(records) + 1 for split, records in rows.items()})
+    return shifts.apply(shift, rows, {split: max(records) + 1 for split, records in rows.items()}, load_sentiment)
 
 
 def example(split: str, number: int) -> Example:
@@ -107,14 +107,57 @@ def test_paper_mode_draws_with_replacement(name, percent, distinct):
     ("shift", "message"),
     [
         (Shift("mood", "", "default"), "The shift 'mood' is unknown, expected one of relationship_advice, "),
-        (Shift("sentiment", "", "default"), "The shift sentiment has indices '', expected a file for sentiment alone"),
+        (
+            Shift("sentiment", "", "default"),
+            "The shift sentiment has indices '' and classifier '', expected one of both",
+        ),
+        (Shift("sentiment", "a.npy", "default", "owner/model"), "indices 'a.npy' and classifier 'owner/model'"),
         (Shift("length", "a.npy", "default"), "The shift length has indices 'a.npy'"),
-        (Shift("dating_advice", "", "default"), "The shift dating_advice leaves nothing of the split 'train'"),
+        (Shift("random_50", "", "default", "owner/model"), "The shift random_50 has indices '' and classifier 'owner/"),
     ],
 )
 def test_a_shift_that_cannot_be_made_is_refused(rows, shift, message):
     with pytest.raises(UserError, match=message):
         apply(shift, rows)
+
+
+def test_a_shift_of_other_splits_than_the_study_s_is_refused(rows):
+    """What is a file pattern or a part of a dataset could be halved as if it were training."""
+    with pytest.raises(UserError, match=r"splits train, validation, test, expected no 'test-\*.parquet'"):
+        apply(Shift("random_50", "", "default"), {**rows, "test-*.parquet": rows["test"]})
+
+
+def test_half_of_a_dataset_may_be_empty(rows):
+    found = apply(Shift("dating_advice", "", "default"), rows)
+    assert found["train"] == found["test"] == [] and len(found["ood_test"]) == 19
+
+
+def test_a_classifier_divides_by_the_text_of_a_post():
+    """It is loaded once, sees each text once, and neither title nor subreddit."""
+    loaded, seen = [], []
+
+    def load(name: str):
+        loaded.append(name)
+
+        def is_positive(texts):
+            seen.extend(texts)
+            return np.array(["glad" in text for text in texts])
+
+        return is_positive
+
+    posts = ("I am glad.", "I am sad.", "I am sad.", "So glad")
+    rows = {
+        split: {
+            n: Example(f"p/{split}/{n}", split, formats.post_prompt("glad", "glad", text), "s")
+            for n, text in enumerate(posts)
+        }
+        for split in ("train", "test")
+    }
+    found = apply(Shift("sentiment", "", "default", "owner/model"), rows, load)
+    assert numbers(found["train"]) == numbers(found["test"]) == [0, 3]
+    assert numbers(found["ood_test"]) == [1, 2] and numbers(found["full_test"]) == [0, 1, 2, 3]
+    assert loaded == ["owner/model"]
+    assert seen == ["I am glad.", "I am sad.", "So glad"] * 2
 
 
 def test_what_has_no_subreddit_and_indices_of_other_rows_are_refused(tmp_path):
@@ -126,7 +169,7 @@ def test_what_has_no_subreddit_and_indices_of_other_rows_are_refused(tmp_path):
     with pytest.raises(UserError, match="names row 7 of 'train', expected at most 0"):
         apply(Shift("sentiment", indices, "default"), rows)
     last_holds_no_record = {"train": 8}
-    found = shifts.apply(Shift("sentiment", indices, "default"), rows, last_holds_no_record)
+    found = shifts.apply(Shift("sentiment", indices, "default"), rows, last_holds_no_record, load_sentiment=None)
     assert [record.id for record in found["train"]] == ["a"]
 
 

@@ -48,13 +48,19 @@ class Gathered:
     facts: dict[str, dict[str, Any]]
 
 
-def gather(parts: Mapping[str, Part], wanted: Collection[str], kind: type[Example] | type[Preference]) -> Gathered:
+def gather(
+    parts: Mapping[str, Part],
+    wanted: Collection[str],
+    kind: type[Example] | type[Preference],
+    load_sentiment: shifts.LoadSentiment,
+) -> Gathered:
     """Reads what is wanted of the parts; a record's id begins with the part's name.
 
     Args:
       parts: by a name of the user's.
       wanted: names of the study's splits; others that a part has are not read.
       kind: what all records have to be.
+      load_sentiment: loads the classifier of a shift.
 
     Raises:
       UserError: a split that no part has or that comes out empty, a part of another kind or with one record in two
@@ -69,13 +75,19 @@ def gather(parts: Mapping[str, Part], wanted: Collection[str], kind: type[Exampl
     gathered = Gathered({split: [] for split in wanted}, {})
     for name, part in parts.items():
         if not gathered.splits.keys().isdisjoint(part.splits):
-            _add(gathered, name, part, kind)
+            _add(gathered, name, part, kind, load_sentiment)
     if empty := [split for split, records in gathered.splits.items() if not records]:
         raise UserError(f"The split {empty[0]!r} has no records, expected some: it is cut to rows that there are not.")
     return gathered
 
 
-def _add(gathered: Gathered, name: str, part: Part, kind: type[Example] | type[Preference]) -> None:
+def _add(
+    gathered: Gathered,
+    name: str,
+    part: Part,
+    kind: type[Example] | type[Preference],
+    load_sentiment: shifts.LoadSentiment,
+) -> None:
     ranges = {ours: _parse(theirs) for ours, theirs in part.splits.items() if ours in gathered.splits}
     needed = {split if part.shift is None else shifts.needed(split): None for split, _ in ranges.values()}
     source = table.source(part.source, part.columns, needed)
@@ -86,11 +98,15 @@ def _add(gathered: Gathered, name: str, part: Part, kind: type[Example] | type[P
     if part.shift is not None:
         if part.shift.indices and loaded.lost:
             raise UserError(f"{part.shift.indices} counts rows of files that are lost: {loaded.lost[0]}.")
-        splits = shifts.apply(part.shift, loaded.rows, loaded.counts)
+        splits = shifts.apply(part.shift, loaded.rows, loaded.counts, load_sentiment)
     taken: dict[str, str] = {}
     for ours, (theirs, chosen) in ranges.items():
         if theirs not in splits:
             raise UserError(f"sources.{name} has no split {theirs!r}, expected one of {', '.join(splits)}.")
+        if not splits[theirs]:  # `load` refuses one that is so without a shift
+            raise UserError(
+                f"The shift {part.shift.name} leaves nothing of the split {theirs!r}, expected some records."
+            )
         for record in splits[theirs][chosen]:
             if taken.setdefault(record.id, ours) != ours:
                 raise UserError(f"The record {record.id} is in {taken[record.id]} and {ours}, expected one of them.")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 from rlhf_jax.data.records import Example, Preference
 from rlhf_jax.data.sources import files
@@ -54,7 +55,7 @@ class Loaded:
 
 
 def load(source: Source, label: str, place: str, splits: Iterable[str], drop: Collection[Drop] = ()) -> Loaded:
-    """Reads some splits of a dataset; a record's id is `label/split/number of its row`.
+    """Reads some splits of a dataset; a record's id is `label/split/number of its row`, a pattern quoted as in a URL.
 
     Args:
       source: which dataset.
@@ -84,7 +85,7 @@ def load(source: Source, label: str, place: str, splits: Iterable[str], drop: Co
             try:
                 fields = source.fields(row)
                 if fields is not None:
-                    records[number] = source.kind(id=f"{label}/{split}/{number}", split=split, **fields)
+                    records[number] = source.kind(id=f"{label}/{quote(split, safe='')}/{number}", split=split, **fields)
             except UserError as error:
                 if "rows" not in drop:
                     raise UserError(f"{where}: {error}.") from error

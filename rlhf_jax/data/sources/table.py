@@ -25,7 +25,7 @@ def _splits(*patterns: str, validation: str = "validation") -> dict[str, tuple[s
 _POSTS = _splits("{}.jsonl", validation="valid")
 _COMPARISONS = _splits("data/{}-*.json", "comparisons/{}/*.parquet")
 _ARTICLES = _splits("3.0.0/{}-*.parquet", "cnn_dailymail-{}.array_record-*")
-_TEST = {"test": ("data/train-*.parquet", "default/train/*.parquet")}
+_TEST = {"test": ("data/train-*.parquet", "default/train/*.parquet", "tasks.jsonl")}  # the last, of `generate_tasks`
 
 SOURCES = {
     "tldr": Source(

@@ -7,7 +7,8 @@ import pytest
 
 from rlhf_jax.data.records import Example, Preference
 from rlhf_jax.data.shifts import Shift
-from rlhf_jax.data.sources.parts import Part, gather
+from rlhf_jax.data.sources import parts
+from rlhf_jax.data.sources.parts import Part
 from rlhf_jax.errors import UserError
 from tests.data.sources.layouts import write
 
@@ -35,6 +36,11 @@ def news(tmp_path):
     return Part("columns", str(tmp_path / "news"), {"ood_test": "all.jsonl"}, columns, shift=None, drop=())
 
 
+def gather(datasets, wanted, kind):
+    """No shift here has a classifier."""
+    return parts.gather(datasets, wanted, kind, load_sentiment=None)
+
+
 def responses(records) -> list[str]:
     return [record.response for record in records]
 
@@ -60,8 +66,8 @@ def test_splits_come_from_several_datasets(tldr, news):
 
 def test_what_is_not_wanted_is_not_read(tldr, news):
     absent = replace(news, place="no/such/folder")
-    parts = {"posts": replace(tldr, splits={"train": "train", "validation": "none of its splits"}), "news": absent}
-    assert list(gather(parts, ["train"], Example).splits) == ["train"]
+    posts = replace(tldr, splits={"train": "train", "validation": "none of its splits"})
+    assert list(gather({"posts": posts, "news": absent}, ["train"], Example).splits) == ["train"]
 
 
 def test_a_split_may_be_cut(tldr):
@@ -118,3 +124,13 @@ def test_a_random_shift_has_no_rest(tldr):
     shifted = replace(tldr, splits={"ood_test": "ood_test"}, shift=Shift("random_50", "", "default"))
     with pytest.raises(UserError, match="sources.posts has no split 'ood_test', expected one of full_test, test"):
         gather({"posts": shifted}, ["ood_test"], Example)
+
+
+def test_a_shift_may_leave_nothing_of_a_split_that_is_not_wanted(tldr):
+    shifted = replace(tldr, splits={**tldr.splits, "ood_test": "ood_test"}, shift=Shift("AskReddit", "", "default"))
+    found = gather({"posts": shifted}, ["ood_test"], Example).splits
+    assert len(found["ood_test"]) == 6
+    with pytest.raises(
+        UserError, match="The shift AskReddit leaves nothing of the split 'test', expected some records"
+    ):
+        gather({"posts": shifted}, ["ood_test", "id_test"], Example)

@@ -215,6 +215,7 @@ def test_any_files_by_a_mapping_of_columns(tmp_path):
     write(tmp_path / "deep" / "a.parquet", [{"title": "Milk", "abstract": "Cold."}])
     source = table.source("columns", {"prompt": "TEXT: {abstract}", "response": "{title}"}, ["deep/*"])
     loaded = load(source, "papers", str(tmp_path), ["deep/*"])
+    assert [record.id for record in loaded.rows["deep/*"].values()] == ["papers/deep%2F%2A/0", "papers/deep%2F%2A/1"]
     assert [texts(record) for record in loaded.rows["deep/*"].values()] == [
         ("TEXT: Cold.", "Milk"),
         ("TEXT: Hot.", "Tea"),

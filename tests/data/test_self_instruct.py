@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+import random
+import re
+from typing import get_args
+
+import pytest
+
+from rlhf_jax.data import self_instruct
+from rlhf_jax.data.self_instruct import Collection, Kind, Task, request, seed_tasks
+from rlhf_jax.errors import UserError
+
+KINDS = get_args(Kind)
+ID, SEQUENTIAL = KINDS
+
+
+def block(instruction: str, output: str = "An answer.", number: int = 4) -> str:
+    return f"{number}. Instruction: {instruction}\n{number}. Output:\n{output}\n"
+
+
+def left_out(instruction: str, kind: Kind = SEQUENTIAL) -> dict[str, int]:
+    collection = Collection(kind, [Task("Name the days of the week in order.", "", "Monday ...")])
+    given = "4. Input:\n<noinput>\n" if kind == ID else ""
+    collection.add(f"4. Instruction: {instruction}\n{given}4. Output:\nAn answer.", cut=False)
+    assert len(collection.kept) + collection.left_out.total() == 1
+    return dict(collection.left_out)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_our_seed_tasks_are_good_tasks_in_the_form_that_is_read(kind):
+    """A request that shows them all, read as an answer: every one passes the filters, beside all the others."""
+    seeds = seed_tasks(kind)
+    assert len(seeds) == 20 and any(task.input for task in seeds) == (kind == ID)
+    collection = Collection(kind, seeds=[])
+    collection.add(request(kind, seeds).partition("###\n")[2], cut=False)
+    assert collection.kept == seeds
+    assert collection.left_out == {"form": 1}, "the number that the model goes on with"
+    assert all(len(task.output.split()) < 100 for task in seeds)
+
+
+def test_a_request_shows_tasks_and_goes_on_with_the_next_number():
+    shown = [Task("Add up.", "1 and 2", "3"), Task("Name a tea.", "", "Assam.")]
+    text = request(ID, shown)
+    assert text.startswith("Please continue a list of 20 tasks")
+    assert text.endswith(
+        "\n###\n1. Instruction: Add up.\n1. Input:\n1 and 2\n1. Output:\n3\n###\n"
+        "2. Instruction: Name a tea.\n2. Input:\n<noinput>\n2. Output:\nAssam.\n###\n3. Instruction:"
+    )
+    assert "Input:" not in request(SEQUENTIAL, shown).partition("###")[2]
+
+
+def longest_common(a: list[str], b: list[str]) -> int:
+    """Of two sequences the longest common subsequence, by recursion over prefixes."""
+    lengths = {(i, j): 0 for i in range(len(a) + 1) for j in range(len(b) + 1)}
+    for i, x in enumerate(a, start=1):
+        for j, y in enumerate(b, start=1):
+            lengths[i, j] = lengths[i - 1, j - 1] + 1 if x == y else max(lengths[i - 1, j], lengths[i, j - 1])
+    return lengths[len(a), len(b)]
+
+
+def rouge_l(first: str, second: str) -> float:
+    """2 LCS / (m + n), which is the F-measure of LCS / m and LCS / n."""
+    a, b = (re.findall(r"[a-z0-9]+", text.lower()) for text in (first, second))
+    return 2 * longest_common(a, b) / (len(a) + len(b))
+
+
+def test_what_is_too_like_an_earlier_task_is_left_out():
+    """By brute force over all that were kept before and the seeds; few words, so that many are near the limit."""
+    dice = random.Random(1)
+    words = ["Take", "six", "words", "Boil", "eggs", "then", "write", "them", "backwards", "again"]
+    made = [" ".join(["Please", *dice.choices(words, k=dice.randrange(5, 9))]) for _ in range(150)]
+    seeds = [Task(text, "", "yes") for text in made[:3]]
+    collection = Collection(SEQUENTIAL, seeds)
+    collection.add("###\n".join(block(text, number=n) for n, text in enumerate(made[3:], start=4)), cut=False)
+    expected = made[:3]
+    for text in made[3:]:
+        if all(rouge_l(text, old) <= 0.7 for old in expected):
+            expected.append(text)
+    assert [task.instruction for task in collection.kept] == expected[3:]
+    assert collection.left_out == {"similar": 147 - len(collection.kept)}
+    assert 20 < len(collection.kept) < 120
+
+
+@pytest.mark.parametrize(
+    ("instruction", "reason"),
+    [
+        ("Name three teas.", "short"),
+        ("Describe what you see in this Picture and count its corners.", "not text"),
+        ("Say how one would go to the moon.", "not text"),
+        ("Write a program that sorts its own lines.", "program"),
+        ('"Assam" is a tea: name two others.', "first letter"),
+        ("Émile has two teas: name a third.", "first letter"),
+        ("Summarise https://example.org in a sentence, then halve it.", "link"),
+        ("Name all the days of the week in order.", "similar"),
+    ],
+)
+def test_the_study_s_filters(instruction, reason):
+    assert left_out(instruction) == {reason: 1}
+
+
+@pytest.mark.parametrize(
+    "instruction", ["Name four good teas.", "Describe how to draft a letter.", "Use the mapped data."]
+)
+def test_what_only_looks_like_it_is_kept(instruction):
+    assert left_out(instruction) == {}
+
+
+def test_only_the_id_set_has_a_longest_instruction():
+    text = " ".join(f"w{number}" for number in range(151))
+    assert left_out(text, ID) == {"long": 1}
+    assert left_out(text) == left_out(text.rpartition(" ")[0], ID) == {}
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        ("4. Instruction: Name four good teas.\n4. Output:\nAssam.", ["Assam."]),
+        (
+            " Name four good teas.\n4. Output:\nAssam.\n###\n" + block("Count up to the number six.", "1", 5),
+            ["Assam.", "1"],
+        ),
+        (" 4.Instruction:Name four good teas.\n  4.  Output: Assam.\nDarjeeling.\n\n###  \n", ["Assam.\nDarjeeling."]),
+        ("### " + block("Name four good teas.", "### Teas\nAssam."), ["### Teas\nAssam."]),
+        ("Here you are!\n" + block("Name four good teas."), ["An answer."]),
+        (block("Name four good teas.") + block("Count up to the number six.", number=5), []),
+        ("4. Instruction: Name four good teas.\n5. Output:\nAssam.", []),
+        ("4. Instruction: Name four good teas.\n4. Input:\nnone\n4. Output:\nAssam.", []),
+        ("4. Instruction: Name four good teas.\n4. Output:\n", []),
+        ("I cannot do that.", []),
+        ("", None),
+    ],
+)
+def test_the_forms_of_an_answer(answer, kept):
+    collection = Collection(SEQUENTIAL, [])
+    collection.add(answer, cut=False)
+    assert [task.output for task in collection.kept] == (kept or [])
+    assert collection.left_out == ({"form": 1} if kept == [] else {})
+
+
+def test_inputs_are_read_where_there_are_some():
+    collection = Collection(ID, [])
+    given = (
+        ("Name four good teas.", "<NoInput>"),
+        ("Count up to this number.", "six\nor so"),
+        ("Say if it is warm.", ""),
+    )
+    for instruction, text in given:
+        collection.add(f"1. Instruction: {instruction}\n1. Input:\n{text}\n1. Output:\nYes.", cut=False)
+    assert [task.input for task in collection.kept] == ["", "six\nor so", ""]
+    assert [task.joined() for task in collection.kept] == [
+        "Name four good teas.",
+        "Count up to this number.\n\n### Input:\nsix\nor so",
+        "Say if it is warm.",
+    ]
+
+
+def test_an_answer_that_was_cut_loses_its_last_task():
+    answer = "###\n".join([block("Name four good teas."), block("Count up to the number six.", number=5)])
+    collection = Collection(SEQUENTIAL, [])
+    collection.add(answer, cut=True)
+    assert [task.instruction for task in collection.kept] == ["Name four good teas."]
+    assert collection.left_out == {"cut": 1}
+
+
+def test_seed_tasks_of_one_s_own(tmp_path):
+    rows = [
+        {"instruction": "Add up.", "input": "1 and 2", "output": "3"},
+        {"id": "seed_task_0", "instruction": "Halve it.", "instances": [{"input": "4", "output": "2"}]},
+    ]
+    path = tmp_path / "tasks.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert seed_tasks(ID, str(path)) == [Task("Add up.", "1 and 2", "3"), Task("Halve it.", "4", "2")]
+    for wrong in ({"instruction": "Add up.", "output": "3"}, {"instruction": "Halve it.", "instances": [{"input": 4}]}):
+        path.write_text(json.dumps(rows[0]) + "\n" + json.dumps(wrong) + "\n")
+        with pytest.raises(UserError, match=rf"tasks.jsonl:2 has {', '.join(wrong)}, expected the texts instruction, "):
+            seed_tasks(ID, str(path))
+
+
+def test_similarity_is_rouge_l():
+    assert self_instruct.similarity("Name the four teas", "Name two teas") == pytest.approx(rouge_l("a b c d", "a x d"))
