@@ -104,8 +104,6 @@ def get_config(argument: str = "tldr,llama7b") -> ConfigDict:
     if len(shifts) > 1:
         raise ValueError(f"study.py:{argument} names the shifts {' and '.join(shifts)}, expected one")
     seed, title = FieldReference(0), f"Study: {', '.join([task, preset, *options])}"
-    of_task = {
-        "tldr": lambda: tldr(preset, seed, title, how, *shifts or [""]),
-        "alpaca": lambda: alpaca(preset, seed, title, how),
-    }
-    return common.ordered(stage="pipeline", title=title, seed=seed, stages=of_task[task]())
+    row = (preset, seed, title, how)
+    stages = tldr(*row, "".join(shifts)) if task == "tldr" else alpaca(*row)
+    return common.ordered(stage="pipeline", title=title, seed=seed, stages=stages)

@@ -43,10 +43,10 @@ def lowered(*configs: str) -> dict[tuple[str, str], str]:
 
 
 def test_the_programs_of_a_small_row_are_lowered_for_their_shapes():
-    """Both tasks with OPT-125M; the other sizes are soaked."""
-    assert lowered("configs/sft_alpaca.py:opt125m") == {("configs/sft_alpaca.py:opt125m", "sft"): "update evaluate"}
-    row = "configs/study.py:tldr,opt125m"
-    assert lowered(row) == {(row, stage): programs for stage, programs in NETWORKS.items()}
+    """Some stages of both tasks with OPT-125M; all of them and the other sizes are soaked."""
+    stages = {f"configs/{name}_tldr.py:opt125m": stage for name, stage in (("reward", "reward"), ("bon", "best_of_n"))}
+    stages |= {f"configs/ppo_{task}.py:opt125m": "ppo" for task in ("tldr", "alpaca")}
+    assert lowered(*stages) == {(config, stage): NETWORKS[stage] for config, stage in stages.items()}
 
 
 @pytest.mark.soak
