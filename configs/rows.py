@@ -10,7 +10,7 @@ from configs import common
 
 TINY = "tiny"
 
-# Base models by a short name, and how many chips share one copy of it (ours, for chips of 16 GB and bfloat16).
+# Base models by a short name, and how many chips share one copy: ours, for v5e and bfloat16, compiled for llama7b alone.
 PRESETS = {
     "llama7b": ("huggyllama/llama-7b", 8),  # the study's main model
     "llama3_8b": ("meta-llama/Meta-Llama-3-8B", 8),  # not in the study
