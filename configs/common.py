@@ -102,6 +102,24 @@ def loading() -> ConfigDict:
     return ConfigDict({"workers": 0, "drop_shards": False})
 
 
+def initialize(folder: str, seed) -> ConfigDict:
+    """A random LLaMA of some 400,000 parameters; its tokenizer is a BPE of 512 tokens learned from the corpus."""
+    return ConfigDict(
+        {
+            "stage": "initialize",
+            "data": f"{folder}/prepare/examples.jsonl",
+            "vocabulary": 512,
+            "width": 96,
+            "layers": 5,
+            "heads": 4,
+            "kv_heads": 2,
+            "mlp_features": 192,
+            "max_length": 512,
+            "seed": seed,
+        }
+    )
+
+
 def sft(folder: str, model: str, seed) -> ConfigDict:
     """Supervised fine-tuning."""
     return ConfigDict(
@@ -351,6 +369,7 @@ def llm(prompt: str, seed) -> ConfigDict:
     return ConfigDict(
         {
             "prompt": prompt,
+            "prompts": {},
             "order": "both",
             "repeats": 1,
             "seed": seed,
@@ -437,6 +456,7 @@ def report(title: str, runs: tuple[str, ...]) -> ConfigDict:
         runs=runs,
         evaluation="evaluate/evaluation.json",
         judgements="judge/judgements.jsonl",
+        ood="ood_test",
         samples=ordered(**{name: path.removeprefix("./") for name, path in samples(".").items()}),
         training={name: f"{name}/metrics.jsonl" for name in ("sft", "reward", "ppo")},
         frontier="frontier/frontier.json",

@@ -25,20 +25,6 @@ def get_config() -> ConfigDict:
     corpus.packages = ("argparse", "asyncio", "collections", "email", "json", "logging", "pathlib", "typing", "urllib")
     corpus.splits = ConfigDict({"train": 64, "validation": 8, "id_test": 4, "ood_test": 4})
     corpus.max_text = 350
-    model = ConfigDict(
-        {
-            "stage": "initialize",
-            "data": "{workdir}/prepare/examples.jsonl",
-            "vocabulary": 512,
-            "width": 96,
-            "layers": 5,
-            "heads": 4,
-            "kv_heads": 2,
-            "mlp_features": 192,
-            "max_length": 512,
-            "seed": seed,
-        }
-    )
     for stage in (stages.sft, stages.reward, stages.ppo):
         stage.update({"dtype": "float32", "prompt_buckets": (256,), "microbatch": 4, "checkpoint_every": 2})
     for stage in (stages.sft, stages.reward):
@@ -53,6 +39,6 @@ def get_config() -> ConfigDict:
         stage.sampling.prompts = ConfigDict({"id_test": 4, "ood_test": 4})
     stages.sample_pairs.sampling.prompts = ConfigDict({"train": 16, "validation": 4, "ood_test": 4})
     report = common.report(TITLE, ("{workdir}",))
-    before, after = {"prepare": corpus, "initialize": model}, {"report": report}
+    before, after = {"prepare": corpus, "initialize": common.initialize("{workdir}", seed)}, {"report": report}
     everything = common.ordered(**before, **{name: stages[name] for name in stages}, **after)
     return common.ordered(stage="pipeline", title=TITLE, seed=seed, stages=everything)

@@ -1,6 +1,6 @@
 """Does a run fit into the memory of a TPU topology, and how fast is it there at best? No TPU is needed.
 
-    python launch/aot_check.py --config=configs/paper/ppo.py --topology=v5e:2x4 [--config.key=value ...]
+    python launch/aot_check.py --config=configs/ppo_tldr.py:llama7b --topology=v5e:2x4 [--config.key=value ...]
     python launch/aot_check.py --all    # the table in docs/performance.md, by launch/aot_table.py: hours
 
 Compiles every program of the config's stage for that topology from shapes alone and prints one JSON object; the

@@ -74,6 +74,7 @@ class Sweep:
 
     Attributes:
       config: the config that is varied, as for `--config`.
+      arguments: what follows the config's colon, in turn; every combination runs with each. (): the config as it is.
       axes: the keys that vary, each a `Choice` or, in a random search, a `Range`.
       draws: 0 for the grid, every combination of the choices; else how many combinations are drawn. More of them keep
         the former ones.
@@ -82,6 +83,7 @@ class Sweep:
     """
 
     config: str
+    arguments: tuple[str, ...]
     axes: tuple[Choice | Range, ...]
     draws: int
     draw_seed: int
@@ -97,8 +99,8 @@ def combinations(sweep: Sweep) -> list[dict[str, Any]]:
     keys = [axis.key for axis in sweep.axes]
     if sweep.draws < 0:
         raise UserError(f"config.draws is {sweep.draws}, expected 0 for the grid or a number of combinations")
-    if not keys and not sweep.seeds:
-        raise UserError("config.axes and config.seeds are empty; expected something that varies")
+    if not keys and not sweep.seeds and not sweep.arguments:
+        raise UserError("config.arguments, config.axes and config.seeds are empty; expected something that varies")
     for axis in sweep.axes:
         if keys.count(axis.key) > 1 or (axis.key == "seed" and sweep.seeds):
             raise UserError(f"config.axes: {axis.key!r} varies twice (config.seeds is the axis of 'seed')")
@@ -120,8 +122,8 @@ def combinations(sweep: Sweep) -> list[dict[str, Any]]:
 def runs(sweep: Sweep, workdir: Path) -> dict[str, list[str]]:
     """The arguments of `rlhf_jax.main` of every run, by the name of its folder below `workdir`, in order.
 
-    A name is made of the last part of each key, or of all of it where two keys end alike, and its value:
-    `kl_coefficient_0.05-seed_0`. A combination that was drawn twice is one run.
+    A name is made of the argument, and of the last part of each key, or of all of it where two keys end alike, and its
+    value: `tldr_opt125m-kl_coefficient_0.05-seed_0`. A combination that was drawn twice is one run.
 
     Raises:
       UserError: as `combinations`; the config does not have a key, or not for such a value; or two runs that would
@@ -131,12 +133,14 @@ def runs(sweep: Sweep, workdir: Path) -> dict[str, list[str]]:
     last = [key.rpartition(".")[2] for key in keys]
     short = {key: end if last.count(end) == 1 and end != "seed" else key for key, end in zip(keys, last, strict=True)}
     found: dict[str, list[str]] = {}
-    for values in combinations(sweep):
-        name = "-".join(re.sub(r"[^\w.+-]+", "_", f"{short.get(key, key)}_{value}") for key, value in values.items())
+    for argument, values in itertools.product(sweep.arguments or ("",), combinations(sweep)):
+        words = [argument, *(f"{short.get(key, key)}_{value}" for key, value in values.items())]
+        name = "-".join(re.sub(r"[^\w.+-]+", "_", word) for word in words if word)
         overrides = [f"--config.{key}={value}" for key, value in values.items()]
-        arguments = [f"--config={sweep.config}", f"--workdir={workdir / name}", *overrides]
+        config = f"{sweep.config}:{argument}" if argument else sweep.config
+        arguments = [f"--config={config}", f"--workdir={workdir / name}", *overrides]
         if found.setdefault(name, arguments) != arguments:
-            raise UserError(f"two runs would share the folder {workdir / name}: {found[name][2:]} and {overrides}")
+            raise UserError(f"two runs would share the folder {workdir / name}: {found[name]} and {arguments}")
         read_flags(["sweep", *arguments])
     return found
 

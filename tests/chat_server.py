@@ -191,7 +191,7 @@ def endpoint_config(server: ChatServer, **changes) -> EndpointConfig:
 def judge_config(server: ChatServer, **changes) -> LlmJudgeConfig:
     endpoint = endpoint_config(server, **changes.pop("endpoint", {}))
     spending = SpendingConfig(prompt_price=10.0, answer_price=20.0, limit=1.0)
-    defaults = {"prompt": "documentation", "order": "both", "repeats": 1, "seed": 0, "cache": ""}
+    defaults = {"prompt": "documentation", "prompts": {}, "order": "both", "repeats": 1, "seed": 0, "cache": ""}
     return LlmJudgeConfig(**defaults | {"endpoint": endpoint, "spending": spending} | changes)
 
 

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from configs import rows, study
 from rlhf_jax.config import to_dict
+from rlhf_jax.errors import UserError
 from rlhf_jax.stages import resolve
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(
     str(path.relative_to(CONFIGS).with_suffix(""))
     for path in CONFIGS.rglob("*.py")
-    if path.stem not in ("__init__", "common") and path.parent.name != "sweeps"  # tests/launch has those
+    if path.stem not in ("__init__", "common", "rows") and path.parent.name != "sweeps"  # tests/launch has those
 )
+EXPERIMENTS = [
+    f"{stage}_{task}" for task in ("tldr", "alpaca") for stage in ("sft", "reward", "ppo", "bon", "evaluate")
+]
 VARIANTS = [(name, None) for name in FILES] + [
+    *((name, preset) for name in (*EXPERIMENTS, "kl_sweep") for preset in rows.PRESETS),
+    *(("study", f"{task},{preset}") for task in ("tldr", "alpaca") for preset in rows.PRESETS),
+    *((name, "tiny,offline") for name in ("evaluate_tldr", "evaluate_alpaca", "kl_sweep")),
+    *(("study", f"tldr,opt125m,{shift},offline") for shift in study.SHIFTS),
+    ("study", "alpaca,smollm2_135m,offline"),
     ("quickstart", "long"),
     ("annotate", "runs/quickstart,judge"),
     ("generate_tasks", "alpaca_farm_id_test"),
@@ -59,18 +72,56 @@ def test_config_fits_its_stages(name, argument):
         resolve(stage, where)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["quickstart", "prepare", "generate_tasks", "paper/sft", "paper/reward", "paper/ppo", "paper/best_of_n"],
-)
+PAPER = [f"paper/{stage}" for stage in ("sft", "reward", "ppo", "best_of_n")]
+
+
+@pytest.mark.parametrize("name", ["quickstart", "prepare", "generate_tasks", *PAPER, *EXPERIMENTS, "kl_sweep", "study"])
 def test_an_unknown_argument_is_refused(name):
     with pytest.raises(ValueError, match=rf"{name}.py: 'short' is unknown"):
         load(name, "short")
 
 
-def test_the_seed_reaches_every_stage():
-    module, _ = load("tiny", None)
-    config = module.get_config()
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("tldr,opt125", "study.py:tldr: 'opt125' is unknown, expected 'llama7b' or 'llama3_8b' or"),
+        ("tldr,tiny,sentiments", "'sentiments' is unknown, expected 'offline' or 'relationships' or 'length' or"),
+        ("alpaca,tiny,length", "study.py:alpaca,tiny: 'length' is unknown, expected 'offline'"),
+        ("tldr,tiny,length,sentiment", "names the shifts length and sentiment, expected one"),
+    ],
+)
+def test_an_unknown_part_of_a_row_is_refused(argument, message):
+    with pytest.raises(ValueError, match=message):
+        load("study", argument)
+
+
+@pytest.mark.parametrize(("name", "argument"), [("study", "tldr,tiny"), ("study", "alpaca,tiny"), ("kl_sweep", "tiny")])
+def test_a_misspelt_key_names_the_nearest(name, argument):
+    """At any depth of any stage, the last letter typed twice."""
+    _, config = load(name, argument)
+    for stage in config["stages"].values():
+        for *above, key in paths(stage):
+            wrong = copy.deepcopy(stage)
+            section = functools.reduce(dict.__getitem__, above, wrong)
+            typed = key + key[-1]
+            section[typed] = section.pop(key)
+            with pytest.raises(UserError, match=f"has no key '{typed}'; did you mean '{key}'"):
+                resolve(wrong)
+
+
+def paths(config: dict, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The keys of a stage's config at every depth, but for those of free choice, such as splits and models."""
+    for key, value in config.items():
+        if key != "stage":
+            yield (*above, key)
+        if key in ("algorithm", "paper", "sampling", "optimizer", "selection", "mesh", "llm", "endpoint", "gold"):
+            yield from paths(value, (*above, key))
+
+
+@pytest.mark.parametrize(("name", "argument"), [("tiny", None), ("study", "tldr,tiny"), ("study", "alpaca,tiny")])
+def test_the_seed_reaches_every_stage(name, argument):
+    module, _ = load(name, argument)
+    config = module.get_config(argument) if argument else module.get_config()
     config.seed = 7
     seeds = {value for stage in to_dict(config)["stages"].values() for value in find(stage, "seed")}
     assert seeds == {7}

@@ -9,25 +9,14 @@ released code also draws from the 50 likeliest tokens alone (docs/method.md, M11
 
 from ml_collections import ConfigDict
 
-from configs import common
-from configs.paper.common import EXAMPLES, LLAMA_7B, MESH
+from configs import bon_tldr, common
+from configs.paper.common import ROW, in_float32
 
 
 def get_config(variant: str = "paper") -> ConfigDict:
     """The config: "paper" for the paper's settings, "released" for those of the released code."""
     common.check_argument("paper/best_of_n.py", variant, "paper", "released")
-    config = common.best_of_n("runs/paper", LLAMA_7B, seed=0)
-    config.sampling.update(
-        {
-            "data": EXAMPLES,
-            "max_new_tokens": 48,
-            "max_prompt": 1024,
-            "truncation": "left",
-            "dtype": "float32",
-            "mesh": MESH,
-        }
-    )
-    config.sampling.prompts = ConfigDict({"id_test": 500, "ood_test": 500})
+    config = in_float32(bon_tldr.stage(*ROW))
     if variant == "released":
         config.sampling.top_k = 50
     return config

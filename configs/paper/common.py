@@ -1,13 +1,17 @@
-"""What the study's stages on TL;DR share: the model, where the data are, and how prompts are cut (App. E).
+"""What the study's stages on TL;DR share as it ran them: LLaMA-7B in float32, in one folder. Its data come from
 
-    python -m rlhf_jax.main --config=configs/prepare.py:tldr --workdir=data/tldr
-    python -m rlhf_jax.main --config=configs/prepare.py:tldr_preferences --workdir=data/tldr_preferences
+    python -m rlhf_jax.main --config=configs/prepare.py:tldr --workdir=runs/paper/prepare
+    python -m rlhf_jax.main --config=configs/prepare.py:tldr_preferences --workdir=runs/paper/prepare_preferences
 
-The mesh is ours, for slices of eight chips; --config.mesh.tensor=1 is for one.
+All other settings are those of `configs/sft_tldr.py` and its like.
 """
 
-LLAMA_7B = "huggyllama/llama-7b"
-EXAMPLES = "data/tldr/examples.jsonl"
-PREFERENCES = "data/tldr_preferences/preferences.jsonl"
-MESH = {"data": -1, "fsdp": 1, "tensor": 8}
-TRAINING = {"dtype": "float32", "mesh": MESH, "prompt_buckets": (256, 512, 1024), "truncation": "left"}
+from ml_collections import ConfigDict
+
+ROW = ("runs/paper", "llama7b", 0)  # folder, preset and seed
+
+
+def in_float32(config: ConfigDict) -> ConfigDict:
+    """A stage in the study's precision."""
+    (config.sampling if "sampling" in config else config).dtype = "float32"
+    return config

@@ -15,40 +15,14 @@ this size; on eight v5e chips it fits in bfloat16 (docs/performance.md):
 
 from ml_collections import ConfigDict
 
-from configs import common
-from configs.paper.common import EXAMPLES, LLAMA_7B, TRAINING
+from configs import common, ppo_tldr
+from configs.paper.common import ROW, in_float32
 
 
 def get_config(variant: str = "table") -> ConfigDict:
     """The config: "table" for the paper's settings, "released" for those of the released command."""
     common.check_argument("paper/ppo.py", variant, "table", "released")
-    config = common.ppo("runs/paper", LLAMA_7B, seed=0)
-    config.update(
-        {
-            **TRAINING,
-            "data": EXAMPLES,
-            "prompts": 256,
-            "sampling_batch": 64,  # on LLaMA-7B a token's keys and values take 0.5 MB in bfloat16: 4.3 GB on 8 chips
-            "samples": 1,
-            "steps": 750,
-            "optimizer": common.optimizer(1.5e-5, "linear"),
-            "evaluate_prompts": ConfigDict({"validation": 256}),
-            "evaluate_every": 50,
-            "checkpoint_every": 50,
-        }
-    )
-    config.algorithm.update(
-        {
-            "max_new_tokens": 48,
-            "kl_coefficient": 0.05,
-            "missing_eos_penalty": 0.0,
-            "value_start": "random",
-            "epochs": 4,
-            "minibatches": 1,
-            "value_coefficient": 0.2,
-        }
-    )
-    config.optimizer.clip_norm = 0.0
+    config = in_float32(ppo_tldr.stage(*ROW))
     if variant == "released":
         config.update({"steps": 500, "microbatch": 1})
         config.optimizer.learning_rate = 1.5e-6

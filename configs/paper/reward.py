@@ -11,28 +11,14 @@ has the command that prepares both). It has not been run at this size.
 
 from ml_collections import ConfigDict
 
-from configs import common
-from configs.paper.common import LLAMA_7B, PREFERENCES, TRAINING
+from configs import common, reward_tldr
+from configs.paper.common import ROW, in_float32
 
 
 def get_config(variant: str = "table") -> ConfigDict:
     """The config: "table" for the paper's settings, "released" for those of the released command."""
     common.check_argument("paper/reward.py", variant, "table", "released")
-    config = common.reward("runs/paper", LLAMA_7B, seed=0)
-    config.update(
-        {
-            **TRAINING,
-            "data": PREFERENCES,
-            "evaluate_every": 100,
-            "response_buckets": (64, 128, 256),
-            "batch_size": 64,
-            "steps": 1451,
-            "optimizer": common.optimizer(3e-5, "linear"),
-            "normalisation_pairs": 500,
-            "checkpoint_every": 100,
-        }
-    )
-    config.selection.update({"metric": "eval/validation/accuracy", "better": "higher"})
+    config = in_float32(reward_tldr.stage(*ROW))
     if variant == "released":
         config.optimizer.learning_rate = 1e-5
         config.separator = "  "

@@ -6,34 +6,19 @@
 Both: learning rate 3e-5, batches of 128, one epoch, 80 % of the blocks frozen, float32, prompts cut on the left. The
 released command (2 examples a device and pass, 8 passes, 8 devices) also averages the loss within each microbatch
 (docs/method.md, S2). Its DeepSpeed file makes the schedule linear where the code asks for cosine; the paper names none,
-so both are linear here. `data/tldr/examples.jsonl` holds TL;DR as SFT data. It has not been run at this size.
+so both are linear here. `configs/paper/common.py` has the command for the data. It has not been run at this size.
 """
 
 from ml_collections import ConfigDict
 
-from configs import common
-from configs.paper.common import EXAMPLES, LLAMA_7B, TRAINING
+from configs import common, sft_tldr
+from configs.paper.common import ROW, in_float32
 
 
 def get_config(variant: str = "table") -> ConfigDict:
     """The config: "table" for the paper's settings, "released" for those of the released command."""
     common.check_argument("paper/sft.py", variant, "table", "released")
-    config = common.sft("runs/paper", LLAMA_7B, seed=0)
-    config.update(
-        {
-            **TRAINING,
-            "data": EXAMPLES,
-            "evaluate_examples": 500,
-            "evaluate_samples": 100,
-            "evaluate_every": 100,
-            "response_buckets": (64, 128, 1024),
-            "batch_size": 128,
-            "steps": 912,
-            "optimizer": common.optimizer(3e-5, "linear"),
-            "checkpoint_every": 100,
-        }
-    )
-    config.selection.metric = "eval/validation/loss"
+    config = in_float32(sft_tldr.stage(*ROW))
     if variant == "released":
         config.update({"microbatch": 2, "mean_over": "microbatch"})
     return config

@@ -14,6 +14,7 @@ def get_config(study: str = "runs/quickstart") -> ConfigDict:
     return ConfigDict(
         {
             "config": f"configs/ppo.py:{study}",
+            "arguments": (),
             "axes": (
                 {"key": "optimizer.learning_rate", "low": 1e-5, "high": 1e-3, "scale": "log"},
                 {"key": "algorithm.kl_coefficient", "low": 0.01, "high": 0.5, "scale": "log"},

@@ -91,7 +91,7 @@ def _by_gold(pairs: dict[str, list[Preference]], config: GoldConfig) -> dict[str
 
 
 def _by_llm(pairs: dict[str, list[Preference]], judge: LlmJudge) -> dict[str, Any]:
-    matches = [Match(r.prompt, r.chosen, r.rejected) for records in pairs.values() for r in records]
+    matches = [Match(r.prompt, r.chosen, r.rejected, r.split) for records in pairs.values() for r in records]
     verdicts = judge.compare(matches)
     result, start = {}, 0
     for split, records in pairs.items():

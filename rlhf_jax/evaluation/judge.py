@@ -138,7 +138,7 @@ def _judge_by_scores(compared: Sequence[Contest], scores: Scores, judge: str) ->
 def _judge_by_llm(compared: Sequence[Contest], judge: LlmJudge, pairs: int, workdir: Path) -> list[Judgement]:
     indices = [pairs_of(contest, pairs) for contest in compared]
     matches = [
-        Match(contest.record.prompt, contest.outputs[i], contest.opponents[j])
+        Match(contest.record.prompt, contest.outputs[i], contest.opponents[j], contest.record.split)
         for contest, found in zip(compared, indices, strict=True)
         for i, j in found
     ]

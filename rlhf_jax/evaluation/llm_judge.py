@@ -23,6 +23,7 @@ class LlmJudgeConfig:
 
     Attributes:
       prompt: "tldr", "cnn_dailymail" (the study's), "instruction", "documentation", or the path of another prompt.
+      prompts: another prompt for some splits, by the name of the split.
       order: "both": every pair is asked in both orders, and verdicts that contradict each other make a tie; "single":
         in one, drawn from the seed and the texts.
       repeats: how often each question is asked; with 2 or more, self-consistency is measured.
@@ -33,6 +34,7 @@ class LlmJudgeConfig:
     """
 
     prompt: str
+    prompts: dict[str, str]
     order: Literal["both", "single"]
     repeats: int
     seed: int
@@ -42,11 +44,12 @@ class LlmJudgeConfig:
 
 
 class Match(NamedTuple):
-    """Two outputs to one prompt."""
+    """Two outputs to one prompt, whose split matters where some splits have another prompt for the judge."""
 
     prompt: str
     output: str
     opponent: str
+    split: str = ""
 
 
 class Verdict(NamedTuple):
@@ -90,6 +93,7 @@ class LlmJudge:
             raise UserError(f"repeats is {config.repeats}, expected 1 or more.")
         self._config = config
         self._prompt = load_prompt(config.prompt)
+        self._prompts = {split: load_prompt(name) for split, name in config.prompts.items()}
         self._endpoint = Endpoint(config.endpoint, config.seed)
         self._spending = Spending(config.spending)
         self._cache = AnswerCache(Path(config.cache) if config.cache else folder / "answers.sqlite")
@@ -98,7 +102,8 @@ class LlmJudge:
     def name(self) -> str:
         """The judge's name in judgements and reports."""
         orders = "both orders" if self._config.order == "both" else "one order"
-        return f"{self._endpoint.model} ({Path(self._config.prompt).stem}, {orders})"
+        prompts = dict.fromkeys(Path(name).stem for name in (self._config.prompt, *self._config.prompts.values()))
+        return f"{self._endpoint.model} ({', '.join(prompts)}, {orders})"
 
     def spent(self) -> dict[str, Any]:
         """`Spending.summary` of all answers that were used."""
@@ -117,7 +122,7 @@ class LlmJudge:
         Raises:
           UserError: as `ask_all`.
         """
-        stripped = [Match(m.prompt.removesuffix(TAIL), m.output.strip(), m.opponent.strip()) for m in matches]
+        stripped = [Match(m.prompt.removesuffix(TAIL), m.output.strip(), m.opponent.strip(), m.split) for m in matches]
         asked = [
             (match, output_first, repeat)
             for match in dict.fromkeys(stripped)
@@ -146,13 +151,14 @@ class LlmJudge:
 
     def _question(self, match: Match, output_first: bool, repeat: int) -> Question:
         shown = (match.output, match.opponent) if output_first else (match.opponent, match.output)
-        return Question(self._prompt.messages(match.prompt, *shown), repeat)
+        prompt = self._prompts.get(match.split, self._prompt)
+        return Question(prompt.messages(match.prompt, *shown), repeat)
 
     def _orders(self, match: Match) -> tuple[bool, ...]:
         if self._config.order == "both":
             return (True, False)
         # The two texts in a fixed order: a match and its mirror image are shown alike.
-        text = "\n".join([str(self._config.seed), match.prompt, *sorted(match[1:])])
+        text = "\n".join([str(self._config.seed), match.prompt, *sorted((match.output, match.opponent))])
         smaller_first = hashlib.sha256(text.encode()).digest()[0] % 2 == 0
         return ((match.output < match.opponent) == smaller_first,)
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlhf_jax.evaluation.summary import ID, OOD, Metric, Summary, values
+from rlhf_jax.evaluation.study import ID, OOD
+from rlhf_jax.evaluation.summary import Metric, Summary, values
 from rlhf_jax.evaluation.svg import INK, Plot, draw_svg, series
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation import plots
 from rlhf_jax.evaluation.gold import GoldConfig
 from rlhf_jax.evaluation.pages import SERIES, embedded, render
-from rlhf_jax.evaluation.study import Study, read_study, require_seeds_of_one_study
+from rlhf_jax.evaluation.study import Study, read_study, require_seeds_of_one_study, with_ood
 from rlhf_jax.evaluation.summary import REFERENCE, Summary, summarise
 from rlhf_jax.evaluation.tables import Table, console, latex, make_tables, markdown, meaning_of_errors, wide_tables
 
@@ -41,6 +41,7 @@ class Config:
       evaluation: evaluation.json of a run, relative to its folder, as all paths below.
       judgements: judgements.jsonl; the baseline that its head to head rows name is taken for the policy from which the
         others started, so the KL column is the divergence from it.
+      ood: the split that is out of distribution.
       samples: samples.jsonl by model; its order is the order of the tables.
       training: metrics.jsonl by training stage; the one under a model's name supplies that model's KL.
       frontier: frontier.json; "" for none.
@@ -53,6 +54,7 @@ class Config:
     runs: tuple[str, ...]
     evaluation: str
     judgements: str
+    ood: str
     samples: dict[str, str]
     training: dict[str, str]
     frontier: str
@@ -69,7 +71,7 @@ def run(config: Config, workdir: Path) -> None:
     if not config.runs or not config.samples:
         raise UserError("the report has no runs or no samples; expected at least one run folder and one model.")
     paths = config.evaluation, config.judgements, config.samples, config.training, config.frontier, config.quality
-    studies = [read_study(Path(folder), *paths) for folder in config.runs]
+    studies = [with_ood(read_study(Path(folder), *paths), config.ood) for folder in config.runs]
     require_seeds_of_one_study(studies)
     summary = summarise(studies)
     printed = make_tables(summary)

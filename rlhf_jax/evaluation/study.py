@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rlhf_jax.data import records
 from rlhf_jax.errors import UserError
+
+ID, OOD = "id_test", "ood_test"
 
 _JUDGEMENT = {
     "id": str,
@@ -90,6 +92,34 @@ def read_study(
         frontier=_object(folder / frontier) if frontier else {},
         quality=_quality(folder / quality) if quality else {},
         judge=_judge((folder / judgements).with_name("judge.json")),
+    )
+
+
+def with_ood(study: Study, split: str) -> Study:
+    """The study with `split` in the place of "ood_test" in what was evaluated, judged and sampled.
+
+    Raises:
+      UserError: a model was not sampled on that split.
+    """
+    if split == OOD:
+        return study
+    for model, samples in study.samples.items():
+        if all(sample.split != split for sample in samples):
+            raise UserError(f"ood is {split!r}, of which {study.folder} has no samples of {model}.")
+    places = {ID: ID, split: OOD}
+
+    def moved(splits: Mapping[str, Any]) -> dict[str, Any]:
+        return {places[name]: found for name, found in splits.items() if name in places}
+
+    models = {model: moved(splits) for model, splits in study.evaluation["models"].items()}
+    return replace(
+        study,
+        evaluation=study.evaluation | {"models": models},
+        judgements=[j | {"split": places[j["split"]]} for j in study.judgements if j["split"] in places],
+        samples={
+            model: [replace(sample, split=places[sample.split]) for sample in samples if sample.split in places]
+            for model, samples in study.samples.items()
+        },
     )
 
 

@@ -21,13 +21,12 @@ from rlhf_jax.evaluation.length_control import length_controlled_win_rate
 from rlhf_jax.evaluation.pools import best_of_n_kl
 from rlhf_jax.evaluation.ranking import bradley_terry
 from rlhf_jax.evaluation.statistics import mean_and_error, mean_and_interval
-from rlhf_jax.evaluation.study import Study
+from rlhf_jax.evaluation.study import ID, OOD, Study
 from rlhf_jax.evaluation.winrate import generalisation_gap, preferences_by_prompt, shares
 
 type Metric = dict[str, Any]
 type Row = dict[str, dict[str, Metric]]
 
-ID, OOD = "id_test", "ood_test"
 REFERENCE = "reference"
 _PLAIN = ("reward", "rouge_l", "length", "copied", "finished")
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from rlhf_jax.evaluation.summary import ID, OOD, Metric, Row, Summary
+from rlhf_jax.evaluation.study import ID, OOD
+from rlhf_jax.evaluation.summary import Metric, Row, Summary
 
 _GAP = "  "
 

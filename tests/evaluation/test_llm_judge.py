@@ -60,6 +60,18 @@ def test_equal_texts_are_a_tie_and_equal_matches_one_question(tmp_path):
     assert all("TL;DR" not in request["messages"][1]["content"] for request in server.requests)
 
 
+def test_a_split_may_have_a_prompt_of_its_own(tmp_path):
+    matches = [Match(PROMPT, "a", "bb", "id_test"), Match(PROMPT, "a", "bb", "ood_test")]
+    changes = {"prompt": "tldr", "prompts": {"ood_test": "cnn_dailymail"}, "order": "single"}
+    with serving(prefers_longer) as server:
+        judge = LlmJudge(judge_config(server, **changes), tmp_path)
+        judge.compare(matches)
+    assert judge.name == "judge-1 (tldr, cnn_dailymail, one order)"
+    asked = [request["messages"][1]["content"] for request in server.requests]
+    assert sorted("given forum post" in question for question in asked) == [False, True]
+    assert sorted("given news article" in question for question in asked) == [False, True]
+
+
 def test_an_unreadable_answer_is_asked_once_more_and_then_recorded_as_such(tmp_path):
     def answer(messages):
         first, second = shown(messages)

@@ -18,7 +18,7 @@ from rlhf_jax.evaluation import report
 from rlhf_jax.evaluation.length_control import length_controlled_win_rate
 from rlhf_jax.evaluation.ranking import bradley_terry
 from rlhf_jax.evaluation.report import Config
-from rlhf_jax.evaluation.study import read_study, require_seeds_of_one_study
+from rlhf_jax.evaluation.study import read_study, require_seeds_of_one_study, with_ood
 from rlhf_jax.evaluation.summary import summarise
 from rlhf_jax.evaluation.winrate import generalisation_gap, preferences_by_prompt
 
@@ -170,6 +170,7 @@ def make_config(*runs: Path, **changes: Any) -> Config:
         "runs": tuple(map(str, runs)),
         "evaluation": "evaluate/evaluation.json",
         "judgements": "judge/judgements.jsonl",
+        "ood": "ood_test",
         "samples": {model: f"{model}.jsonl" for model in MODELS},
         "training": {stage: f"{stage}/metrics.jsonl" for stage in ("sft", "reward", "ppo")},
         "frontier": "",
@@ -182,7 +183,7 @@ def make_config(*runs: Path, **changes: Any) -> Config:
 def rows_of(config: Config) -> dict[str, Any]:
     """The rows of the report's tables, without the time that plots take."""
     paths = config.evaluation, config.judgements, config.samples, config.training
-    studies = [read_study(Path(run), *paths) for run in config.runs]
+    studies = [with_ood(read_study(Path(run), *paths), config.ood) for run in config.runs]
     require_seeds_of_one_study(studies)
     return summarise(studies).rows
 
@@ -546,6 +547,27 @@ def test_a_path_into_the_run_is_no_difference_between_seeds(tmp_path: Path) -> N
 def test_seeds_that_ran_on_different_meshes_are_averaged(tmp_path: Path) -> None:
     runs = [write_study(tmp_path / f"{n}", n, sft={"seed": n, "mesh": {"data": n + 1, "fsdp": 1}}) for n in range(2)]
     assert rows_of(make_config(*runs))["sft"]["reward"]["id_test"]["n"] == 2
+
+
+def test_another_split_may_be_the_one_out_of_distribution(study: Path, tmp_path: Path) -> None:
+    """The same study with that split under another name, and with id_test's copy under the name that it had."""
+    expected = rows_of(make_config(study))
+    files = ["judge/judgements.jsonl", *(f"{model}.jsonl" for model in MODELS)]
+    for name in files:
+        lines = [json.loads(line) for line in (study / name).read_text().splitlines()]
+        moved = [line | {"split": "hard_test"} if line["split"] == "ood_test" else line for line in lines]
+        known = [line for line in lines if line["split"] == "id_test"]
+        again = [line | {"split": "ood_test", "id": f"copy of {line['id']}"} for line in known]
+        dump_lines(tmp_path / name, [*moved, *again])
+    evaluation = json.loads((study / "evaluate" / "evaluation.json").read_text())
+    for splits in evaluation["models"].values():
+        splits |= {"hard_test": splits["ood_test"], "ood_test": splits["id_test"]}
+    dump(tmp_path / "evaluate" / "evaluation.json", evaluation)
+    (tmp_path / "ppo").symlink_to(study / "ppo")
+    moved = make_config(tmp_path, ood="hard_test")
+    assert rows_of(moved) == expected != rows_of(make_config(tmp_path))
+    with pytest.raises(UserError, match=r"ood is 'hard', of which .* has no samples of sft"):
+        rows_of(make_config(tmp_path, ood="hard"))
 
 
 def test_runs_that_differ_in_more_than_seeds_are_refused_by_key(tmp_path: Path) -> None:

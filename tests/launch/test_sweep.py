@@ -26,7 +26,10 @@ RATE = Range("optimizer.learning_rate", 1e-5, 1e-3, "log")
 
 
 def sweep(*axes: Choice | Range, **changes: Any) -> Sweep:
-    return Sweep(**{"config": "configs/ppo.py", "axes": axes, "draws": 0, "draw_seed": 0, "seeds": (0,)} | changes)
+    return Sweep(
+        **{"config": "configs/ppo.py", "arguments": (), "axes": axes, "draws": 0, "draw_seed": 0, "seeds": (0,)}
+        | changes
+    )
 
 
 # Which runs
@@ -73,12 +76,21 @@ def test_folders_are_named_by_what_varies(tmp_path: Path) -> None:
     assert set(runs(drawn_often, tmp_path)) == {"epochs_1-seed_0", "epochs_2-seed_0"}
 
 
+def test_a_config_s_arguments_are_runs_of_their_own(tmp_path: Path) -> None:
+    found = runs(sweep(Choice("steps", [1, 2]), config="configs/sft_tldr.py", arguments=("opt125m", "tiny")), tmp_path)
+    assert list(found) == [f"{preset}-steps_{steps}-seed_0" for preset in ("opt125m", "tiny") for steps in (1, 2)]
+    assert found["tiny-steps_1-seed_0"][0] == "--config=configs/sft_tldr.py:tiny"
+    alone = sweep(config="configs/study.py", arguments=("tldr,tiny", "alpaca,tiny"), seeds=())
+    assert list(runs(alone, tmp_path)) == ["tldr_tiny", "alpaca_tiny"]
+
+
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_the_sweeps_of_this_project_can_be_launched(path: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
     name = path.relative_to(ROOT)
     config, workdir, _ = read_flags(["sweep", f"--config={name}", f"--workdir={tmp_path}"])
-    assert len(runs(parse(Sweep, config), workdir)) == 12
+    expected = {"kl": 12, "ppo_search": 12, "opt_scaling": 5, "shifts": 3}
+    assert len(runs(parse(Sweep, config), workdir)) == expected[path.stem]
     assert f"python -m launch.sweep --config={name} --workdir=runs/" in path.read_text(), (
         "the lab note gives the command"
     )
@@ -95,7 +107,7 @@ def test_the_sweeps_of_this_project_can_be_launched(path: Path, tmp_path: Path, 
             sweep(Choice("steps", [1]), draws=-1),
             "config.draws is -1, expected 0 for the grid or a number of combinations",
         ),
-        (sweep(seeds=()), "config.axes and config.seeds are empty; expected something that varies"),
+        (sweep(seeds=()), "config.arguments, config.axes and config.seeds are empty; expected something that varies"),
         (sweep(Choice("seed", [1])), "config.axes: 'seed' varies twice (config.seeds is the axis of 'seed')"),
         (sweep(Choice("steps", [1]), Choice("steps", [2])), "config.axes: 'steps' varies twice"),
         (sweep(Choice("stps", [1])), "--config.stps=1: config has no key 'stps'; did you mean 'steps'?"),
@@ -119,7 +131,8 @@ from ml_collections import ConfigDict
 
 def get_config():
     axes = ({"key": "packages", "values": (("json", "email"), ("no_such_package",), ("asyncio", "json"))},)
-    return ConfigDict({"config": "FOLDER/corpus.py", "axes": axes, "draws": 0, "draw_seed": 0, "seeds": (0, 1)})
+    sweep = {"config": "FOLDER/corpus.py", "arguments": (), "axes": axes, "draws": 0, "draw_seed": 0, "seeds": (0, 1)}
+    return ConfigDict(sweep)
 """
 CORPUS = """
 from ml_collections import ConfigDict
