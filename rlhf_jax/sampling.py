@@ -16,6 +16,7 @@ from rlhf_jax import rollouts, sharding
 from rlhf_jax.data.records import Example, Samples, append, read
 from rlhf_jax.data.tokenizer import decode, encode_prompt, id_count, load_tokenizer
 from rlhf_jax.errors import UserError
+from rlhf_jax.models.depth import Blocks
 from rlhf_jax.models.transformer import Model
 from rlhf_jax.runs import load_policy, load_reward
 from rlhf_jax.training.metrics import Progress
@@ -45,6 +46,7 @@ class Sampling:
       batch_size: prompts of one batch.
       dtype: of computation: "auto", "bfloat16" or "float32".
       mesh: how many devices share the batch, the parameters and the heads.
+      blocks: how the network's blocks are held, run and differentiated.
       seed: of the samples.
     """
 
@@ -62,6 +64,7 @@ class Sampling:
     batch_size: int
     dtype: str
     mesh: sharding.Mesh
+    blocks: Blocks
     seed: int
 
 
@@ -160,7 +163,7 @@ def sample_missing(
     """Samples what `sample_file` found missing beside what is done, on the mesh in use."""
     sharding.check_rows(config.batch_size, "config.sampling.batch_size")
     tokenizer = load_tokenizer(config.model)
-    base = load_policy(config.model, config.policy, config.dtype, id_count(tokenizer))
+    base = load_policy(config.model, config.policy, config.dtype, id_count(tokenizer), config.blocks)
     score = None
     if config.reward:
         score = rollouts.make_score(base.model, *load_reward(base, config.reward))

@@ -39,11 +39,11 @@ STAGES = {
 }
 
 # Keys, at any depth and some with the key above, that a resumed run may set anew: how often it saves and measures, how
-# it divides a batch and on how many devices, where its inputs lie, and how it deals with an endpoint.
+# it divides a batch and on how many devices, how it compiles, where its inputs lie, and how it deals with an endpoint.
 MAY_CHANGE = frozenset(
     {
         *("checkpoint_every", "stop_grace", "evaluate_every", "microbatch", "sampling_batch"),
-        *("model", "data", "mesh", "fsdp", "tensor"),
+        *("model", "data", "mesh", "fsdp", "tensor", "blocks.scan", "blocks.remat"),
         *("place", "indices", "quality", "sampling.batch_size"),
         *("key_variable", "concurrency", "requests_per_minute", "timeout", "attempts", "first_wait"),
         *("prompt_price", "answer_price", "limit", "cache"),

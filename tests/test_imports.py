@@ -25,7 +25,7 @@ STAGE_FILES = (
     "generation",
     "export",
 )
-LOWER = ("assets", "errors", "losses", "ops", "sequences", "sharding")
+LOWER = ("assets", "errors", "losses", "ops", "sequences", "sharding", "stacks")
 
 # What each part may import of this package; a part is a module or a package. The most specific row counts, so
 # `models.layers` is not held to the row of `models`. A part that has no row fails the test: say where it belongs.
@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "sequences": (),
     "sharding": ("errors",),
+    "stacks": (),
     "assets": ("errors",),
     "config": ("errors",),
     "ops": ("errors", "sequences"),
@@ -55,6 +56,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "models.families": ("models.architecture", "errors"),
     "models.presets": ("models.architecture",),
     "models.layout": ("models.architecture",),
+    "models.depth": ("models.architecture", "stacks"),
+    "models.quantise": (),
     "models.torch_file": ("errors",),
     "sampler": ("models", *LOWER),
     "rollouts": ("models", "sampler", "training.run", *LOWER),
@@ -64,7 +67,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "data.sources": ("data.sources", "data.formats", "data.records", "data.shifts", "errors"),
     "data.sources.rows": ("errors",),
     "data.sources.files": ("data.sources.rows", "data.records", "errors"),
-    "training": ("training", "errors", "sequences", "sharding"),
+    "training": ("training", "errors", "sequences", "sharding", "stacks"),
     "runs": ("models", "training", *LOWER),
     "rl": ("rl", "models", *LOWER),
     "rl.settings": ("errors",),

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import assets, sharding
+from rlhf_jax import assets, sharding, stacks
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import layout
+from rlhf_jax.models.depth import UNROLLED, Blocks
 from rlhf_jax.models.families import FAMILIES, to_hugging_face
 from rlhf_jax.models.sources import Source, open_source
 from rlhf_jax.models.transformer import Model, Params
@@ -56,6 +57,7 @@ def load(
     dtype: jnp.dtype,
     ids: int | None = None,
     vocabulary_multiple: int = 1,
+    blocks: Blocks = UNROLLED,
     check_finite: bool = False,
 ) -> Pretrained:
     """Loads a model for a stage: the frozen part in the compute dtype, the trained part in float32.
@@ -66,6 +68,7 @@ def load(
       dtype: compute dtype.
       ids: how many ids the tokenizer knows, as in `Model`.
       vocabulary_multiple: as in `Model`.
+      blocks: as in `Model`.
       check_finite: whether to look for NaN and infinity in every tensor, which reads them once more.
 
     Raises:
@@ -79,22 +82,35 @@ def load(
         raise UserError(
             f"{path}: the tokenizer knows {ids} ids and the embedding has {vocabulary} rows, expected as many"
         )
-    model = Model(source.architecture, dtype, freeze, ids, vocabulary_multiple)
+    model = Model(source.architecture, dtype, freeze, ids, vocabulary_multiple, blocks)
     entries = list(layout.entries(source.architecture, model.rows))
     _check_names(source, entries, path)
     trunk_digest = hashlib.sha256()
     axes = model.logical_axes()
     params: Params = {}
+    for held, parts in _by_place(model, entries).items():
+        arrays = []
+        for entry in parts:
+            tensors = [_read(source, tensor, shape, path, check_finite) for tensor, shape in entry.tensors.items()]
+            arrays.append(np.asarray(entry.join(*tensors), dtype if model.is_frozen(held) else jnp.float32))
+        array = np.stack(arrays) if len(axes[held]) > arrays[0].ndim else arrays[0]
+        layout.put(params, held, sharding.place(array, axes[held]))
     for entry in entries:
-        frozen = model.is_frozen(entry.path)
-        tensors = [_read(source, tensor, shape, path, check_finite) for tensor, shape in entry.tensors.items()]
-        if frozen:
-            for tensor in entry.tensors:
-                trunk_digest.update(f"{tensor} {source.digest(tensor)}\n".encode())
-        array = np.asarray(entry.join(*tensors), dtype if frozen else jnp.float32)
-        layout.put(params, entry.path, sharding.place(array, axes[entry.path]))
+        for tensor in entry.tensors if model.is_frozen(entry.path) else ():
+            trunk_digest.update(f"{tensor} {source.digest(tensor)}\n".encode())
     trunk, top = model.split(params)
     return Pretrained(model, trunk, top, trunk_digest.hexdigest() if freeze else "none")
+
+
+def _by_place(model: Model, entries: Sequence[layout.Entry]) -> dict[str, list[layout.Entry]]:
+    """The entries by the path of the parameter that they are, or are stacked to."""
+    names = {str(i): stacks.name(run) for run in model.runs for i in run}
+    places: dict[str, list[layout.Entry]] = {}
+    for entry in entries:
+        kind, *rest = entry.path.split("/")
+        held = "/".join([kind, names[rest[0]], *rest[1:]]) if kind == "layers" else entry.path
+        places.setdefault(held, []).append(entry)
+    return places
 
 
 def _check_names(source: Source, entries: Sequence[layout.Entry], path: Path) -> None:
@@ -146,6 +162,7 @@ def to_hugging_face_tensors(model: Model, params: Params) -> dict[str, np.ndarra
     The arrays are views of the parameters' copies on the host, not contiguous.
     """
     tensors: dict[str, np.ndarray] = {}
+    params = stacks.unstacked(params)
     for entry in layout.entries(model.architecture, model.rows):
         tensors |= zip(entry.tensors, entry.split(np.asarray(layout.get(params, entry.path))), strict=True)
     return tensors
