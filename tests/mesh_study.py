@@ -8,10 +8,12 @@ STAGES = ("prepare", "initialize", "sft", "sample_pairs", "preferences", "reward
 
 
 def get_config(mesh: str = "1,1,1") -> ConfigDict:
-    """The pipeline: two layers, and eight rows a microbatch and four KV heads, so that the devices can share either."""
+    """The pipeline: eight rows a microbatch and four KV heads, so that the devices can share either, and five layers,
+    so that there is something to scan on either side of the trunk's edge.
+    """
     study = tiny.get_config()
     stages = common.ordered(**{name: study.stages[name] for name in STAGES})
-    stages.initialize.update({"kv_heads": 4, "layers": 2})
+    stages.initialize.update({"kv_heads": 4, "layers": 5})
     stages.sft.freeze = 0.5
     sizes = ConfigDict(dict(zip(("data", "fsdp", "tensor"), map(int, mesh.split(",")), strict=True)))
     for stage in (stages.sft, stages.reward, stages.ppo):

@@ -78,7 +78,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "aot": ("errors",),
     "aot.compiled": (),
     "aot.work": ("models.transformer", "sharding"),
-    "aot.abstract": ("models.transformer", "rl.settings", "training.update", "sequences", "sharding"),
+    "aot.abstract": (
+        "models.transformer",
+        "models.quantise",
+        "rl.settings",
+        "training.update",
+        "sequences",
+        "sharding",
+    ),
     "aot.programs": (
         "aot",
         "assets",

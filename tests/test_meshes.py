@@ -19,6 +19,8 @@ from tests import tiny
 ROOT = Path(__file__).parents[1]
 TRAINED = {"sft": 3e-4, "reward": 3e-4, "ppo": 1e-4}  # learning rates, of configs/common.py
 SOAK = pytest.mark.soak
+NETWORKS = (*TRAINED, "sample_pairs.sampling", "best_of_n.sampling")
+SCANNED = tuple(f"--config.stages.{stage}.blocks.scan=True" for stage in NETWORKS)
 
 
 def with_devices(devices: int, *arguments: str) -> subprocess.CompletedProcess:
@@ -65,23 +67,28 @@ def assert_same(found: Path, expected: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mesh", "devices"),
+    ("mesh", "devices", "arguments"),
     [
-        ("2,2,2", 8),
-        pytest.param("8,1,1", 8, marks=SOAK),
-        pytest.param("1,8,1", 8, marks=SOAK),
-        pytest.param("1,1,4", 4, marks=SOAK),
+        ("2,2,2", 8, SCANNED),
+        pytest.param("2,2,2", 8, (), marks=SOAK),
+        pytest.param("8,1,1", 8, (), marks=SOAK),
+        pytest.param("1,8,1", 8, SCANNED, marks=SOAK),
+        pytest.param("1,1,4", 4, (), marks=SOAK),
+        pytest.param("1,1,1", 1, SCANNED, marks=SOAK),
     ],
 )
-def test_a_mesh_computes_what_one_device_does(whole, tmp_path, mesh, devices):
-    assert_same(study(tmp_path / whole.name, mesh, devices=devices), whole)
+def test_a_mesh_computes_what_one_device_does(whole, tmp_path, mesh, devices, arguments):
+    """Scanned, too, on which the blocks are held and run in another form."""
+    assert_same(study(tmp_path / whole.name, mesh, *arguments, devices=devices), whole)
 
 
 @pytest.mark.soak
 def test_a_run_resumes_on_another_mesh(whole, tmp_path):
-    """Checkpoints hold whole arrays, wherever they lay; PPO's last step is made on other devices than its first two."""
+    """Checkpoints hold whole arrays, each block for itself, wherever and however they lay: PPO's last step is made on
+    other devices than its first two, and scanned.
+    """
     folder = study(tmp_path / whole.name, "2,2,2", "--config.stages.ppo.steps=2")
-    assert_same(study(folder, "8,1,1"), whole)
+    assert_same(study(folder, "8,1,1", *SCANNED), whole)
 
 
 def test_parameters_lie_on_the_devices_that_the_mesh_says(tmp_path):

@@ -261,6 +261,7 @@ def config(tmp_path_factory):
         data=tiny.write_data(folder),
         dtype="float32",
         mesh=tiny.MESH,
+        blocks=tiny.BLOCKS,
         prompt_buckets=(96,),
         truncation="text",
         prompts=4,

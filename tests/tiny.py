@@ -20,6 +20,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from rlhf_jax.data.records import Example, write
 from rlhf_jax.data.tokenizer import train_tokenizer
 from rlhf_jax.models.architecture import Architecture
+from rlhf_jax.models.depth import Blocks
 from rlhf_jax.models.pretrained import save_pretrained
 from rlhf_jax.models.transformer import Model, Params
 from rlhf_jax.rl.settings import Algorithm, Paper
@@ -29,6 +30,7 @@ from rlhf_jax.training.checkpoint import Checkpoints
 from rlhf_jax.training.update import State
 
 MESH = Mesh(data=1, fsdp=1, tensor=1)
+BLOCKS = Blocks()
 VOCABULARY = 300
 FREEZE = 0.5  # one block of two or three
 

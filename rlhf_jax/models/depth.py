@@ -22,7 +22,6 @@ type Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 REMAT: dict[str, Callable[..., bool]] = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_saveable,
     "projections": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
@@ -36,13 +35,12 @@ class Blocks:
         then takes no longer the deeper the network is; on a CPU the program is slower for it. Files do not depend on
         it, and a run may change it.
       remat: what a backward pass finds saved inside a block and does not compute again: "none" computes nothing again,
-        "dots" saves the results of all products, "projections" those of products with weights, "full" nothing. A run
-        may change it.
+        "projections" saves the results of products with weights, "full" nothing. A run may change it.
       quantize_trunk: "int8" holds the weights of the trunk's blocks as int8, with a scale for each output; "none".
     """
 
     scan: bool = False
-    remat: Literal["none", "dots", "projections", "full"] = "none"
+    remat: Literal["none", "projections", "full"] = "none"
     quantize_trunk: Literal["none", "int8"] = "none"
 
 

@@ -22,6 +22,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.models import layout
 from rlhf_jax.models.depth import UNROLLED, Blocks
 from rlhf_jax.models.families import FAMILIES, to_hugging_face
+from rlhf_jax.models.quantise import is_quantised, quantise, scale_path
 from rlhf_jax.models.sources import Source, open_source
 from rlhf_jax.models.transformer import Model, Params
 
@@ -88,13 +89,15 @@ def load(
     trunk_digest = hashlib.sha256()
     axes = model.logical_axes()
     params: Params = {}
-    for held, parts in _by_place(model, entries).items():
-        arrays = []
+    for place, parts in _by_place(model, entries).items():
+        held: dict[str, list[np.ndarray]] = {}
         for entry in parts:
             tensors = [_read(source, tensor, shape, path, check_finite) for tensor, shape in entry.tensors.items()]
-            arrays.append(np.asarray(entry.join(*tensors), dtype if model.is_frozen(held) else jnp.float32))
-        array = np.stack(arrays) if len(axes[held]) > arrays[0].ndim else arrays[0]
-        layout.put(params, held, sharding.place(array, axes[held]))
+            for name, array in _as_held(model, axes, place, entry.join(*tensors)).items():
+                held.setdefault(name, []).append(array)
+        for name, arrays in held.items():
+            array = np.stack(arrays) if len(axes[name]) > arrays[0].ndim else arrays[0]
+            layout.put(params, name, sharding.place(array, axes[name]))
     for entry in entries:
         for tensor in entry.tensors if model.is_frozen(entry.path) else ():
             trunk_digest.update(f"{tensor} {source.digest(tensor)}\n".encode())
@@ -111,6 +114,16 @@ def _by_place(model: Model, entries: Sequence[layout.Entry]) -> dict[str, list[l
         held = "/".join([kind, names[rest[0]], *rest[1:]]) if kind == "layers" else entry.path
         places.setdefault(held, []).append(entry)
     return places
+
+
+def _as_held(
+    model: Model, axes: Mapping[str, Sequence[str | None]], path: str, array: np.ndarray
+) -> dict[str, np.ndarray]:
+    """One block's part of a parameter in the dtype that it is held in, or as int8 and a scale, by their paths."""
+    if not is_quantised(path, axes):
+        return {path: np.asarray(array, model.dtype if model.is_frozen(path) else jnp.float32)}
+    scale = scale_path(path)
+    return dict(zip((path, scale), quantise(array, len(axes[path]) - len(axes[scale]), model.dtype), strict=True))
 
 
 def _check_names(source: Source, entries: Sequence[layout.Entry], path: Path) -> None:

@@ -32,6 +32,7 @@ from rlhf_jax.models.architecture import POSITION_OFFSET, Architecture
 from rlhf_jax.models.attention import KeysValues
 from rlhf_jax.models.block import NORMS, Angles, Attend, Block
 from rlhf_jax.models.depth import UNROLLED, Blocks
+from rlhf_jax.models.initial import random_parameters
 from rlhf_jax.models.layers import rotary_angles
 from rlhf_jax.models.products import dense
 from rlhf_jax.sequences import Sequences, real_positions
@@ -117,37 +118,15 @@ class Model:
         top["layers"] = {i: block for i, block in params["layers"].items() if i not in frozen}
         return trunk, top
 
+    def cast(self, params: Params) -> Params:
+        """Parameters in the compute dtype, as the network would cast them where it uses them; int8 ones stay."""
+        return jax.tree.map(lambda x: x.astype(self.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, params)
+
     def init(self, key: jax.Array) -> Params:
         """Random parameters in float32, boxed with their logical axes (`nn.meta.unbox` gives plain arrays)."""
-        a = self.architecture
-        *layers, embed, positions, project_in, head, project_out = jax.random.split(key, a.layers + 5)
-
-        def table(key: jax.Array, rows: int, width: int, axis: str) -> Any:
-            init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (axis, "embed"))
-            return init(key, (rows, width), jnp.float32)
-
-        def project(key: jax.Array, rows: int, columns: int) -> Any:
-            init = nn.with_logical_partitioning(nn.initializers.normal(rows**-0.5), (None, "embed"))
-            return init(key, (rows, columns), jnp.float32)
-
-        x = jnp.zeros((1, 1, a.width))
-        angles = self.angles(jnp.zeros((1, 1), jnp.int32))
-        params: Params = {"embed": {"table": table(embed, self.rows, a.outer_width, "vocab")}}
-        if a.rotary is None:
-            params["embed"]["positions"] = table(positions, a.max_length + POSITION_OFFSET, a.width, "positions")
-        if a.embed_width:
-            params["embed"]["project"] = project(project_in, a.outer_width, a.width)
-        blocks = {
-            str(i): self._block(i).init(layers[i], x, angles, lambda q, k, v: q)["params"] for i in range(a.layers)
-        }
-        params |= stacks.stacked({"layers": blocks}, self.runs)
-        if a.final_norm:
-            params["norm"] = self._norm.init(key, x)["params"]
-        if not a.tied:
-            params["head"] = {"table": table(head, self.rows, a.outer_width, "vocab")}
-        if a.embed_width:
-            params.setdefault("head", {})["project"] = project(project_out, a.width, a.outer_width)
-        return params
+        a, angles = self.architecture, self.angles(jnp.zeros((1, 1), jnp.int32))
+        blocks = [self._block(layer) for layer in range(a.layers)]
+        return stacks.stacked(random_parameters(a, blocks, self.rows, angles, key), self.runs)
 
     def logical_axes(self) -> dict[str, tuple[str | None, ...]]:
         """The logical axes of every parameter, by its path ("layers/3/qkv/kernel")."""
@@ -163,10 +142,6 @@ class Model:
     def _block(self, layer: int) -> Block:
         quantised = self.blocks.quantize_trunk == "int8" and layer < self.frozen_layers
         return Block(self.architecture, quantised)
-
-    def cast(self, params: Params) -> Params:
-        """Parameters in the compute dtype, as the network would cast them where it uses them; int8 ones stay."""
-        return jax.tree.map(lambda x: x.astype(self.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, params)
 
     @property
     def _norm(self) -> nn.Module:
