@@ -10,7 +10,7 @@ released code also draws from the 50 likeliest tokens alone (docs/method.md, M11
 from ml_collections import ConfigDict
 
 from configs import common
-from configs.paper.common import EXAMPLES, LLAMA_7B, MESH
+from configs.paper.common import BLOCKS, EXAMPLES, LLAMA_7B, MESH
 
 
 def get_config(variant: str = "paper") -> ConfigDict:
@@ -25,6 +25,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
             "truncation": "left",
             "dtype": "float32",
             "mesh": MESH,
+            "blocks": BLOCKS,
         }
     )
     config.sampling.prompts = ConfigDict({"id_test": 500, "ood_test": 500})
