@@ -57,13 +57,13 @@ def log_probs_and_gradients(model, trunk, top):
 
 @pytest.mark.parametrize(
     ("dtype", "changes"),
-    [("float32", {}), ("float32", QWEN), ("float32", OPT), ("bfloat16", {})],
-    ids=["llama", "qwen2 windows", "opt", "llama bfloat16"],
+    [("float32", QWEN), ("float32", OPT), ("bfloat16", {})],
+    ids=["qwen2 windows", "opt", "llama bfloat16"],
 )
 def test_scanned_is_unrolled(dtype, changes):
     """Samples with all that sampling leaves behind exactly, log-probs and gradients to rounding.
 
-    In bfloat16 the log-probs are the same too: what is left of float32's rounding is rounded away.
+    In bfloat16 the log-probs are the same too.
     """
     unrolled, scanned = ((*log_probs_and_gradients(*network), sampled(*network)) for network in both(dtype, **changes))
     np.testing.assert_allclose(scanned[0], unrolled[0], rtol={"float32": 2e-6, "bfloat16": 0}[dtype])
@@ -113,13 +113,13 @@ def test_rematerialisation_saves_less(scan):
     assert kept["full"] < kept["projections"] < kept["none"]
 
 
-@pytest.mark.parametrize("remat", REMAT)
-def test_rematerialisation_changes_no_number(remat):
+def test_rematerialisation_changes_no_number():
     _, (model, trunk, top) = both("float32")
     expected = log_probs_and_gradients(model, trunk, top)
-    found = log_probs_and_gradients(with_remat(model, remat), trunk, top)
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    for remat in REMAT:
+        found = log_probs_and_gradients(with_remat(model, remat), trunk, top)
+        for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6, err_msg=remat)
 
 
 def with_remat(model, remat):
