@@ -45,6 +45,11 @@ def mesh() -> ConfigDict:
     return ConfigDict({"data": 1, "fsdp": 1, "tensor": 1})
 
 
+def blocks() -> ConfigDict:
+    """Compiled one by one, all of them saved for the backward pass, weights as they are (`models.depth.Blocks`)."""
+    return ConfigDict({"scan": False, "remat": "none", "quantize_trunk": "none"})
+
+
 def latest() -> ConfigDict:
     """No best checkpoint: later stages load the latest."""
     return ConfigDict({"metric": "", "better": "lower", "load": "latest"})
@@ -135,6 +140,7 @@ def sft(folder: str, model: str, seed) -> ConfigDict:
             "freeze": 0.8,
             "dtype": "auto",
             "mesh": mesh(),
+            "blocks": blocks(),
             "prompt_buckets": (PROMPT_LENGTH,),
             "response_buckets": (32,),
             "truncation": "text",
@@ -171,6 +177,7 @@ def sampling(folder: str, model: str, policy: str, seed) -> ConfigDict:
             "batch_size": 4,
             "dtype": "auto",
             "mesh": mesh(),
+            "blocks": blocks(),
             "seed": seed,
         }
     )
@@ -223,6 +230,7 @@ def reward(folder: str, model: str, seed) -> ConfigDict:
             "evaluate_every": 6,
             "dtype": "auto",
             "mesh": mesh(),
+            "blocks": blocks(),
             "prompt_buckets": (PROMPT_LENGTH,),
             "response_buckets": (40,),  # a sample that was cut at 32 tokens gains an EOS
             "truncation": "text",
@@ -259,6 +267,7 @@ def score(folder: str, model: str, samples: str) -> ConfigDict:
             "batch_size": 4,
             "dtype": "auto",
             "mesh": mesh(),
+            "blocks": blocks(),
         }
     )
 
@@ -276,6 +285,7 @@ def ppo(folder: str, model: str, seed) -> ConfigDict:
             "loading": loading(),
             "dtype": "auto",
             "mesh": mesh(),
+            "blocks": blocks(),
             "prompt_buckets": (PROMPT_LENGTH,),
             "truncation": "text",
             "prompts": prompts,

@@ -65,9 +65,19 @@ def mesh(preset: str) -> ConfigDict:
     return ConfigDict({"data": -1, "fsdp": 1, "tensor": tensor})
 
 
+def blocks(preset: str) -> ConfigDict:
+    """Of a model that chips share: scanned, which compiles in a fraction of the time, and of each block the projections
+    saved, without which the reward model does not fit (docs/performance.md).
+    """
+    _, tensor = PRESETS[preset]
+    large = ConfigDict({"scan": True, "remat": "projections", "quantize_trunk": "none"})
+    return large if tensor > 1 else common.blocks()
+
+
 def training(config: ConfigDict, task: ConfigDict, preset: str) -> ConfigDict:
     """A stage that trains, with its row's lengths and mesh."""
-    config.update({"mesh": mesh(preset), "prompt_buckets": task.prompt_buckets, "truncation": "left"})
+    lengths = {"prompt_buckets": task.prompt_buckets, "truncation": "left"}
+    config.update({"mesh": mesh(preset), "blocks": blocks(preset), **lengths})
     return config
 
 
@@ -76,6 +86,7 @@ def sampling(config: ConfigDict, task: ConfigDict, preset: str) -> ConfigDict:
     config.sampling.update(
         {
             "mesh": mesh(preset),
+            "blocks": blocks(preset),
             "max_prompt": max(task.prompt_buckets),
             "truncation": "left",
             "max_new_tokens": task.new_tokens,

@@ -27,6 +27,7 @@ from rlhf_jax.data.loading import Loading, load_prompts, read_ahead
 from rlhf_jax.data.tokenizer import id_count, load_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import roles
+from rlhf_jax.models.depth import Blocks
 from rlhf_jax.models.transformer import Edge, Model, Params, merge
 from rlhf_jax.rl import settings as choices
 from rlhf_jax.rl.fixed_prompts import FixedPrompts
@@ -66,6 +67,7 @@ class Config:
       loading: how the training data are read.
       dtype: of computation: "auto", "bfloat16" or "float32".
       mesh: how many devices share the batch, the parameters and the heads.
+      blocks: how the network's blocks are held, run and differentiated.
       prompt_buckets: lengths (tokens) that prompts are padded to; a longer prompt is shortened.
       truncation: what a too long prompt loses: "text", the end of its text field, or "left", its start but the BOS.
       prompts: of one rollout.
@@ -93,6 +95,7 @@ class Config:
     loading: Loading
     dtype: str
     mesh: sharding.Mesh
+    blocks: Blocks
     prompt_buckets: tuple[int, ...]
     truncation: Literal["text", "left"]
     prompts: int
@@ -356,7 +359,7 @@ def train(config: Config, workdir: Path) -> None:
     watched_items = from_prompts(watched, tokenizer, max(config.prompt_buckets), config.truncation)
     fixed = FixedPrompts(watched, watched_items, tokenizer, buckets, config.prompts)
 
-    base = load_policy(config.model, config.policy, config.dtype, id_count(tokenizer))
+    base = load_policy(config.model, config.policy, config.dtype, id_count(tokenizer), config.blocks)
     model, trunk, start = base.model, base.trunk, base.top
     reward, mean, deviation = load_reward(base, config.reward)
     key = sharding.spread(jax.random.key(config.seed))

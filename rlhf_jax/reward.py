@@ -27,6 +27,7 @@ from rlhf_jax.data.tokenizer import id_count, load_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.reward_quality import accuracy, accuracy_by_margin, calibration
 from rlhf_jax.models import roles
+from rlhf_jax.models.depth import Blocks
 from rlhf_jax.models.transformer import Model, Params
 from rlhf_jax.runs import describe, load_policy
 from rlhf_jax.scoring import make_score, raw_scores, score_batches
@@ -72,6 +73,7 @@ class Config:
       evaluate_every: optimiser steps between evaluations; there is one after the last step in any case.
       dtype: of computation: "auto", "bfloat16" or "float32".
       mesh: how many devices share the batch, the parameters and the heads.
+      blocks: how the network's blocks are held, run and differentiated.
       prompt_buckets: lengths (tokens) that prompts are padded to; a longer prompt is shortened to the largest.
       response_buckets: the same of responses, which are never shortened.
       truncation: what a too long prompt loses: "text", the end of its text field, or "left", its start but the BOS
@@ -100,6 +102,7 @@ class Config:
     evaluate_every: int
     dtype: str
     mesh: sharding.Mesh
+    blocks: Blocks
     prompt_buckets: tuple[int, ...]
     response_buckets: tuple[int, ...]
     truncation: Literal["text", "left"]
@@ -211,7 +214,7 @@ def train(config: Config, workdir: Path) -> None:
     chosen = np.random.default_rng(config.seed).permutation(len(train))[: config.normalisation_pairs]
     normalisation = list(in_order([train[i] for i in chosen], config.microbatch, buckets, pad))
 
-    base = load_policy(config.model, config.policy, config.dtype, id_count(tokenizer))
+    base = load_policy(config.model, config.policy, config.dtype, id_count(tokenizer), config.blocks)
     head = roles.random_head(jax.random.key(config.seed), base.model.architecture.outer_width)
     transform = optimizer.make_optimizer(config.optimizer, config.steps)
     train_step = make_train_step(

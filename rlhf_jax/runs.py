@@ -8,15 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlhf_jax import sharding
+from rlhf_jax import sharding, stacks
 from rlhf_jax.errors import UserError
+from rlhf_jax.models.depth import UNROLLED, Blocks
 from rlhf_jax.models.pretrained import Pretrained, load
 from rlhf_jax.models.transformer import Params
 from rlhf_jax.training.checkpoint import load_meta, load_top
 from rlhf_jax.training.run import default_dtype
 
 
-def load_base(model: str, freeze: float, dtype: str, ids: int | None = None) -> Pretrained:
+def load_base(model: str, freeze: float, dtype: str, ids: int | None = None, blocks: Blocks = UNROLLED) -> Pretrained:
     """A pretrained model for a stage.
 
     Args:
@@ -24,16 +25,17 @@ def load_base(model: str, freeze: float, dtype: str, ids: int | None = None) -> 
       freeze: fraction of frozen blocks.
       dtype: "auto", "float32" or "bfloat16".
       ids: how many ids the tokenizer knows, as in `Model`.
+      blocks: how they are held, run and differentiated.
 
     Raises:
       UserError: see `models.pretrained.load`.
     """
     if not 0.0 <= freeze < 1.0:
         raise UserError(f"config.freeze is {freeze}, expected a fraction from 0 up to, not including, 1")
-    return load(model, freeze, default_dtype(dtype), ids, vocabulary_multiple=sharding.shares("vocab"))
+    return load(model, freeze, default_dtype(dtype), ids, sharding.shares("vocab"), blocks)
 
 
-def load_policy(model: str, run: str, dtype: str, ids: int | None = None) -> Pretrained:
+def load_policy(model: str, run: str, dtype: str, ids: int | None = None, blocks: Blocks = UNROLLED) -> Pretrained:
     """The policy that a run trained, on its trunk.
 
     Args:
@@ -41,14 +43,15 @@ def load_policy(model: str, run: str, dtype: str, ids: int | None = None) -> Pre
       run: the folder of an sft or ppo run; "" for the base model itself.
       dtype: as `load_base`.
       ids: as `load_base`.
+      blocks: as `load_base`.
 
     Raises:
       UserError: the run has no complete checkpoint, holds no policy, or was trained on another trunk or architecture.
     """
     if not run:
-        return load_base(model, 0.0, dtype, ids)
+        return load_base(model, 0.0, dtype, ids, blocks)
     freeze = float(load_meta(Path(run))["freeze"])
-    base = load_base(model, freeze, dtype, ids)
+    base = load_base(model, freeze, dtype, ids, blocks)
     top, _ = load_top_on(base, run, "policy")
     return base._replace(top={key: top[key] for key in base.top})
 
@@ -72,7 +75,8 @@ def load_top_on(base: Pretrained, run: str, role: str) -> tuple[Params, dict[str
             f"{run} was trained on the trunk {meta['trunk'][:12]} (freeze {meta['freeze']}), "
             f"which is not this model's {base.fingerprint[:12]} (freeze {base.model.freeze})"
         )
-    expected, found = _shapes(base.top), _shapes({key: top[key] for key in base.top if key in top})
+    alone = stacks.unstacked(jax.eval_shape(lambda: base.top))
+    expected, found = _shapes(alone), _shapes({key: top[key] for key in base.top if key in top})
     for name in sorted({*expected, *found}):
         if expected.get(name) != found.get(name):
             raise UserError(
@@ -84,7 +88,7 @@ def load_top_on(base: Pretrained, run: str, role: str) -> tuple[Params, dict[str
         name = _name(path)
         return sharding.place(np.asarray(leaf, np.float32), axes.get(name, (None,) * leaf.ndim))
 
-    return jax.tree.map_with_path(place, top), meta
+    return jax.tree.map_with_path(place, stacks.stacked(top, base.model.runs)), meta
 
 
 def load_reward(base: Pretrained, run: str) -> tuple[Params, float, float]:

@@ -17,9 +17,10 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlhf_jax import ops, sharding
-from rlhf_jax.models import attention
+from rlhf_jax.models import attention, depth
 from rlhf_jax.models.attention import KeysValues
 from rlhf_jax.models.transformer import Edge, Model, Params
 from rlhf_jax.sequences import Sequences, real_positions
@@ -49,7 +50,8 @@ class Prefilled:
     """The contexts (prompts without their last tokens) as `prefill` read them, shared by all samples.
 
     Attributes:
-      layers: keys and values `[B, K, P, d]`, one entry a layer, in the compute dtype.
+      layers: keys and values `[L', B, K, P, d]`, one entry for each of the L' blocks of `Model.runs`, in the compute
+        dtype.
       mask: `[B, P]` bool, true on the tokens of the context.
       edge: `[B, P, D]`, states at the trunk's edge (or the token ids, as in `Edge.context`).
     """
@@ -69,7 +71,7 @@ class _State(NamedTuple):
     mask: jax.Array  # [B, N, R] bool
     log_probs: jax.Array  # [B, N, R] float32
     states: jax.Array  # [B, N, R + 1, D] at the trunk's edge
-    caches: list[KeysValues]  # [B, K, N, R + 1, d] a layer
+    caches: list[KeysValues]  # [L', B, K, N, R + 1, d] a run of L' blocks
 
 
 def draw(logits: jax.Array, uniform: jax.Array) -> jax.Array:
@@ -126,20 +128,29 @@ def prefill(
       UserError: P + R tokens are more than the network has positions for.
     """
     model.check_length(prompt.shape[1] + max_new_tokens)
-    params = jax.tree.map(lambda leaf: leaf.astype(model.dtype), params)
+    params = model.cast(params)
     mask = _unanswered(prompt, prompt_mask, 0, 0, 0).context_mask()
     positions = real_positions(mask)
     angles = model.angles(positions)
     x = model.embed(params, prompt, positions)
     edge = x if model.freeze else prompt
     layers = []
-    last = model.architecture.layers - 1
-    for layer in range(last):
-        x, keys_values = model.read_context(params, layer, x, mask, angles)
+    *runs, last = model.runs
+    for run in runs:
+
+        def step(block: Params, x: jax.Array, _: None, layer: int = run[0]) -> tuple[jax.Array, KeysValues]:
+            return model.read_context(block, layer, x, mask, angles)
+
+        x, keys_values = depth.through(params["layers"], run, step, x)
         layers.append(keys_values)
-        if layer + 1 == model.frozen_layers:
+        if run[-1] + 1 == model.frozen_layers:
             edge = x
-    layers.append(model.keys_values(params, last, x, angles))
+
+    def read(block: Params, x: jax.Array, _: None) -> tuple[None, KeysValues]:
+        return None, model.keys_values(block, last[0], x, angles)
+
+    _, keys_values = depth.through(params["layers"], last, read, x)
+    layers.append(keys_values)
     return Prefilled(layers, mask, edge)
 
 
@@ -151,26 +162,46 @@ def _feed(
     slot: jax.Array,
     prompt: Prefilled,
     caches: list[KeysValues],
-    layers: range,
+    frozen: bool,
 ) -> tuple[jax.Array, list[KeysValues]]:
-    """Runs one token of every row, `[B, N, 1, D]`, through some of the layers and writes their caches at `slot`."""
+    """Runs one token of every row, `[B, N, 1, D]`, through the trunk or the top and writes its caches at `slot`."""
     angles = model.angles(position)
-    age = slot - jnp.arange(caches[0].keys.shape[3])  # of the cache's entries, in tokens; negative where unwritten
+    age = slot - jnp.arange(caches[0].keys.shape[4])  # of the cache's entries, in tokens; negative where unwritten
     caches = list(caches)
-    for layer in layers:
-        window = model.architecture.window(layer, prompt.mask.shape[1] + len(age))
+    for i, run in enumerate(model.runs):
+        if (run[0] < model.frozen_layers) != frozen:
+            continue
+        window = model.architecture.window(run[0], prompt.mask.shape[1] + len(age))
 
-        def attend(
-            q: jax.Array, k: jax.Array, v: jax.Array, layer: int = layer, window: int | None = window
-        ) -> jax.Array:
-            new = zip(caches[layer], (k, v), strict=True)
-            cache = KeysValues(*(jax.lax.dynamic_update_slice_in_dim(old, x, slot, axis=3) for old, x in new))
-            caches[layer] = cache
-            own = attention.cached(q, cache, (age >= 0) if window is None else (age >= 0) & (age < window))
-            return attention.merge(own, attention.shared(q, prompt.layers[layer], prompt.mask, position, window))
+        # The run's caches are carried from block to block, each of which writes to its own share in place.
+        def step(
+            block: Params,
+            carry: tuple[jax.Array, KeysValues],
+            inputs: tuple[jax.Array, KeysValues],
+            layer: int = run[0],
+            window: int | None = window,
+        ) -> tuple[tuple[jax.Array, KeysValues], None]:
+            (x, stack), (index, shared) = carry, inputs
+            kept: list[KeysValues] = []
 
-        x = model.block(params, layer, x, angles, attend)
+            def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+                written = KeysValues(_write(stack.keys, k, index, slot), _write(stack.values, v, index, slot))
+                kept.append(written)
+                cache = KeysValues(*(jax.lax.dynamic_index_in_dim(each, index, keepdims=False) for each in written))
+                own = attention.cached(q, cache, (age >= 0) if window is None else (age >= 0) & (age < window))
+                return attention.merge(own, attention.shared(q, shared, prompt.mask, position, window))
+
+            x = model.block(block, layer, x, angles, attend)
+            return (x, kept[0]), None
+
+        inputs = (np.arange(len(run), dtype=np.int32), prompt.layers[i])
+        (x, caches[i]), _ = depth.through(params["layers"], run, step, (x, caches[i]), inputs)
     return x, caches
+
+
+def _write(stack: jax.Array, new: jax.Array, index: jax.Array, slot: jax.Array) -> jax.Array:
+    """A block's new keys or values `[B, K, N, 1, d]` into its share of a run's `[L', B, K, N, R + 1, d]`."""
+    return jax.lax.dynamic_update_slice(stack, new[None], (index, 0, 0, 0, slot, 0))
 
 
 def decode(
@@ -208,9 +239,8 @@ def decode(
       top_k: draws from so many of the likeliest tokens alone, while log-probs stay those of the full softmax (the
         study's samples, `docs/method.md`); 0 draws from all.
     """
-    batch, layers = prompt.shape[0], range(model.architecture.layers)
-    trunk, top = layers[: model.frozen_layers], layers[model.frozen_layers :]
-    params = jax.tree.map(lambda leaf: leaf.astype(model.dtype), params)
+    batch = prompt.shape[0]
+    params = model.cast(params)
     table = model.head_table(params)
     empty = _unanswered(prompt, prompt_mask, samples, max_new_tokens, eos_id)
     first, _, positions = empty.continuation()
@@ -222,7 +252,7 @@ def decode(
         """Feeds `state.token` through the trunk and keeps its edge state."""
         position = start + state.step
         x = model.embed(params, state.token[:, :, None], position)
-        x, caches = _feed(model, params, x, position, state.step, prefilled, state.caches, trunk)
+        x, caches = _feed(model, params, x, position, state.step, prefilled, state.caches, frozen=True)
         edge = x if model.freeze else state.token[:, :, None]
         return x, jax.lax.dynamic_update_slice_in_dim(state.states, edge, state.step, axis=2), caches
 
@@ -241,7 +271,7 @@ def decode(
 
     def body(state: _State) -> _State:
         x, states, caches = run_trunk(state)
-        x, caches = _feed(model, params, x, start + state.step, state.step, prefilled, caches, top)
+        x, caches = _feed(model, params, x, start + state.step, state.step, prefilled, caches, frozen=False)
         token, log_prob = next_token(model.finish(params, x), state.step)
         alive = ~state.finished
         token = jnp.where(alive, token, eos_id)
@@ -261,8 +291,11 @@ def decode(
         )
 
     a = model.architecture
-    cache = jnp.zeros((batch, a.kv_heads, samples, max_new_tokens + 1, a.head_dim), model.dtype)
-    cache = sharding.constrain(cache, "batch", "kv_heads")
+
+    def cache(run: range) -> KeysValues:
+        empty = jnp.zeros((len(run), batch, a.kv_heads, samples, max_new_tokens + 1, a.head_dim), model.dtype)
+        return KeysValues(*[sharding.constrain(empty, None, "batch", "kv_heads")] * 2)
+
     edge_shape = (batch, samples, max_new_tokens + 1)
     states = jnp.zeros((*edge_shape, a.width), model.dtype) if model.freeze else jnp.zeros(edge_shape, jnp.int32)
     initial = _State(
@@ -273,7 +306,7 @@ def decode(
         mask=empty.response_mask,
         log_probs=jnp.zeros(empty.response.shape, jnp.float32),
         states=sharding.constrain(states, "batch"),
-        caches=[KeysValues(cache, cache)] * a.layers,
+        caches=[cache(run) for run in model.runs],
     )
     final = jax.lax.while_loop(lambda s: (s.step < max_new_tokens) & ~jnp.all(s.finished), body, initial)
     _, states, _ = run_trunk(final)  # the token sampled last, where a reward model reads

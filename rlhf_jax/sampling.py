@@ -17,6 +17,7 @@ from rlhf_jax.data.places import local
 from rlhf_jax.data.records import Example, Samples, append, read
 from rlhf_jax.data.tokenizer import decode, encode_prompt, id_count, load_tokenizer
 from rlhf_jax.errors import UserError
+from rlhf_jax.models.depth import Blocks
 from rlhf_jax.models.transformer import Model
 from rlhf_jax.runs import load_policy, load_reward
 from rlhf_jax.training.metrics import Progress
@@ -46,6 +47,7 @@ class Sampling:
       batch_size: prompts of one batch.
       dtype: of computation: "auto", "bfloat16" or "float32".
       mesh: how many devices share the batch, the parameters and the heads.
+      blocks: how the network's blocks are held, run and differentiated.
       seed: of the samples.
     """
 
@@ -63,6 +65,7 @@ class Sampling:
     batch_size: int
     dtype: str
     mesh: sharding.Mesh
+    blocks: Blocks
     seed: int
 
 
@@ -161,7 +164,7 @@ def sample_missing(
     """Samples what `sample_file` found missing beside what is done, on the mesh in use."""
     sharding.check_rows(config.batch_size, "config.sampling.batch_size")
     tokenizer = load_tokenizer(config.model)
-    base = load_policy(config.model, config.policy, config.dtype, id_count(tokenizer))
+    base = load_policy(config.model, config.policy, config.dtype, id_count(tokenizer), config.blocks)
     score = None
     if config.reward:
         score = rollouts.make_score(base.model, *load_reward(base, config.reward))

@@ -23,6 +23,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.diversity import judged
 from rlhf_jax.evaluation.reward_quality import agreement_matrix
 from rlhf_jax.evaluation.statistics import mean_and_error
+from rlhf_jax.models.depth import Blocks
 from rlhf_jax.runs import load_base, load_reward
 from rlhf_jax.scoring import make_score, score_batches
 from rlhf_jax.training.checkpoint import load_meta
@@ -53,6 +54,7 @@ class Config:
       batch_size: prompts of one batch.
       dtype: of computation: "auto", "bfloat16" or "float32".
       mesh: how many devices share the batch, the parameters and the heads.
+      blocks: how the network's blocks are held, run and differentiated.
     """
 
     stage: str
@@ -67,6 +69,7 @@ class Config:
     batch_size: int
     dtype: str
     mesh: sharding.Mesh
+    blocks: Blocks
 
 
 def encode(config: Config, tokenizer: PreTrainedTokenizerFast, record: Samples) -> Item:
@@ -86,7 +89,8 @@ def rate(config: Config, records: Sequence[Samples]) -> Iterator[list[Samples]]:
     sharding.check_rows(config.batch_size, "config.batch_size")
     tokenizer = load_tokenizer(config.model)
     items = [encode(config, tokenizer, record) for record in records]
-    base = load_base(config.model, float(load_meta(Path(config.reward))["freeze"]), config.dtype, id_count(tokenizer))
+    freeze = float(load_meta(Path(config.reward))["freeze"])
+    base = load_base(config.model, freeze, config.dtype, id_count(tokenizer), config.blocks)
     top, mean, deviation = load_reward(base, config.reward)
     tokens = sum(len(item.prompt) + sum(map(len, item.responses)) for item in items)
     print(

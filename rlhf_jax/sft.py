@@ -24,6 +24,7 @@ from rlhf_jax.data.tokenizer import decode, id_count, load_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.text import rouge_l
 from rlhf_jax.models import roles
+from rlhf_jax.models.depth import Blocks
 from rlhf_jax.models.transformer import Model, Params, merge
 from rlhf_jax.runs import describe, load_base
 from rlhf_jax.sequences import Sequences
@@ -57,6 +58,7 @@ class Config:
       freeze: fraction of the blocks that is frozen with the embeddings and the LM head; 0 trains everything.
       dtype: of computation: "auto", "bfloat16" or "float32".
       mesh: how many devices share the batch, the parameters and the heads.
+      blocks: how the network's blocks are held, run and differentiated.
       prompt_buckets: lengths (tokens) that prompts are padded to; a longer prompt is shortened to the largest.
       response_buckets: the same of responses, which are never shortened.
       truncation: what a too long prompt loses: "text", the end of its text field, or "left", its start but the BOS
@@ -86,6 +88,7 @@ class Config:
     freeze: float
     dtype: str
     mesh: sharding.Mesh
+    blocks: Blocks
     prompt_buckets: tuple[int, ...]
     response_buckets: tuple[int, ...]
     truncation: Literal["text", "left"]
@@ -222,7 +225,7 @@ def train(config: Config, workdir: Path) -> None:
         split: [sharding.rows(batch) for batch, _ in in_order(items, config.microbatch, buckets, pad)]
         for split, items in held_out.items()
     }
-    base = load_base(config.model, config.freeze, config.dtype, id_count(tokenizer))
+    base = load_base(config.model, config.freeze, config.dtype, id_count(tokenizer), config.blocks)
     transform = optimizer.make_optimizer(config.optimizer, config.steps)
     loss, unit = LOSSES[config.mean_over]
     train_step = make_train_step(partial(loss, base.model), unit, transform, config.microbatch)

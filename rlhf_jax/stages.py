@@ -46,11 +46,12 @@ ON_EVERY_HOST = frozenset({"sft", "reward", "score", "ppo", "best_of_n", "genera
 DAYS = 10 * 24 * 3600.0  # seconds
 
 # Keys, at any depth and some with the key above, that a resumed run may set anew: how often it saves and measures, how
-# it divides a batch and on how many devices, where its inputs lie, how it is watched and deals with an endpoint.
+# it divides a batch and on how many devices, how it compiles, where its inputs lie, how it is watched and deals with an
+# endpoint.
 MAY_CHANGE = frozenset(
     {
         *("checkpoint_every", "stop_grace", "evaluate_every", "microbatch", "sampling_batch"),
-        *("model", "data", "mesh", "fsdp", "tensor", "workers"),
+        *("model", "data", "mesh", "fsdp", "tensor", "workers", "blocks.scan", "blocks.remat"),
         *("profile_steps", "signal_steps", "wandb_project"),
         *("place", "indices", "quality", "sampling.batch_size"),
         *("key_variable", "concurrency", "requests_per_minute", "timeout", "attempts", "first_wait"),

@@ -63,6 +63,7 @@ class Costs:
     def __init__(self, model: Model) -> None:
         a = model.architecture
         self.model, self.itemsize = model, model.dtype.itemsize
+        self.frozen_itemsize = 1 if model.blocks.quantize_trunk == "int8" else self.itemsize
         self.batch_shares, self.tensor_shares = sharding.shares("batch"), sharding.shares("mlp")
         self.state_shares = self.tensor_shares * sharding.shares("embed")
         qkv, out, hidden = (a.heads + 2 * a.kv_heads) * a.head_dim, a.heads * a.head_dim, (1 + a.gated) * a.mlp_features
@@ -70,11 +71,11 @@ class Costs:
         self.inside = qkv + out + hidden + a.mlp_features  # features of a token that `tensor` divides
         self.trained_layers = a.layers - model.frozen_layers
 
-    def _layers(self, frozen: int, trained: int, tokens: float, pairs: float) -> Work:
+    def _layers(self, frozen: int, trained: int, tokens: float, pairs: float, trained_itemsize: int = FLOAT32) -> Work:
         """Some blocks over tokens; `pairs` are those of queries and keys in one block."""
         a, layers = self.model.architecture, frozen + trained
         flops = layers * (2 * tokens * self.layer + 4 * pairs * a.heads * a.head_dim)
-        weights = self.layer * (frozen * self.itemsize + trained * FLOAT32) / self.tensor_shares
+        weights = self.layer * (frozen * self.frozen_itemsize + trained * trained_itemsize) / self.tensor_shares
         features = 4 * a.width + self.inside / self.tensor_shares
         return Work(flops, weights + layers * tokens / self.batch_shares * features * self.itemsize)
 
@@ -117,8 +118,9 @@ class Costs:
         fed = rows.prompts * rows.samples
         pairs = fed * (rows.prompt + rows.response / 2)
         caches = self._cache(rows.prompts * (rows.prompt + rows.samples * (rows.response + 1)))
-        # Weights are cast to the compute dtype once, before the first token.
-        step = self._layers(self.model.architecture.layers, 0, fed, pairs) + self.head(fed) + Work(bytes=caches)
+        # The top's weights are cast to the compute dtype once, before the first token.
+        step = self._layers(self.model.frozen_layers, self.trained_layers, fed, pairs, self.itemsize)
+        step += self.head(fed) + Work(bytes=caches)
         return step * rows.response
 
     def _cache(self, tokens: float) -> float:

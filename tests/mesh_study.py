@@ -8,11 +8,13 @@ STAGES = ("prepare", "initialize", "sft", "sample_pairs", "preferences", "reward
 
 
 def get_config(mesh: str = "1,1,1") -> ConfigDict:
-    """The pipeline: two layers, and eight rows a microbatch and four KV heads, so that the devices can share either."""
+    """The pipeline: eight rows a microbatch and four KV heads, so that the devices can share either, and four layers of
+    which three are trained, so that two of those can be scanned.
+    """
     study = tiny.get_config()
     stages = common.ordered(**{name: study.stages[name] for name in STAGES})
-    stages.initialize.update({"kv_heads": 4, "layers": 2})
-    stages.sft.freeze = 0.5
+    stages.initialize.update({"kv_heads": 4, "layers": 4})
+    stages.sft.freeze = 0.25
     sizes = ConfigDict(dict(zip(("data", "fsdp", "tensor"), map(int, mesh.split(",")), strict=True)))
     for stage in (stages.sft, stages.reward, stages.ppo):
         stage.update({"mesh": sizes, "microbatch": 8})

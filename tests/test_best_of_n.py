@@ -43,6 +43,7 @@ def config(tmp_path_factory):
         batch_size=4,
         dtype="float32",
         mesh=tiny.MESH,
+        blocks=tiny.BLOCKS,
         seed=5,
     )
     return best_of_n.Config(stage="best_of_n", name="bon", sampling=sampling)

@@ -42,6 +42,7 @@ def config(tmp_path_factory):
         batch_size=3,
         dtype="float32",
         mesh=tiny.MESH,
+        blocks=tiny.BLOCKS,
         seed=5,
     )
     return generation.Config(stage="generate", name="sft", sampling=sampling)

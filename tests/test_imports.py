@@ -27,7 +27,7 @@ STAGE_FILES = (
     "generation",
     "export",
 )
-LOWER = ("assets", "errors", "hosts", "losses", "ops", "sequences", "sharding")
+LOWER = ("assets", "errors", "hosts", "losses", "ops", "sequences", "sharding", "stacks")
 
 # What each part may import of this package; a part is a module or a package. The most specific row counts, so
 # `models.layers` is not held to the row of `models`. A part that has no row fails the test: say where it belongs.
@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hosts": ("errors",),
     "sharding": ("errors", "hosts"),
     "chips": (),
+    "stacks": (),
     "work": ("models.transformer", "sequences", "sharding"),
     "assets": ("errors",),
     "config": ("errors",),
@@ -60,6 +61,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "models.families": ("models.architecture", "errors"),
     "models.presets": ("models.architecture",),
     "models.layout": ("models.architecture",),
+    "models.depth": ("models.architecture", "stacks"),
+    "models.quantise": (),
     "models.torch_file": ("errors",),
     "sampler": ("models", *LOWER),
     "rollouts": ("models", "sampler", "training.run", *LOWER),
@@ -71,7 +74,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "data.sources": ("data.sources", "data.formats", "data.records", "data.shifts", "errors"),
     "data.sources.rows": ("errors",),
     "data.sources.files": ("data.sources.rows", "data.records", "errors"),
-    "training": ("training", "chips", "errors", "hosts", "sequences", "sharding"),
+    "training": ("training", "chips", "errors", "hosts", "sequences", "sharding", "stacks"),
     "runs": ("models", "training", *LOWER),
     "rl": ("rl", "models", *LOWER),
     "rl.settings": ("errors",),
@@ -81,7 +84,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "evaluation": ("evaluation", "data", "assets", "config", "errors", "__init__"),
     "aot": ("chips", "errors"),
     "aot.compiled": (),
-    "aot.abstract": ("models.transformer", "rl.settings", "training.update", "sequences", "sharding"),
+    "aot.abstract": (
+        "models.transformer",
+        "models.quantise",
+        "rl.settings",
+        "training.update",
+        "sequences",
+        "sharding",
+    ),
     "aot.programs": (
         "aot",
         "assets",

@@ -7,31 +7,39 @@ import json
 import pytest
 
 from tests import tiny
-from tests.devices import assert_same, study, with_devices
+from tests.devices import TRAINED, assert_same, study, with_devices
 
 SOAK = pytest.mark.soak
+NETWORKS = (*TRAINED, "sample_pairs.sampling", "best_of_n.sampling")
+SCANNED = tuple(f"--config.stages.{stage}.blocks.scan=True" for stage in NETWORKS)
 
 
 @pytest.mark.parametrize(
-    ("mesh", "devices", "hosts"),
+    ("mesh", "devices", "hosts", "arguments"),
     [
-        ("2,2,2", 8, 2),
-        pytest.param("2,2,2", 8, 1, marks=SOAK),
-        pytest.param("8,1,1", 8, 1, marks=SOAK),
-        pytest.param("1,8,1", 8, 1, marks=SOAK),
-        pytest.param("1,1,4", 4, 1, marks=SOAK),
+        ("2,2,2", 8, 2, SCANNED),
+        pytest.param("2,2,2", 8, 1, (), marks=SOAK),
+        pytest.param("2,2,2", 8, 2, (), marks=SOAK),
+        pytest.param("8,1,1", 8, 1, (), marks=SOAK),
+        pytest.param("1,8,1", 8, 1, SCANNED, marks=SOAK),
+        pytest.param("1,1,4", 4, 1, (), marks=SOAK),
+        pytest.param("1,1,1", 1, 1, SCANNED, marks=SOAK),
     ],
 )
-def test_a_mesh_computes_what_one_device_does(whole, tmp_path, mesh, devices, hosts):
-    """Every stage that runs a network, and between them those that run on the main process alone."""
-    assert_same(study(tmp_path / whole.name, mesh, devices=devices, hosts=hosts), whole)
+def test_a_mesh_computes_what_one_device_does(whole, tmp_path, mesh, devices, hosts, arguments):
+    """Every stage that runs a network, and between them those that run on the main process alone; scanned, too, on
+    which the blocks are held and run in another form.
+    """
+    assert_same(study(tmp_path / whole.name, mesh, *arguments, devices=devices, hosts=hosts), whole)
 
 
 @pytest.mark.soak
 def test_a_run_resumes_on_another_mesh(whole, tmp_path):
-    """Checkpoints hold whole arrays, wherever they lay; PPO's last step is made on other devices than its first two."""
+    """Checkpoints hold whole arrays, each block for itself, wherever and however they lay: PPO's last step is made on
+    other devices than its first two, and scanned.
+    """
     folder = study(tmp_path / whole.name, "2,2,2", "--config.stages.ppo.steps=2")
-    assert_same(study(folder, "8,1,1"), whole)
+    assert_same(study(folder, "8,1,1", *SCANNED), whole)
 
 
 def test_parameters_lie_on_the_devices_that_the_mesh_says(tmp_path):

@@ -263,6 +263,7 @@ def config(tmp_path_factory):
         loading=tiny.LOADING,
         dtype="float32",
         mesh=tiny.MESH,
+        blocks=tiny.BLOCKS,
         prompt_buckets=(96,),
         truncation="text",
         prompts=4,

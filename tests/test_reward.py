@@ -64,6 +64,7 @@ def config(tmp_path_factory):
         evaluate_every=2,
         dtype="float32",
         mesh=tiny.MESH,
+        blocks=tiny.BLOCKS,
         prompt_buckets=(96,),
         response_buckets=(32,),
         truncation="text",

@@ -52,6 +52,7 @@ def config(tmp_path_factory):
         batch_size=2,
         dtype="float32",
         mesh=tiny.MESH,
+        blocks=tiny.BLOCKS,
     )
 
 

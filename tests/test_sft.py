@@ -60,6 +60,7 @@ def config(tmp_path_factory):
         freeze=tiny.FREEZE,
         dtype="float32",
         mesh=tiny.MESH,
+        blocks=tiny.BLOCKS,
         prompt_buckets=(96,),
         response_buckets=(24,),
         truncation="text",

@@ -93,6 +93,16 @@ def test_what_does_not_change_the_result_may_change(
     assert capsys.readouterr().out == ""
 
 
+def test_blocks_may_run_in_another_way_on_the_same_weights() -> None:
+    """Scanning and rematerialisation change no number; an int8 trunk does."""
+    before = {"blocks": {"scan": False, "remat": "none", "quantize_trunk": "none"}, "scan": False}
+    after = {"blocks": {"scan": True, "remat": "full", "quantize_trunk": "int8"}, "scan": True}
+    assert stages.differences(before, after) == (
+        ["blocks.scan: false -> true", 'blocks.remat: "none" -> "full"'],
+        ['blocks.quantize_trunk: "none" -> "int8"', "scan: false -> true"],
+    )
+
+
 def test_steps_may_change_under_a_constant_schedule_only(ran: list[Any], tmp_path: Path) -> None:
     for schedule, allowed in {"constant": True, "cosine": False}.items():
         first, second = (

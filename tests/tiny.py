@@ -22,6 +22,7 @@ from rlhf_jax.data.loading import Loading
 from rlhf_jax.data.records import Example, write
 from rlhf_jax.data.tokenizer import train_tokenizer
 from rlhf_jax.models.architecture import Architecture
+from rlhf_jax.models.depth import Blocks
 from rlhf_jax.models.pretrained import save_pretrained
 from rlhf_jax.models.transformer import Model, Params
 from rlhf_jax.rl.settings import Algorithm, Paper
@@ -32,6 +33,7 @@ from rlhf_jax.training.update import State
 
 MESH = Mesh(data=1, fsdp=1, tensor=1)
 LOADING = Loading(workers=0, drop_shards=False)
+BLOCKS = Blocks()
 VOCABULARY = 300
 FREEZE = 0.5  # one block of two or three
 

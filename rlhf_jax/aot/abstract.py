@@ -13,6 +13,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rlhf_jax import sharding
+from rlhf_jax.models.quantise import is_quantised
 from rlhf_jax.models.transformer import Model, Params
 from rlhf_jax.rl.settings import Algorithm
 from rlhf_jax.sequences import Sequences
@@ -20,13 +21,13 @@ from rlhf_jax.training.update import State
 
 
 def parameters(model: Model) -> tuple[Params, Params]:
-    """`(trunk, top)` as `models.pretrained.load` places them: the trunk in the compute dtype, the top in float32."""
+    """`(trunk, top)` in the dtypes and places that `models.pretrained.load` gives them."""
     axes = model.logical_axes()
 
     def place(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         dtype = model.dtype if model.is_frozen(name) else jnp.float32
-        return sharding.abstract(leaf.shape, dtype, axes[name])
+        return sharding.abstract(leaf.shape, jnp.int8 if is_quantised(name, axes) else dtype, axes[name])
 
     shapes = nn.meta.unbox(jax.eval_shape(lambda: model.init(jax.random.key(0))))
     return model.split(jax.tree.map_with_path(place, shapes))

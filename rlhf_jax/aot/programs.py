@@ -102,7 +102,7 @@ def list_programs(config: Any) -> list[Program]:
 
 def _sft(config: sft.Config) -> list[Program]:
     check_divides("config.microbatch", config.microbatch, "config.batch_size", config.batch_size)
-    model = Model(architecture(config.model), dtype(config.dtype), config.freeze)
+    model = Model(architecture(config.model), dtype(config.dtype), config.freeze, blocks=config.blocks)
     trunk, top = abstract.parameters(model)
     transform = optimizer.make_optimizer(config.optimizer, config.steps)
     state = abstract.state(State, top, transform)
@@ -126,7 +126,7 @@ def _sft(config: sft.Config) -> list[Program]:
 
 def _reward(config: reward.Config) -> list[Program]:
     check_divides("config.microbatch", config.microbatch, "config.batch_size", config.batch_size)
-    model = Model(architecture(config.model), dtype(config.dtype), FREEZE)
+    model = Model(architecture(config.model), dtype(config.dtype), FREEZE, blocks=config.blocks)
     trunk, top = abstract.parameters(model)
     top = abstract.with_head(model, top, "reward")
     transform = optimizer.make_optimizer(config.optimizer, config.steps)
@@ -149,7 +149,7 @@ def _reward(config: reward.Config) -> list[Program]:
 def _ppo(config: ppo.Config) -> list[Program]:
     ppo.check(config)
     settings = config.algorithm
-    model = Model(architecture(config.model), dtype(config.dtype), FREEZE)
+    model = Model(architecture(config.model), dtype(config.dtype), FREEZE, blocks=config.blocks)
     trunk, policy = abstract.parameters(model)
     reference, judge = abstract.alike(policy), abstract.with_head(model, abstract.alike(policy), "reward")
     top = {**policy, "value": abstract.value(model, settings, policy)}
@@ -193,7 +193,8 @@ def _ppo(config: ppo.Config) -> list[Program]:
 
 
 def _sampling(config: sampling.Sampling) -> list[Program]:
-    model = Model(architecture(config.model), dtype(config.dtype), FREEZE if config.policy else 0.0)
+    freeze = FREEZE if config.policy else 0.0
+    model = Model(architecture(config.model), dtype(config.dtype), freeze, blocks=config.blocks)
     trunk, top = abstract.parameters(model)
     judge = None
     if config.reward:
@@ -217,13 +218,12 @@ def _sample(
     batch = abstract.sequences(rows.prompts, 0, rows.prompt, 0)
     ids = abstract.rows(jax.ShapeDtypeStruct((rows.prompts,), jnp.int32))
     inputs = (trunk, top, batch.prompt, batch.prompt_mask)
-    prefilled = abstract.rows(jax.eval_shape(sample.prefill, *inputs))
-    heads = [
-        jax.tree.map(lambda leaf: sharding.abstract(leaf.shape, leaf.dtype, ("batch", "kv_heads", None, None)), layer)
-        for layer in prefilled.layers
-    ]
+    prefilled = jax.eval_shape(sample.prefill, *inputs)
+    by_heads = (None, "batch", "kv_heads", None, None)
+    layers = jax.tree.map(lambda leaf: sharding.abstract(leaf.shape, leaf.dtype, by_heads), prefilled.layers)
+    prefilled = abstract.rows(prefilled.replace(layers=[])).replace(layers=layers)
     temperature = abstract.whole(jax.ShapeDtypeStruct((), jnp.float32))
-    arguments = (*inputs, prefilled.replace(layers=heads), ids, abstract.key(), temperature)
+    arguments = (*inputs, prefilled, ids, abstract.key(), temperature)
     return [
         _program("prefill", sample.prefill, inputs, resident, costs.prefill(rows._replace(samples=0)), calls),
         _program("decode", sample.decode_at, arguments, resident, costs.decode(rows), calls),

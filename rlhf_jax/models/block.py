@@ -29,6 +29,7 @@ class Block(nn.Module):
     """
 
     architecture: Architecture
+    quantised: bool = False  # its products, as in `Dense`
 
     def setup(self) -> None:
         a = self.architecture
@@ -37,13 +38,13 @@ class Block(nn.Module):
         qkv = (a.kv_heads, a.group + 2, a.head_dim)
         heads = (a.kv_heads, a.group, a.head_dim)
         self.attention_norm = norm(a.epsilon)
-        self.qkv = Dense((a.width,), qkv, ("embed", "kv_heads", "qkv", "head_dim"), a.qkv_bias)
+        self.qkv = Dense((a.width,), qkv, ("embed", "kv_heads", "qkv", "head_dim"), a.qkv_bias, self.quantised)
         if a.qk_norm:
             self.q_norm = RMSNorm(a.epsilon, "head_dim")
             self.k_norm = RMSNorm(a.epsilon, "head_dim")
-        self.out = Dense(heads, (a.width,), ("kv_heads", "group", "head_dim", "embed"), a.out_bias)
+        self.out = Dense(heads, (a.width,), ("kv_heads", "group", "head_dim", "embed"), a.out_bias, self.quantised)
         self.mlp_norm = norm(a.epsilon)
-        self.mlp = mlp(a.width, a.mlp_features, ACTIVATIONS[a.activation], a.mlp_bias)
+        self.mlp = mlp(a.width, a.mlp_features, ACTIVATIONS[a.activation], a.mlp_bias, self.quantised)
 
     def __call__(self, x: jax.Array, angles: Angles | None, attend: Attend) -> jax.Array:
         """`[B, ..., S, D] -> [B, ..., S, D]`; `angles` as in `queries_keys_values`."""

@@ -21,12 +21,16 @@ Activation = Callable[[jax.Array], jax.Array]
 
 
 class Dense(nn.Module):
-    """A linear map between axis groups: `[..., *inputs] -> [..., *outputs]`."""
+    """A linear map between axis groups: `[..., *inputs] -> [..., *outputs]`.
+
+    `quantised`: the kernel may hold int8, and the product is scaled by `kernel_scale`, one number for each output.
+    """
 
     inputs: Sequence[int]
     outputs: Sequence[int]
     axes: Sequence[str]
     bias: bool = False
+    quantised: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -34,9 +38,13 @@ class Dense(nn.Module):
         init = nn.with_logical_partitioning(nn.initializers.normal(deviation), tuple(self.axes))
         kernel = self.param("kernel", init, (*self.inputs, *self.outputs), jnp.float32)
         y = dense(x, kernel, len(self.inputs))
+        outputs = tuple(self.axes[len(self.inputs) :])
+        if self.quantised:
+            init = nn.with_logical_partitioning(nn.initializers.ones, outputs)
+            y = y * self.param("kernel_scale", init, tuple(self.outputs), jnp.float32).astype(y.dtype)
         if not self.bias:
             return y
-        init = nn.with_logical_partitioning(nn.initializers.zeros, tuple(self.axes[len(self.inputs) :]))
+        init = nn.with_logical_partitioning(nn.initializers.zeros, outputs)
         return y + self.param("bias", init, tuple(self.outputs), jnp.float32).astype(y.dtype)
 
 
@@ -124,17 +132,23 @@ class GatedMLP(nn.Module):
     features: int
     activation: Activation
     bias: bool = False
+    quantised: bool = False
 
     def setup(self) -> None:
         init = nn.with_logical_partitioning(nn.initializers.normal(self.width**-0.5), ("embed", "gate_up", "mlp"))
         self.gate_up = self.param("gate_up", init, (self.width, 2, self.features), jnp.float32)
+        if self.quantised:
+            init = nn.with_logical_partitioning(nn.initializers.ones, ("gate_up", "mlp"))
+            self.gate_up_scale = self.param("gate_up_scale", init, (2, self.features), jnp.float32)
         if self.bias:
             init = nn.with_logical_partitioning(nn.initializers.zeros, ("gate_up", "mlp"))
             self.gate_up_bias = self.param("gate_up_bias", init, (2, self.features), jnp.float32)
-        self.down = Dense((self.features,), (self.width,), ("mlp", "embed"), self.bias)
+        self.down = Dense((self.features,), (self.width,), ("mlp", "embed"), self.bias, self.quantised)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         gate, up = gate_and_up(x.reshape(-1, self.width), self.gate_up.astype(x.dtype))
+        if self.quantised:
+            gate, up = gate * self.gate_up_scale[0].astype(x.dtype), up * self.gate_up_scale[1].astype(x.dtype)
         if self.bias:
             gate, up = gate + self.gate_up_bias[0].astype(x.dtype), up + self.gate_up_bias[1].astype(x.dtype)
         return self.down(self.activation(gate) * up).reshape(x.shape)
@@ -147,10 +161,11 @@ class PlainMLP(nn.Module):
     features: int
     activation: Activation
     bias: bool = False
+    quantised: bool = False
 
     def setup(self) -> None:
-        self.up = Dense((self.width,), (self.features,), ("embed", "mlp"), self.bias)
-        self.down = Dense((self.features,), (self.width,), ("mlp", "embed"), self.bias)
+        self.up = Dense((self.width,), (self.features,), ("embed", "mlp"), self.bias, self.quantised)
+        self.down = Dense((self.features,), (self.width,), ("mlp", "embed"), self.bias, self.quantised)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.down(self.activation(self.up(x)))

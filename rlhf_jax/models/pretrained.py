@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import assets, sharding
+from rlhf_jax import assets, sharding, stacks
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import layout
+from rlhf_jax.models.depth import UNROLLED, Blocks
 from rlhf_jax.models.families import FAMILIES, to_hugging_face
+from rlhf_jax.models.quantise import is_quantised, quantise, scale_path
 from rlhf_jax.models.sources import Source, open_source
 from rlhf_jax.models.transformer import Model, Params
 
@@ -56,6 +58,7 @@ def load(
     dtype: jnp.dtype,
     ids: int | None = None,
     vocabulary_multiple: int = 1,
+    blocks: Blocks = UNROLLED,
     check_finite: bool = False,
 ) -> Pretrained:
     """Loads a model for a stage: the frozen part in the compute dtype, the trained part in float32.
@@ -66,6 +69,7 @@ def load(
       dtype: compute dtype.
       ids: how many ids the tokenizer knows, as in `Model`.
       vocabulary_multiple: as in `Model`.
+      blocks: as in `Model`.
       check_finite: whether to look for NaN and infinity in every tensor, which reads them once more.
 
     Raises:
@@ -73,7 +77,7 @@ def load(
         the embedding has rows, or a tensor is not finite.
     """
     path = assets.resolve(name)
-    return load_source(open_source(path), path, freeze, dtype, ids, vocabulary_multiple, check_finite)
+    return load_source(open_source(path), path, freeze, dtype, ids, vocabulary_multiple, blocks, check_finite)
 
 
 def load_source(
@@ -83,6 +87,7 @@ def load_source(
     dtype: jnp.dtype,
     ids: int | None = None,
     vocabulary_multiple: int = 1,
+    blocks: Blocks = UNROLLED,
     check_finite: bool = False,
 ) -> Pretrained:
     """As `load`, of tensors that are open already; messages name them by `path`."""
@@ -91,22 +96,47 @@ def load_source(
         raise UserError(
             f"{path}: the tokenizer knows {ids} ids and the embedding has {vocabulary} rows, expected as many"
         )
-    model = Model(source.architecture, dtype, freeze, ids, vocabulary_multiple)
+    model = Model(source.architecture, dtype, freeze, ids, vocabulary_multiple, blocks)
     entries = list(layout.entries(source.architecture, model.rows))
     _check_names(source, entries, path)
     trunk_digest = hashlib.sha256()
     axes = model.logical_axes()
     params: Params = {}
+    for place, parts in _by_place(model, entries).items():
+        held: dict[str, list[np.ndarray]] = {}
+        for entry in parts:
+            tensors = [_read(source, tensor, shape, path, check_finite) for tensor, shape in entry.tensors.items()]
+            for name, array in _as_held(model, axes, place, entry.join(*tensors)).items():
+                held.setdefault(name, []).append(array)
+        for name, arrays in held.items():
+            array = np.stack(arrays) if len(axes[name]) > arrays[0].ndim else arrays[0]
+            layout.put(params, name, sharding.place(array, axes[name]))
     for entry in entries:
-        frozen = model.is_frozen(entry.path)
-        tensors = [_read(source, tensor, shape, path, check_finite) for tensor, shape in entry.tensors.items()]
-        if frozen:
-            for tensor in entry.tensors:
-                trunk_digest.update(f"{tensor} {source.digest(tensor)}\n".encode())
-        array = np.asarray(entry.join(*tensors), dtype if frozen else jnp.float32)
-        layout.put(params, entry.path, sharding.place(array, axes[entry.path]))
+        for tensor in entry.tensors if model.is_frozen(entry.path) else ():
+            trunk_digest.update(f"{tensor} {source.digest(tensor)}\n".encode())
     trunk, top = model.split(params)
     return Pretrained(model, trunk, top, trunk_digest.hexdigest() if freeze else "none")
+
+
+def _by_place(model: Model, entries: Sequence[layout.Entry]) -> dict[str, list[layout.Entry]]:
+    """The entries by the path of the parameter that they are, or are stacked to."""
+    names = {str(i): stacks.name(run) for run in model.runs for i in run}
+    places: dict[str, list[layout.Entry]] = {}
+    for entry in entries:
+        kind, *rest = entry.path.split("/")
+        held = "/".join([kind, names[rest[0]], *rest[1:]]) if kind == "layers" else entry.path
+        places.setdefault(held, []).append(entry)
+    return places
+
+
+def _as_held(
+    model: Model, axes: Mapping[str, Sequence[str | None]], path: str, array: np.ndarray
+) -> dict[str, np.ndarray]:
+    """One block's part of a parameter in the dtype that it is held in, or as int8 and a scale, by their paths."""
+    if not is_quantised(path, axes):
+        return {path: np.asarray(array, model.dtype if model.is_frozen(path) else jnp.float32)}
+    scale = scale_path(path)
+    return dict(zip((path, scale), quantise(array, len(axes[path]) - len(axes[scale]), model.dtype), strict=True))
 
 
 def _check_names(source: Source, entries: Sequence[layout.Entry], path: Path) -> None:
@@ -158,6 +188,7 @@ def to_hugging_face_tensors(model: Model, params: Params) -> dict[str, np.ndarra
     The arrays are views of the parameters' copies on the host, not contiguous.
     """
     tensors: dict[str, np.ndarray] = {}
+    params = stacks.unstacked(params)
     for entry in layout.entries(model.architecture, model.rows):
         tensors |= zip(entry.tensors, entry.split(np.asarray(layout.get(params, entry.path))), strict=True)
     return tensors

@@ -8,7 +8,8 @@ Parameters are one nested dict:
 and where the architecture has them embed/positions [P, D], embed/project [E, D], norm/bias [D] and head/project [D, E].
 
 `Model.split` cuts that dict at the trunk's edge, `merge` joins it again without a copy. What runs is decided by which
-layers are asked for, so trunk once and the whole network are the same code.
+layers are asked for, so trunk once and the whole network are the same code. A network that is scanned has runs of
+blocks as one array each, `layers/<first>-<last>/...` (`depth`, `stacks`).
 
 Shape letters: B prompts, N responses of one prompt, P prompt length, R response length, D width, E outer width (D but
 for OPT-350M), V vocabulary, K KV heads, d head width, L layers.
@@ -24,12 +25,14 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax import sharding
+from rlhf_jax import sharding, stacks
 from rlhf_jax.errors import UserError
-from rlhf_jax.models import attention
+from rlhf_jax.models import attention, depth
 from rlhf_jax.models.architecture import POSITION_OFFSET, Architecture
 from rlhf_jax.models.attention import KeysValues
 from rlhf_jax.models.block import NORMS, Angles, Attend, Block
+from rlhf_jax.models.depth import UNROLLED, Blocks
+from rlhf_jax.models.initial import random_parameters
 from rlhf_jax.models.layers import rotary_angles
 from rlhf_jax.models.products import dense
 from rlhf_jax.sequences import Sequences, real_positions
@@ -67,6 +70,7 @@ class Model:
       ids: how many ids the tokenizer knows, or None for all of V; the rest is neither sampled nor in a softmax.
       vocabulary_multiple: the embedding and the LM head are stored with V rounded up to a multiple of this, so that a
         mesh divides them; the rows past V are padding.
+      blocks: how the blocks are held, run and differentiated.
     """
 
     architecture: Architecture
@@ -74,6 +78,7 @@ class Model:
     freeze: float = 0.0
     ids: int | None = None
     vocabulary_multiple: int = 1
+    blocks: Blocks = UNROLLED
 
     @property
     def rows(self) -> int:
@@ -90,64 +95,53 @@ class Model:
         """Blocks in the trunk."""
         return int(self.freeze * self.architecture.layers)
 
+    @property
+    def runs(self) -> list[range]:
+        """All blocks in order, those together that are held and compiled as one."""
+        return depth.runs(self.architecture, self.frozen_layers, self.blocks.scan)
+
     def is_frozen(self, path: str) -> bool:
         """Whether the parameter at a path ("layers/3/qkv/kernel") belongs to the trunk."""
         kind, *rest = path.split("/")
         if not self.freeze:
             return False
-        return kind in ("embed", "head") or (kind == "layers" and int(rest[0]) < self.frozen_layers)
+        return kind in ("embed", "head") or (kind == "layers" and stacks.blocks(rest[0])[0] < self.frozen_layers)
 
     def split(self, params: Params) -> tuple[Params, Params]:
         """Cuts parameters into `(trunk, top)`; leaves are not copied."""
         if not self.freeze:
             return {}, params
-        frozen = {str(i) for i in range(self.frozen_layers)}
+        frozen = {stacks.name(run) for run in self.runs if run[0] < self.frozen_layers}
         trunk = {key: params[key] for key in ("embed", "head") if key in params}
         top = {key: params[key] for key in params if key not in ("embed", "head", "layers")}
         trunk["layers"] = {i: block for i, block in params["layers"].items() if i in frozen}
         top["layers"] = {i: block for i, block in params["layers"].items() if i not in frozen}
         return trunk, top
 
+    def cast(self, params: Params) -> Params:
+        """Parameters in the compute dtype, as the network would cast them where it uses them; int8 ones stay."""
+        return jax.tree.map(lambda x: x.astype(self.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, params)
+
     def init(self, key: jax.Array) -> Params:
         """Random parameters in float32, boxed with their logical axes (`nn.meta.unbox` gives plain arrays)."""
-        a = self.architecture
-        *layers, embed, positions, project_in, head, project_out = jax.random.split(key, a.layers + 5)
-
-        def table(key: jax.Array, rows: int, width: int, axis: str) -> Any:
-            init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (axis, "embed"))
-            return init(key, (rows, width), jnp.float32)
-
-        def project(key: jax.Array, rows: int, columns: int) -> Any:
-            init = nn.with_logical_partitioning(nn.initializers.normal(rows**-0.5), (None, "embed"))
-            return init(key, (rows, columns), jnp.float32)
-
-        x = jnp.zeros((1, 1, a.width))
-        angles = self.angles(jnp.zeros((1, 1), jnp.int32))
-        params: Params = {"embed": {"table": table(embed, self.rows, a.outer_width, "vocab")}}
-        if a.rotary is None:
-            params["embed"]["positions"] = table(positions, a.max_length + POSITION_OFFSET, a.width, "positions")
-        if a.embed_width:
-            params["embed"]["project"] = project(project_in, a.outer_width, a.width)
-        params["layers"] = {
-            str(i): self._block.init(layers[i], x, angles, lambda q, k, v: q)["params"] for i in range(a.layers)
-        }
-        if a.final_norm:
-            params["norm"] = self._norm.init(key, x)["params"]
-        if not a.tied:
-            params["head"] = {"table": table(head, self.rows, a.outer_width, "vocab")}
-        if a.embed_width:
-            params.setdefault("head", {})["project"] = project(project_out, a.width, a.outer_width)
-        return params
+        a, angles = self.architecture, self.angles(jnp.zeros((1, 1), jnp.int32))
+        blocks = [self._block(layer) for layer in range(a.layers)]
+        return stacks.stacked(random_parameters(a, blocks, self.rows, angles, key), self.runs)
 
     def logical_axes(self) -> dict[str, tuple[str | None, ...]]:
         """The logical axes of every parameter, by its path ("layers/3/qkv/kernel")."""
         boxed = jax.eval_shape(lambda: self.init(jax.random.key(0)))
         leaves = jax.tree.leaves_with_path(boxed, is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata))
-        return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.names for path, leaf in leaves}
+        # A stack's first axis has no name: it is not divided.
+        return {
+            jax.tree_util.keystr(path, simple=True, separator="/"): (None,) * (leaf.value.ndim - len(leaf.names))
+            + leaf.names
+            for path, leaf in leaves
+        }
 
-    @property
-    def _block(self) -> Block:
-        return Block(self.architecture)
+    def _block(self, layer: int) -> Block:
+        quantised = self.blocks.quantize_trunk == "int8" and layer < self.frozen_layers
+        return Block(self.architecture, quantised)
 
     @property
     def _norm(self) -> nn.Module:
@@ -194,14 +188,15 @@ class Model:
         return None if a.rotary is None else rotary_angles(positions, a.rotary.frequencies(a.head_dim))
 
     def block(self, params: Params, layer: int, x: jax.Array, angles: Angles | None, attend: Attend) -> jax.Array:
-        """One block, `[B, ..., D] -> [B, ..., D]`; see `block.Block` for `attend`."""
-        x = self._block.apply({"params": params["layers"][str(layer)]}, x, angles, attend)
-        return sharding.constrain(x, "batch")
+        """One block by its own parameters, `[B, ..., D] -> [B, ..., D]`; see `block.Block` for `attend`.
+
+        Of `layer` matters here and below what a run of blocks has in common: any block of the run will do.
+        """
+        return sharding.constrain(self._block(layer).apply({"params": params}, x, angles, attend), "batch")
 
     def keys_values(self, params: Params, layer: int, x: jax.Array, angles: Angles | None) -> KeysValues:
         """Keys and values alone, for a prompt whose queries nobody asks for: `[B, K, P, d]` each."""
-        block = {"params": params["layers"][str(layer)]}
-        _, k, v = self._block.apply(block, x, angles, method=Block.queries_keys_values)
+        _, k, v = self._block(layer).apply({"params": params}, x, angles, method=Block.queries_keys_values)
         return KeysValues(k, v)
 
     def read_context(
@@ -222,25 +217,26 @@ class Model:
         context_angles = self.angles(real_positions(context_mask))
         _, mask, positions = sequences.continuation()
         angles = self.angles(positions)
-        context, x = edge.context, edge.continuation
-        for layer in layers:
-            if layer == self.architecture.layers - 1:  # nobody reads the prompt's states after the last block
-                prompt = self.keys_values(params, layer, context, context_angles)
-            else:
-                context, prompt = self.read_context(params, layer, context, context_mask, context_angles)
-            window = self.architecture.window(layer, context.shape[1] + sequences.response.shape[2])
+        for run in self.runs:
+            if run[0] not in layers:
+                continue
+            window = self.architecture.window(run[0], edge.context.shape[1] + sequences.response.shape[2])
 
-            def attend(
-                q: jax.Array,
-                k: jax.Array,
-                v: jax.Array,
-                prompt: KeysValues = prompt,
-                window: int | None = window,
-            ) -> jax.Array:
-                return attention.responses(q, KeysValues(k, v), prompt, mask, context_mask, positions, window)
+            def step(block: Params, edge: Edge, _: None, run: range = run, window: int | None = window) -> Any:
+                context, x = edge.context, edge.continuation
+                if run[0] == self.architecture.layers - 1:  # nobody reads the prompt's states after the last block
+                    prompt = self.keys_values(block, run[0], context, context_angles)
+                else:
+                    context, prompt = self.read_context(block, run[0], context, context_mask, context_angles)
 
-            x = self.block(params, layer, x, angles, attend)
-        return Edge(context, x)
+                def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+                    return attention.responses(q, KeysValues(k, v), prompt, mask, context_mask, positions, window)
+
+                return Edge(context, self.block(block, run[0], x, angles, attend)), None
+
+            step = depth.rematerialised(step, self.blocks.remat, run)
+            edge, _ = depth.through(params["layers"], run, step, edge)
+        return edge
 
     def _embedded(self, params: Params, sequences: Sequences, edge: Edge) -> Edge:
         """The states below the first block, of an edge that holds token ids."""
@@ -292,7 +288,11 @@ class Model:
         positions = real_positions(mask)
         angles = self.angles(positions)
         x = self.embed(params, jnp.asarray(tokens), positions)
-        for layer in range(self.architecture.layers):
-            x, _ = self.read_context(params, layer, x, mask, angles)
+        for run in self.runs:
+
+            def step(block: Params, x: jax.Array, _: None, layer: int = run[0]) -> tuple[jax.Array, None]:
+                return self.read_context(block, layer, x, mask, angles)[0], None
+
+            x, _ = depth.through(params["layers"], run, step, x)
         table = self.head_table(params)[: self.architecture.vocabulary].astype(self.dtype)
         return jnp.einsum("bte,ve->btv", self.finish(params, x), table, preferred_element_type=jnp.float32)

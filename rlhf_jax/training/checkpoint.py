@@ -2,7 +2,8 @@
 
 A checkpoint is the folder `<directory>/<step>` with four items, each readable without the others:
 
-* `top`: the trained part of the network, as a nested dict of arrays; other stages read only this;
+* `top`: the trained part of the network, as a nested dict of arrays, each block for itself (`stacks`); other stages
+  read only this;
 * `rest`: every other array of the state, by its path in the state;
 * `meta`: JSON that describes the top (stage, role, the trunk's fingerprint, normalisation constants, ...);
 * `timing`: JSON of clock readings, which are no part of what a resumed run must reproduce.
@@ -25,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import hosts
+from rlhf_jax import hosts, stacks
 from rlhf_jax.errors import UserError
 
 _ITEMS = ("top", "rest", "meta", "timing")
@@ -96,7 +97,7 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        top, rest = _split(state)
+        top, rest = _split(stacks.unstacked(state))
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves((top, rest)))
         free = shutil.disk_usage(self.directory).free
         if free < needed:
@@ -145,15 +146,15 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         folder = _folder(self.directory, step)
-        top, rest = _split(abstract_state)
+        placed = jax.tree.map(_placed, abstract_state)
+        top, rest = _split(stacks.unstacked(placed))
         arguments = {}
         for name, item in {"top": top, "rest": rest}.items():
             _check_same(folder / name, item)
-            arguments[name] = ocp.args.StandardRestore(jax.tree.map(_placed, item))
+            arguments[name] = ocp.args.StandardRestore(item)
         items = _read(folder, **arguments)
         leaves = _by_path({"top": items["top"]}) | items["rest"]
-        paths, structure = jax.tree.flatten_with_path(abstract_state)
-        return jax.tree.unflatten(structure, [leaves[_name(path)] for path, _ in paths])
+        return jax.tree.map_with_path(lambda path, leaf: _collected(_name(path), leaf, leaves), placed)
 
     def meta(self, step: int | None = None) -> dict[str, Any]:
         """The `meta` of the checkpoint of `step`, the latest by default. Raises UserError if there is none."""
@@ -289,6 +290,14 @@ def _placed(leaf: Any) -> Any:
         return leaf
     sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _collected(path: str, leaf: Any, leaves: Mapping[str, Any]) -> Any:
+    """The array at a path, placed as `leaf`, from the leaves of each block."""
+    parts = [leaves[name] for name in stacks.paths(path)]
+    if len(parts) == 1:
+        return parts[0]
+    return np.stack(parts) if isinstance(leaf, np.ndarray) else jax.device_put(jnp.stack(parts), leaf.sharding)
 
 
 def _read(folder: Path, **arguments: Any) -> Any:

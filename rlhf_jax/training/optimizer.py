@@ -77,6 +77,6 @@ def _schedule(config: Config, total_steps: int) -> optax.Schedule:
 
 def _decayed(params: Any) -> Any:
     def is_matrix(path: tuple[Any, ...], leaf: Any) -> bool:
-        return leaf.ndim >= 2 and not jax.tree_util.keystr(path[-1:], simple=True).endswith("bias")
+        return leaf.ndim >= 2 and not jax.tree_util.keystr(path[-1:], simple=True).endswith(("bias", "scale"))
 
     return jax.tree.map_with_path(is_matrix, params)

@@ -142,6 +142,21 @@ def test_decoding_moves_no_weights_but_where_they_are_divided_for_training_alone
     assert (max(inside) >= smallest) == moves_weights
 
 
+@needs_libtpu
+def test_a_scanned_program_sends_what_an_unrolled_one_does(arguments, tmp_path):
+    """Collectives inside the scan over blocks are counted as often as it turns, within decoding's own loop."""
+    deep = [*arguments, f"--config.model={tiny.write_model(tmp_path / 'model', layers=12, **WIDE)}"]
+    unrolled, scanned = (
+        decode_collectives([*deep, f"--config.blocks.scan={scan}"], "tensor") for scan in (False, True)
+    )
+    assert len(scanned) < len(unrolled)
+    assert moved(scanned) == moved(unrolled)
+
+
+def moved(found: list[Collective]) -> int:
+    return sum(each.moved * each.times for each in found)
+
+
 def decode_collectives(arguments: list[str], axis: str) -> list[Collective]:
     from rlhf_jax.main import read_flags
 

@@ -116,7 +116,7 @@ def test_the_whole_network_is_differentiable_through_prompt_and_response():
         positions = jnp.cumsum(mask, axis=1) - 1
         x, angles = model.embed(params, tokens, positions), model.angles(positions)
         for layer in range(2):
-            x, _ = model.read_context(params, layer, x, jnp.asarray(mask), angles)
+            x, _ = model.read_context(params["layers"][str(layer)], layer, x, jnp.asarray(mask), angles)
         return jnp.sum(model.finish(params, x) * cotangents)
 
     actual, expected = jit(jax.grad(shared))(params), jit(jax.grad(plain))(params)
