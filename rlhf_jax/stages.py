@@ -19,8 +19,8 @@ from rlhf_jax.config import parse, suggest, to_dict
 from rlhf_jax.errors import UserError
 
 STAGES = {
-    "generate_tasks": "rlhf_jax.generate_tasks",
     "prepare": "rlhf_jax.prepare",
+    "generate_tasks": "rlhf_jax.generate_tasks",
     "initialize": "rlhf_jax.initialize",
     "add_difference": "rlhf_jax.add_difference",
     "sft": "rlhf_jax.sft",

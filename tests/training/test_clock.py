@@ -63,10 +63,10 @@ def test_the_wait_for_data_is_a_share_of_the_lap(hands):
     clock = Clock()
     clock.time("data", hands.move, 1.0)
     clock.time("update", hands.move, 3.0)
-    lap = clock.lap(tokens=8)
+    lap = clock.lap(tokens=8, flops={})
     assert (lap["data_wait"], lap["data_seconds"], lap["host_seconds"]) == (0.25, 1.0, 0.0)
     clock.time("update", hands.move, 4.0)
-    assert "data_wait" not in clock.lap(tokens=8)
+    assert "data_wait" not in clock.lap(tokens=8, flops={})
 
 
 def test_a_call_within_a_call_is_counted_for_its_own_phase_alone(hands):
