@@ -1,6 +1,6 @@
 """What tokenising once costs, and what a training step waits for its data: 120,000 posts of TL;DR's layout.
 
-    .venv/bin/python benchmarks/data.py
+    PYTHONPATH=. .venv/bin/python benchmarks/data.py
 
 The posts are made of the words of this project's docs, as long as TL;DR's are: 60 to 420 words, and 12 to 40 of a
 summary. What `prepare` does with them is timed phase by phase, from JSONL files to ArrayRecord. Then batches are read
