@@ -171,7 +171,7 @@ def samples_rouge(
         range(len(items)),
         batch_size=batch_size,
         pad_id=tokenizer.eos_token_id,
-        key=sharding.spread(jax.random.key(jax.device_put(0))),  # greedy: not used
+        key=jax.random.key(sharding.spread(0)),  # greedy: not used
     )
     outputs = {index: responses.tokens[0] for batch in batches for index, responses in batch}
     texts = [(decode(tokenizer, outputs[i]), decode(tokenizer, item.responses[0])) for i, item in enumerate(items)]
