@@ -148,7 +148,7 @@ def test_a_classifier_by_name_divides_a_study_s_data(tmp_path):
     for file in ("train", "valid", "test"):
         write(tmp_path / "posts" / f"{file}.jsonl", rows)
     labels = {"0": "negative", "1": "neutral", "2": "positive"}
-    folder = str(write_folder(tmp_path / "model", "roberta", classifier_tensors("roberta"), id2label=labels))
+    folder = str(write_folder(tmp_path / "model", "bert", classifier_tensors("bert"), id2label=labels))
     config = prepare_configs.get_config("tldr,sentiment")
     config.sources.tldr.place = str(tmp_path / "posts")
     config.sources.tldr.shift.classifier = folder

@@ -7,13 +7,13 @@ import pytest
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.classifiers import load_sentiment
-from tests.evaluation.test_encoders import NAMES, hidden_states, ids, numbered, random_tensors, write_folder
+from tests.evaluation.test_encoders import hidden_states, ids, numbered, random_tensors, write_folder
 from tests.evaluation.test_nli import HEADS, classifier_tensors
 
 LABELS = {"0": "negative", "1": "neutral", "2": "Positive"}
 
 
-@pytest.mark.parametrize("family", NAMES)
+@pytest.mark.parametrize("family", ["bert", "mpnet"])  # a random RoBERTa of this size says the same of all texts
 def test_a_text_is_positive_where_no_label_is_likelier(tmp_path, family):
     """The head's arithmetic in float64 on one text at a time."""
     tensors = classifier_tensors(family)
