@@ -36,14 +36,16 @@ INSTALL = [
     "transformers>=5.23,<6",
 ]
 
+NOTEBOOKS = ["ipykernel>=7.4,<8", "nbclient>=0.11,<0.12"]
+
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     "sbert": ["sentence-transformers>=6.2,<7"],  # brings torch, which nothing else here does
     "onnx": ["onnxruntime>=1.32,<2"],
     "wandb": ["wandb>=0.31,<1"],
-    "colab": ["ipykernel>=7.4,<8", "nbclient>=0.11,<0.12"],
-    "test": ["hypothesis>=6.170,<7", "pytest>=9.2,<10", "ruff>=0.17.6,<0.18"],
+    "colab": NOTEBOOKS,
+    "test": [*NOTEBOOKS, "hypothesis>=6.170,<7", "pytest>=9.2,<10", "ruff>=0.17.6,<0.18"],
 }
 
 setup(
