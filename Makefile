@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 TORCH_PYTHON := .torch-venv/bin/python
 STUDY := $(PYTHON) -m rlhf_jax.main
 
-.PHONY: help setup demo long tiny test soak mutations lint format lock torch-setup oracle aot benchmark clean
+.PHONY: help setup demo long tiny test soak colabs mutations lint format lock torch-setup oracle aot benchmark clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ test: setup ## the tests
 
 soak: setup ## the long tests: a study killed ten times, and on every mesh
 	$(PYTHON) -m pytest -m soak
+
+colabs: setup ## every notebook of colabs/, run from top to bottom on a small study
+	$(PYTHON) -m pytest -m '' tests/test_colabs.py
 
 mutations: setup ## whether the tests notice broken lines, into tests/mutations.md
 	$(PYTHON) -m tests.mutations

@@ -38,6 +38,8 @@ INSTALL = [
     "transformers>=5.23,<6",
 ]
 
+NOTEBOOKS = ["ipykernel>=7.4,<8", "nbclient>=0.11,<0.12"]
+
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
@@ -45,8 +47,9 @@ EXTRAS = {
     "onnx": ["onnxruntime>=1.32,<2"],
     "gcs": ["gcsfs"],  # of fsspec's version
     "wandb": ["wandb>=0.31,<1"],
-    "colab": ["ipykernel>=7.4,<8", "nbclient>=0.11,<0.12"],
+    "colab": NOTEBOOKS,
     "test": [
+        *NOTEBOOKS,
         "hypothesis>=6.170,<7",
         "pytest>=9.2,<10",
         "pytest-xdist>=3.8,<4",
