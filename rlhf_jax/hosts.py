@@ -16,6 +16,7 @@ import os
 import platform
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -190,15 +191,18 @@ def highest(number: int) -> int:
     return int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
-def leave(status: int) -> int:
-    """The exit status `status` of a process that has failed, at once unless all have: then they end in order.
+def leave(status: int, patience: float = 5.0) -> int:
+    """The exit status `status` of a process that has failed; if all have, they end in order, else this one ends here.
 
-    The others notice by the connection that is gone, or by `HEARTBEAT`.
+    The others notice by the connection that is gone, or by `HEARTBEAT`. For `patience` seconds this process waits for
+    the others, or for the runtime to find that one is gone and to end it for that reason.
     """
     if _this.count > 1:
+        deadline = time.monotonic() + patience
         try:
-            barrier("the end after an error", timeout=5)
+            barrier("the end after an error", patience)
         except UserError:
+            time.sleep(max(0.0, deadline - time.monotonic()))
             sys.stdout.flush()
             os._exit(status)
     return status

@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
         if hosts.count() == 1:
             raise
         traceback.print_exc()  # here, since the interpreter would wait for the others first
-        return hosts.leave(1)
+        return hosts.leave(1, patience=hosts.HEARTBEAT + 10)  # a collective fails where another process is gone
     return 0
 
 
