@@ -22,7 +22,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AbstractDevice, AxisType, NamedSharding, PartitionSpec
 
 from rlhf_jax import hosts
@@ -206,14 +205,20 @@ def _put(array: np.ndarray | jax.Array, partition: PartitionSpec) -> jax.Array:
     place = _named(partition)
     if hosts.count() == 1:
         return jax.device_put(array, place)
-    host = np.asarray(array)  # every host has all of it, and gives its own devices their shares
-    return jax.make_array_from_callback(host.shape, place, lambda index: host[index])
+    host = jax.device_get(array)  # every host has all of it, and gives its own devices their shares
+    indices = place.addressable_devices_indices_map(host.shape)
+    shares = [jax.device_put(host[index], device) for device, index in indices.items()]
+    return jax.make_array_from_single_device_arrays(host.shape, place, shares)
 
 
 def _gathered(array: np.ndarray | jax.Array) -> np.ndarray:
-    if isinstance(array, np.ndarray) or array.is_fully_addressable:
-        return np.asarray(array)
-    return multihost_utils.process_allgather(array, tiled=True)
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        array = jax.jit(_same, out_shardings=_named(PartitionSpec()))(array)
+    return jax.device_get(array)
+
+
+def _same(array: jax.Array) -> jax.Array:
+    return array
 
 
 def _named(partition: PartitionSpec) -> NamedSharding | None:
