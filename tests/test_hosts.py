@@ -36,6 +36,10 @@ with sharding.use(sharding.Mesh(-1, 2, 1)), jax.transfer_guard("disallow"):
     assert [shard.data.shape for shard in batch["x"].addressable_shards] == [(1, 2, 3)] * 4
     assert not batch["x"].is_fully_addressable
     back = sharding.whole(jax.tree.map(lambda x: x + x, batch) | {"z": rows})
+    key, number = sharding.spread((jax.random.key(sharding.spread(3)), 0.5))
+    assert len(key.sharding.device_set) == len(number.sharding.device_set) == 8
+    drawn = sharding.whole(jax.jit(jax.random.uniform)(key) + number)
+assert drawn == jax.random.uniform(jax.random.key(3)) + 0.5
 assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(back))
 np.testing.assert_array_equal(back["x"], 2 * rows)
 np.testing.assert_array_equal(back["y"], 2 * rows[:, 0])
