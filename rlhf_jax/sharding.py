@@ -205,7 +205,9 @@ def _put(array: np.ndarray | jax.Array, partition: PartitionSpec) -> jax.Array:
     place = _named(partition)
     if hosts.count() == 1:
         return jax.device_put(array, place)
-    host = jax.device_get(array)  # every host has all of it, and gives its own devices their shares
+    if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_put(jax.random.key_data(array), partition))
+    host = np.asarray(jax.device_get(array))  # every host has all of it, and gives its own devices their shares
     indices = place.addressable_devices_indices_map(host.shape)
     shares = [jax.device_put(host[index], device) for device, index in indices.items()]
     return jax.make_array_from_single_device_arrays(host.shape, place, shares)

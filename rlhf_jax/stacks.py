@@ -96,7 +96,7 @@ def _cut(run: Any, count: int) -> list[Any]:
 def _parts(leaf: Any) -> list[Any]:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return [leaf.update(shape=leaf.shape[1:], sharding=_without_first(leaf.sharding))] * leaf.shape[0]
-    return list(leaf)
+    return [leaf[i] for i in range(leaf.shape[0])]  # what several hosts share cannot be iterated over
 
 
 def _without_first(sharding: Any) -> Any:

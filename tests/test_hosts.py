@@ -15,7 +15,7 @@ TALK = """
 import sys
 import jax
 import numpy as np
-from rlhf_jax import hosts, sharding
+from rlhf_jax import hosts, sharding, stacks
 from rlhf_jax.errors import UserError
 
 def refused(function, *arguments):
@@ -36,6 +36,15 @@ with sharding.use(sharding.Mesh(-1, 2, 1)), jax.transfer_guard("disallow"):
     assert [shard.data.shape for shard in batch["x"].addressable_shards] == [(1, 2, 3)] * 4
     assert not batch["x"].is_fully_addressable
     back = sharding.whole(jax.tree.map(lambda x: x + x, batch) | {"z": rows})
+    key, number = sharding.spread((jax.random.key(sharding.spread(3)), 0.5))
+    assert len(key.sharding.device_set) == len(number.sharding.device_set) == 8
+    drawn = sharding.whole(jax.jit(jax.random.uniform)(key) + number)
+with sharding.use(sharding.Mesh(-1, 2, 1)):
+    runs = {"layers": {"4-5": {"w": sharding.place(rows.reshape(2, 8, 3), (None, "batch", None))}, "6": {"w": rows}}}
+    blocks = sharding.whole(stacks.unstacked(runs))["layers"]
+assert sorted(blocks) == ["4", "5", "6"]
+np.testing.assert_array_equal(blocks["5"]["w"], rows.reshape(2, 8, 3)[1])
+assert drawn == jax.random.uniform(jax.random.key(3)) + 0.5
 assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(back))
 np.testing.assert_array_equal(back["x"], 2 * rows)
 np.testing.assert_array_equal(back["y"], 2 * rows[:, 0])
