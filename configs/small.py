@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     stages.ppo.update({"prompts": 16, "samples": 4, "microbatch": 8, "steps": 20, "evaluate_every": 20})
     stages.ppo.evaluate_prompts = ConfigDict({"id_test": 8, "ood_test": 8})
     stages.ppo.optimizer.learning_rate = 3e-4
-    stages.ppo.algorithm.update({"max_new_tokens": 16, "kl_coefficient": 0.1})
+    stages.ppo.algorithm.update({"max_new_tokens": 16, "kl_coefficient": 0.2})
     for stage in (stages.sample_pairs, stages.sample_sft, stages.sample_ppo, stages.best_of_n):
         stage.sampling.update({"max_new_tokens": 16, "max_prompt": 128, "batch_size": 8})
         stage.sampling.prompts = ConfigDict({"id_test": 8, "ood_test": 8})
