@@ -312,7 +312,7 @@ def test_nothing_is_compiled_after_the_first_step(finished):
     """Invariant 14."""
     timing = tiny.logged(finished, "timing")
     assert len({line["programs"] for line in timing[1:]}) == 1
-    phases = {f"{name}_seconds" for name in ("prefill", "decode", "score", "update", "host")}
+    phases = {f"{name}_seconds" for name in ("data", "prefill", "decode", "score", "update", "host")}
     for line in timing:
         assert phases | {"seconds", "tokens_per_second"} <= set(line)
         assert line["seconds"] == pytest.approx(sum(line.get(name, 0) for name in (*phases, "evaluate_seconds")))

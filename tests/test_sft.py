@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -268,7 +269,9 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(finished, config, t
     workdir, log = tmp_path / "run", tmp_path / "log"
     command = [sys.executable, "-m", "rlhf_jax.main", f"--config={tmp_path / 'config.py'}", f"--workdir={workdir}"]
     with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command, cwd=Path(__file__).parents[1], stdout=output, stderr=output, start_new_session=True
+        )
         metrics = workdir / "metrics.jsonl"
         deadline = time.monotonic() + 120
         for lines, number in ((2, signal.SIGUSR1), (12, signal.SIGKILL)):
@@ -278,6 +281,8 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(finished, config, t
                 time.sleep(0.002)
             os.kill(process.pid, number)
         assert process.wait() == -signal.SIGKILL, log.read_text()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # its workers, which outlive it
     steps = len(tiny.logged(workdir))
     assert 12 <= steps < 24
     ((_, phases),) = tiny.traced(workdir / "profile", "update").items()
