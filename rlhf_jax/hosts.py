@@ -200,8 +200,9 @@ def leave(status: int, patience: float = 5.0) -> int:
     if _this.count > 1:
         deadline = time.monotonic() + patience
         try:
-            barrier("the end after an error", patience)
-        except UserError:
+            # Not `barrier`, whose places are counted: those that fail may have been at different ones.
+            _this.client.wait_at_barrier("rlhf_jax/the end after an error", int(1000 * patience))
+        except RuntimeError:
             time.sleep(max(0.0, deadline - time.monotonic()))
             sys.stdout.flush()
             os._exit(status)
