@@ -48,8 +48,6 @@ def stages(folder: str, preset: str, seed, title: str, how: str = "") -> ConfigD
 
 def get_config(argument: str = "llama7b") -> ConfigDict:
     """The pipeline's config, by the preset; "PRESET,offline" for the judge without an endpoint."""
-    preset, _, how = argument.partition(",")
-    rows.folder("evaluate_alpaca.py", rows.ALPACA, preset)
-    common.check_argument("evaluate_alpaca.py:PRESET", how, "", "offline")
+    _, preset, how = rows.judged("evaluate_alpaca.py", rows.ALPACA, argument)
     title = f"Instructions, {preset}"
     return common.ordered(stage="pipeline", title=title, seed=0, stages=stages("{workdir}", preset, 0, title, how))

@@ -68,8 +68,6 @@ def stages(folder: str, preset: str, seed, title: str, how: str = "", news: bool
 
 def get_config(argument: str = "llama7b") -> ConfigDict:
     """The pipeline's config, by the preset; "PRESET,offline" for the simulated judge."""
-    preset, _, how = argument.partition(",")
-    rows.folder("evaluate_tldr.py", rows.TLDR, preset)
-    common.check_argument("evaluate_tldr.py:PRESET", how, "", "offline")
+    _, preset, how = rows.judged("evaluate_tldr.py", rows.TLDR, argument)
     title = f"TL;DR, {preset}"
     return common.ordered(stage="pipeline", title=title, seed=0, stages=stages("{workdir}", preset, 0, title, how))

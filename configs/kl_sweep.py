@@ -21,9 +21,7 @@ COEFFICIENTS = (0.01, 0.025, 0.05, 0.1, 0.2)
 
 def get_config(argument: str = "llama7b") -> ConfigDict:
     """The pipeline's config, by the preset; "PRESET,offline" for the simulated judge."""
-    preset, _, how = argument.partition(",")
-    row = rows.folder("kl_sweep.py", rows.TLDR, preset)
-    common.check_argument("kl_sweep.py:PRESET", how, "", "offline")
+    row, preset, how = rows.judged("kl_sweep.py", rows.TLDR, argument)
     seed, title = FieldReference(0), f"TL;DR by the KL coefficient, {preset}"
     stages = {"sample_sft": rows.generate(row, rows.TLDR, preset, "sft", seed)}
     samples, training = {"sft": "sample_sft/samples.jsonl"}, {}

@@ -17,31 +17,25 @@ much better than SFT on Sequential Instructions. Not run.
 
 from ml_collections import ConfigDict
 
-from configs import common, rows
+from configs import rows
 
 
 def stage(folder: str, preset: str, seed) -> ConfigDict:
     """The stage of the row in `folder`."""
-    config = rows.training(common.ppo(folder, rows.model(folder, preset), seed), rows.ALPACA, preset)
+    config = rows.ppo(folder, rows.ALPACA, preset, seed)
     config.update(
         {
             "data": f"{folder}/prepare_prompts/examples.jsonl",
             "prompts": 512,
-            "sampling_batch": 64,
-            "samples": 1,
             "steps": 80,
-            "optimizer": common.optimizer(1e-5, "constant"),
-            "evaluate_prompts": ConfigDict({"validation": 256}),
+            "optimizer": {"learning_rate": 1e-5, "schedule": "constant"},
             "evaluate_every": 20,
             "checkpoint_every": 20,
         }
     )
-    config.optimizer.clip_norm = 0.0
     config.algorithm.update(
         {
-            "max_new_tokens": rows.ALPACA.new_tokens,
             "kl_coefficient": 0.02,
-            "missing_eos_penalty": 0.0,
             "whiten_rewards": True,
             "decay": 1.0,
             "value_model": "separate",

@@ -16,30 +16,24 @@ of the samples of one prompt (Fig. 5). Not run.
 
 from ml_collections import ConfigDict
 
-from configs import common, rows
+from configs import rows
 
 
 def stage(folder: str, preset: str, seed) -> ConfigDict:
     """The stage of the row in `folder`."""
-    config = rows.training(common.ppo(folder, rows.model(folder, preset), seed), rows.TLDR, preset)
+    config = rows.ppo(folder, rows.TLDR, preset, seed)
     config.update(
         {
             "prompts": 256,
-            "sampling_batch": 64,  # on LLaMA-7B a token's keys and values take 0.5 MB in bfloat16: 4.3 GB on 8 chips
-            "samples": 1,
             "steps": 750,
-            "optimizer": common.optimizer(1.5e-5, "linear"),
-            "evaluate_prompts": ConfigDict({"validation": 256}),
+            "optimizer": {"learning_rate": 1.5e-5, "schedule": "linear"},
             "evaluate_every": 50,
             "checkpoint_every": 50,
         }
     )
-    config.optimizer.clip_norm = 0.0
     config.algorithm.update(
         {
-            "max_new_tokens": rows.TLDR.new_tokens,
             "kl_coefficient": 0.05,
-            "missing_eos_penalty": 0.0,
             "value_start": "random",
             "epochs": 4,
             "minibatches": 1,

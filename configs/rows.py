@@ -53,6 +53,14 @@ def folder(file: str, task: ConfigDict, preset: str) -> str:
     return f"runs/{task.name}/{preset}"
 
 
+def judged(file: str, task: ConfigDict, argument: str) -> tuple[str, str, str]:
+    """A row's folder, its preset and how it is judged, of "PRESET" or "PRESET,offline"; refuses as `folder`."""
+    preset, _, how = argument.partition(",")
+    where = folder(file, task, preset)
+    common.check_argument(f"{file}:PRESET", how, "", "offline")
+    return where, preset, how
+
+
 def model(where: str, preset: str) -> str:
     """The base model of the row in the folder `where`."""
     name, _ = PRESETS[preset]
@@ -78,6 +86,21 @@ def training(config: ConfigDict, task: ConfigDict, preset: str) -> ConfigDict:
     """A stage that trains, with its row's lengths and mesh."""
     lengths = {"prompt_buckets": task.prompt_buckets, "truncation": "left"}
     config.update({"mesh": mesh(preset), "blocks": blocks(preset), **lengths})
+    return config
+
+
+def ppo(where: str, task: ConfigDict, preset: str, seed) -> ConfigDict:
+    """PPO as on both tasks: one response a prompt, gradients that are not clipped, no penalty for a missing EOS."""
+    config = training(common.ppo(where, model(where, preset), seed), task, preset)
+    config.update(
+        {
+            "sampling_batch": 64,  # on LLaMA-7B a token's keys and values take 0.5 MB in bfloat16
+            "samples": 1,
+            "evaluate_prompts": ConfigDict({"validation": 256}),
+        }
+    )
+    config.optimizer.clip_norm = 0.0
+    config.algorithm.update({"max_new_tokens": task.new_tokens, "missing_eos_penalty": 0.0})
     return config
 
 
