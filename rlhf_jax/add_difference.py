@@ -15,7 +15,7 @@ from rlhf_jax.data.records import write_text
 from rlhf_jax.data.tokenizer import id_count, load_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.models.difference import DifferenceSource
-from rlhf_jax.models.pretrained import DTYPES, Pretrained, load_source, save_pretrained
+from rlhf_jax.models.pretrained import DTYPES, Pretrained, load, save_pretrained
 from rlhf_jax.models.roles import with_head
 from rlhf_jax.models.sources import open_source
 from rlhf_jax.runs import describe
@@ -61,7 +61,7 @@ def run(config: Config, workdir: Path) -> None:
     tokenizer = load_tokenizer(config.difference)
     source = DifferenceSource(open_source(assets.resolve(config.base)), folder)
     total = source.check_sum()
-    loaded = load_source(source, folder, freeze=0.0, dtype=jnp.dtype("float32"), ids=id_count(tokenizer))
+    loaded = load(config.difference, 0.0, jnp.dtype("float32"), id_count(tokenizer), source=source)
     if source.head is None:
         save_pretrained(workdir / "model", loaded.model, loaded.top, tokenizer, config.dtype)
     else:

@@ -60,6 +60,7 @@ def load(
     vocabulary_multiple: int = 1,
     blocks: Blocks = UNROLLED,
     check_finite: bool = False,
+    source: Source | None = None,
 ) -> Pretrained:
     """Loads a model for a stage: the frozen part in the compute dtype, the trained part in float32.
 
@@ -71,26 +72,14 @@ def load(
       vocabulary_multiple: as in `Model`.
       blocks: as in `Model`.
       check_finite: whether to look for NaN and infinity in every tensor, which reads them once more.
+      source: the tensors, if they are open already; `name` is then what messages say.
 
     Raises:
       UserError: the model cannot be found or read, its tensors do not fit its config, the tokenizer knows more ids than
         the embedding has rows, or a tensor is not finite.
     """
     path = assets.resolve(name)
-    return load_source(open_source(path), path, freeze, dtype, ids, vocabulary_multiple, blocks, check_finite)
-
-
-def load_source(
-    source: Source,
-    path: Path,
-    freeze: float,
-    dtype: jnp.dtype,
-    ids: int | None = None,
-    vocabulary_multiple: int = 1,
-    blocks: Blocks = UNROLLED,
-    check_finite: bool = False,
-) -> Pretrained:
-    """As `load`, of tensors that are open already; messages name them by `path`."""
+    source = open_source(path) if source is None else source
     vocabulary = source.architecture.vocabulary
     if ids is not None and ids > vocabulary:
         raise UserError(
