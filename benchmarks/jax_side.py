@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import workloads
 
-from rlhf_jax import ppo, rollouts, sft, sharding
+from rlhf_jax import rollouts, sft, sharding
 from rlhf_jax.models import roles
 from rlhf_jax.models.presets import PRESETS
 from rlhf_jax.models.transformer import Model, Params
+from rlhf_jax.rl.programs import PolicyState, make_evaluate_rollout, make_update
 from rlhf_jax.rl.settings import Algorithm, Paper
 from rlhf_jax.sequences import Sequences
 from rlhf_jax.training import optimizer
@@ -132,12 +133,12 @@ def ppo_iteration(dtype: str) -> Callable[[], Any]:
     reward = roles.with_head(reference, "reward", roles.random_head(jax.random.key(1), width))
     top = roles.with_head(jax.tree.map(jnp.copy, reference), "value", jnp.zeros(width))
     transform = optimizer.make_optimizer(ADAMW, 1)
-    state = ppo.PolicyState.create(top, transform, kl_coefficient=None, reference=None)
+    state = PolicyState.create(top, transform, kl_coefficient=None, reference=None)
     sample = rollouts.make_sample(
         model, samples=1, max_new_tokens=workloads.NEW_TOKENS, temperature=PPO.temperature, eos_id=NEVER
     )
-    evaluate = ppo.make_evaluate_rollout(model, PPO, workloads.PPO_PROMPTS)
-    update = ppo.make_update(model, PPO, transform, workloads.PPO_PROMPTS)
+    evaluate = make_evaluate_rollout(model, PPO, workloads.PPO_PROMPTS)
+    update = make_update(model, PPO, transform, workloads.PPO_PROMPTS)
     prompt, mask = random_prompts(workloads.PPO_PROMPTS, workloads.PPO_PROMPT_LENGTH)
     ids, key = np.arange(workloads.PPO_PROMPTS, dtype=np.int32), jax.random.key(0)
 

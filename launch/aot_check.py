@@ -20,7 +20,8 @@ folder or file that is here. Where a config leaves the frozen share to the run t
                            not among the arguments
       collectives          by kind: bytes of the result on a device, bytes moved each time, devices of a group, times in
                            one call (null: not in the text), loops around it, count of such
-      needed               bytes, where the compiler gave up because they are more than there are
+      needed               bytes a device at the least, instead of the above where they are more than there are: of
+                           arguments and what lies beside them, or of what the compiler gave up on
       compile_seconds
 
 Exit status: 0 it fits; 1 it does not, or bad input, told in one sentence.

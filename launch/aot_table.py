@@ -1,7 +1,8 @@
-"""The smallest slice of each TPU generation that the study's stages fit on: what `aot_check.py --all` writes down.
+"""The smallest slice of each TPU generation that the study's stages fit on, and what each program of LLaMA-7B's needs
+on two of them: what `aot_check.py --all` writes down.
 
-Three models in bfloat16 with the settings of `configs/paper/`, divided over up to eight chips by `tensor` and copied
-beyond that. Slices are tried from the smallest on.
+The rows of TL;DR of three models (`configs/study.py`), divided over up to eight chips by `tensor` and copied beyond
+that. Slices are tried from the smallest on.
 """
 
 from __future__ import annotations
@@ -14,20 +15,50 @@ from typing import Any
 from rlhf_jax.aot.topologies import TOPOLOGIES
 from rlhf_jax.chips import CHIPS, GIB
 
-MODELS = ("huggyllama/llama-7b", "meta-llama/Meta-Llama-3-8B", "facebook/opt-6.7b")
-STAGES = ("sft", "reward", "ppo", "best_of_n")
+MODELS = ("llama7b", "llama3_8b", "opt6_7b")  # presets of configs/rows.py
+STAGES = ("sft", "reward", "ppo", "bon")
+LISTED = ("v5e", "v5p")  # the generations on which the first model's programs are listed
+MEMORY = ("arguments", "outputs", "temporaries", "program", "beside")
+SECONDS = ("compute_seconds", "memory_seconds", "interconnect_seconds")
 
 type Check = Callable[[list[str], str], dict[str, Any]]  # flags of a config and a topology, to `aot.check.check`'s
 
 
 def table(check: Check) -> Iterator[str]:
-    """The lines of the table in Markdown; what is found on the way goes to stderr."""
-    yield f"| model | stage | {' | '.join(CHIPS)} |"
-    yield f"|{' --- |' * (2 + len(CHIPS))}"
+    """The lines of both tables in Markdown; what is found on the way goes to stderr."""
+    programs = []
+    yield from header("model", "stage", *CHIPS)
     for model in MODELS:
         for stage in STAGES:
-            cells = [cell(smallest(check, stage, model, generation)) for generation in CHIPS]
-            yield f"| {model} | {stage} | {' | '.join(cells)} |"
+            best = {generation: smallest(check, stage, model, generation) for generation in CHIPS}
+            yield row(model, stage, *map(cell, best.values()))
+            if model == MODELS[0]:
+                programs += [line for name in LISTED if best[name] for line in listed(stage, best[name])]
+    yield ""
+    kinds = [*MEMORY, "in all", "compute", "memory", "interconnect", "MFU", "compiled in"]
+    yield from header("stage, slice", "program", "calls", *kinds)
+    yield from programs
+
+
+def header(*names: str) -> Iterator[str]:
+    """The first two lines of a table."""
+    yield row(*names)
+    yield row(*["---"] * len(names))
+
+
+def row(*cells: str) -> str:
+    """A line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def listed(stage: str, found: dict[str, Any]) -> Iterator[str]:
+    """A line for each program of what `smallest` found: GiB a device by kind, seconds of a call by each bound alone."""
+    for name, program in found["programs"].items():
+        memory = [f"{program['memory'][kind] / GIB:.1f}" for kind in MEMORY]
+        seconds = [f"{program[bound]:.2f} s" for bound in SECONDS]
+        most = f"{(program['memory']['peak'] + program['memory']['beside']) / GIB:.1f}"
+        times = [*seconds, f"{program['mfu']:.2f}", f"{program['compile_seconds']:.0f} s"]
+        yield row(f"{stage}, {found['topology']}", name, str(program["calls"]), *memory, most, *times)
 
 
 def smallest(check: Check, stage: str, model: str, generation: str) -> dict[str, Any] | None:
@@ -45,9 +76,9 @@ def config_flags(stage: str, model: str, topology: str) -> list[str]:
     """The command line's words for a stage of the study with one model on one slice."""
     chips = math.prod(int(size) for size in topology.partition(":")[2].split("x"))
     tensor = min(chips, 8)
-    where, batch = ("config.sampling", "batch_size") if stage == "best_of_n" else ("config", "microbatch")
-    keys = {"model": model, "dtype": "bfloat16", "mesh.tensor": tensor, batch: max(8, chips // tensor)}
-    return [f"--config=configs/paper/{stage}.py", *(f"--{where}.{key}={value}" for key, value in keys.items())]
+    where, batch = ("config.sampling", "batch_size") if stage == "bon" else ("config", "microbatch")
+    keys = {"mesh.tensor": tensor, batch: max(8, chips // tensor)}
+    return [f"--config=configs/{stage}_tldr.py:{model}", *(f"--{where}.{key}={value}" for key, value in keys.items())]
 
 
 def cell(found: dict[str, Any] | None) -> str:

@@ -218,14 +218,14 @@ MUTATIONS = (
     ),
     Mutation(
         "losses are divided by cells, so padding shrinks them",
-        "ppo.py",
+        "rl/programs.py",
         "count = chosen.rewards.size if settings.paper.divide_by_cells else tokens",
         "count = chosen.rewards.size",
         AGAINST_NUMPY,
     ),
     Mutation(
         "the score of the policy is used raw",
-        "ppo.py",
+        "rl/programs.py",
         "scores = (scores - mean) / deviation",
         "scores = scores * 1.0",
         AGAINST_NUMPY,

@@ -78,6 +78,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "runs": ("models", "training", *LOWER),
     "rl": ("rl", "models", *LOWER),
     "rl.settings": ("errors",),
+    "rl.programs": ("rl", "models", "sampler", "training", *LOWER),
     "rl.fixed_prompts": ("rl", "rollouts", "sampler", "sampling", "data", "training.run", *LOWER),
     "scoring": ("models", "training.run", *LOWER),
     "sampling": ("models", "rollouts", "data", "training", "runs", *LOWER),

@@ -17,6 +17,7 @@ from rlhf_jax.data.tokenizer import decode, encode_prompt, id_count, load_tokeni
 from rlhf_jax.errors import UserError
 from rlhf_jax.models.transformer import merge
 from rlhf_jax.rl.objective import ppo_loss, start_value
+from rlhf_jax.rl.programs import PolicyState, make_evaluate_rollout, make_update
 from rlhf_jax.runs import describe, load_base, load_policy
 from rlhf_jax.stages import differences
 from rlhf_jax.training import optimizer
@@ -68,13 +69,13 @@ def setting():
         reference=tiny.nudged(top, 0.02),
         reward=tiny.with_role(tiny.nudged(top, 0.05, seed=3), "reward"),
         sampled=sampled,
-        evaluate=ppo.make_evaluate_rollout(model, ALGORITHM, microbatch=2),
+        evaluate=make_evaluate_rollout(model, ALGORITHM, microbatch=2),
     )
 
 
 def fresh(top, transform):
     """The state before a first step with a fixed coefficient and reference; the top is copied, for it is donated."""
-    return ppo.PolicyState.create(jax.tree.map(jnp.copy, top), transform, kl_coefficient=None, reference=None)
+    return PolicyState.create(jax.tree.map(jnp.copy, top), transform, kl_coefficient=None, reference=None)
 
 
 def by_the_oracle(setting, tmp_path, top, head=None):
@@ -140,7 +141,7 @@ def test_the_first_minibatch_has_ratio_one_and_step_zero_no_divergence(setting):
     rollout, metrics = setting.rollout()
     for name in ("kl_k1", "kl_k3"):
         assert float(metrics[name]) == pytest.approx(0.0, abs=1e-7)
-    update = ppo.make_update(setting.model, ALGORITHM, optax.sgd(0.05), microbatch=2)
+    update = make_update(setting.model, ALGORITHM, optax.sgd(0.05), microbatch=2)
     state = fresh(setting.top, optax.sgd(0.05))
     state, metrics = update(state, setting.trunk, rollout, jax.random.key(0))
     assert float(metrics["first_ratio_error"]) <= 1e-6
@@ -157,7 +158,7 @@ def test_the_update_does_not_depend_on_the_microbatch(setting):
     rollout, _ = setting.rollout()
     tops = []
     for microbatch in (2, 1):
-        update = ppo.make_update(setting.model, ALGORITHM, optax.sgd(0.01), microbatch)
+        update = make_update(setting.model, ALGORITHM, optax.sgd(0.01), microbatch)
         state = fresh(setting.top, optax.sgd(0.01))
         tops.append(update(state, setting.trunk, rollout, jax.random.key(0))[0].top)
     for a, b, start in zip(*map(jax.tree.leaves, (*tops, setting.top)), strict=True):
@@ -237,7 +238,7 @@ def test_the_reference_and_the_trunk_stay(setting):
     reference = {key: setting.top[key] for key in setting.reference}
     logits = jit(setting.model.logits)
     before = logits(merge(setting.trunk, reference), PROMPTS.prompt, PROMPTS.prompt_mask)
-    update = ppo.make_update(setting.model, ALGORITHM, optax.sgd(0.05), microbatch=2)
+    update = make_update(setting.model, ALGORITHM, optax.sgd(0.05), microbatch=2)
     state = fresh(setting.top, optax.sgd(0.05))
     state, _ = update(state, setting.trunk, rollout, jax.random.key(0))
     tiny.assert_same(logits(merge(setting.trunk, reference), PROMPTS.prompt, PROMPTS.prompt_mask), before)
@@ -398,7 +399,7 @@ def state_of(config):
     base = load_base(config.model, tiny.FREEZE, "float32")
     reward = tiny.with_role(base.top, "reward")
     value = start_value(config.algorithm, base.top, reward, 0.0, 1.0, jax.random.key(0))
-    return ppo.PolicyState.create(
+    return PolicyState.create(
         {**base.top, "value": value},
         optimizer.make_optimizer(config.optimizer, 24),
         kl_coefficient=jnp.float32(0) if config.algorithm.kl_target else None,

@@ -15,6 +15,7 @@ import pytest
 from rlhf_jax import ppo, sampler
 from rlhf_jax.models.transformer import Edge
 from rlhf_jax.rl.objective import start_value
+from rlhf_jax.rl.programs import PolicyState, make_evaluate_rollout, make_update
 from rlhf_jax.sequences import Sequences
 from rlhf_jax.training import optimizer
 from tests import numpy_ppo, tiny
@@ -123,14 +124,14 @@ def ours(settings, inputs, key):
     value = start_value(settings, inputs.policy, inputs.reward, MEAN, DEVIATION, jax.random.key(5))
     start = {**inputs.policy, "value": value}
     transform = optimizer.make_optimizer(OPTIMIZER, 100)
-    state = ppo.PolicyState.create(
+    state = PolicyState.create(
         jax.tree.map(jnp.copy, start),
         transform,
         kl_coefficient=jnp.float32(settings.kl_coefficient) if settings.kl_target else None,
         reference=None,
     )
-    evaluate = ppo.make_evaluate_rollout(Linear(), settings, MICROBATCH)
-    update = ppo.make_update(Linear(), settings, transform, MICROBATCH)
+    evaluate = make_evaluate_rollout(Linear(), settings, MICROBATCH)
+    update = make_update(Linear(), settings, transform, MICROBATCH)
     rollout, metrics = evaluate(
         inputs.trunk, start, inputs.reference, inputs.reward, MEAN, DEVIATION, state.kl_coefficient, inputs.sampled
     )

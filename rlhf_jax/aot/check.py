@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from rlhf_jax import sharding
-from rlhf_jax.aot import compiled, programs, topologies
+from rlhf_jax.aot import abstract, compiled, programs, topologies
 from rlhf_jax.aot.programs import Program
 from rlhf_jax.chips import GIB, Chip
 from rlhf_jax.errors import UserError
@@ -72,6 +72,9 @@ def inspect(program: Program, chip: Chip, devices: int) -> dict[str, Any]:
     """Compiles one program and says what it needs, by the fields of `check`'s "programs"."""
     began = time.perf_counter()
     found = {"calls": program.calls, "flops": program.work.flops, "bytes": program.work.bytes}
+    held = abstract.device_bytes(program.arguments) + program.beside
+    if held > chip.memory:
+        return {**found, "fits": False, "needed": held, "compile_seconds": 0.0}
     try:
         with topologies.quiet():
             executable = program.lower().compile()

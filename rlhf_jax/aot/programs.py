@@ -22,6 +22,7 @@ from rlhf_jax.models.families import read_config
 from rlhf_jax.models.presets import PRESETS
 from rlhf_jax.models.sources import open_source
 from rlhf_jax.models.transformer import Model
+from rlhf_jax.rl.programs import PolicyState, make_evaluate_rollout, make_update
 from rlhf_jax.scoring import make_score
 from rlhf_jax.training import optimizer
 from rlhf_jax.training.run import default_dtype
@@ -157,7 +158,7 @@ def _ppo(config: ppo.Config) -> list[Program]:
     number = abstract.whole(jax.ShapeDtypeStruct((), jnp.float32))
     coefficient = abstract.alike(number) if settings.kl_target else None
     state = abstract.state(
-        ppo.PolicyState,
+        PolicyState,
         top,
         transform,
         kl_coefficient=coefficient,
@@ -176,14 +177,14 @@ def _ppo(config: ppo.Config) -> list[Program]:
     if count > 1:
         programs.append(_program("join", sample.join, (batches,), resident, Work(), calls=1))
         sampled = abstract.rows(jax.eval_shape(sample.join, batches))
-    evaluate = ppo.make_evaluate_rollout(model, settings, config.microbatch)
+    evaluate = make_evaluate_rollout(model, settings, config.microbatch)
     inputs = (trunk, top, reference, judge, number, number, coefficient, sampled)
     rows = Rows(config.microbatch, *lengths)
     tops = 1 if settings.value_model == "policy" else 2
     forward = costs.rollout_scores(rows, tops=tops)
     programs.append(_program("score", evaluate, inputs, resident, forward * (config.prompts // rows.prompts), calls=1))
     rollout = abstract.rows(jax.eval_shape(evaluate, *inputs)[0]).replace(edge=sampled.edge)
-    update = ppo.make_update(model, settings, transform, config.microbatch)
+    update = make_update(model, settings, transform, config.microbatch)
     gradient = costs.rollout_gradient(rows, tops=tops)
     microbatches = config.prompts // settings.minibatches // config.microbatch
     inputs, resident = (state, trunk, rollout, abstract.key()), (*resident, sampled)

@@ -125,6 +125,16 @@ def test_a_study_is_compiled_and_fits(arguments):
     assert found["step_seconds"] == pytest.approx(expected)
 
 
+@needs_libtpu
+def test_what_cannot_fit_is_not_compiled():
+    result = check("--topology=v5e:1x1", "--config=configs/sft_tldr.py:llama7b", "--config.mesh.tensor=1")
+    assert (result.returncode, result.stderr) == (1, "")
+    found = json.loads(result.stdout)
+    assert (found["fits"], found["step_seconds"]) == (False, None)
+    for program in found["programs"].values():
+        assert program["needed"] > found["memory"] and program["compile_seconds"] == 0
+
+
 def state_bytes() -> float:
     """Top and two moments of one block, in float32, divided over `tensor`."""
     block = 128 * (8 * 32 + 4 * 32 + 3 * 512)

@@ -9,9 +9,12 @@ from rlhf_jax.stages import resolve
 
 
 def found(topology: str, needed: float, memory: float):
+    seconds = {"compute_seconds": 1.5, "memory_seconds": 0.25, "interconnect_seconds": 0.5, "mfu": 0.75}
+    empty = dict.fromkeys((*aot_table.MEMORY, "peak"), 0)
+    update = {"peak": round((needed - 1) * GIB), "arguments": round((needed - 1) * GIB), "beside": GIB}
     programs = {
-        "update": {"memory": {"peak": round((needed - 1) * GIB), "beside": GIB}},
-        "score": {"memory": {"peak": 0, "beside": 0}},
+        "update": {"memory": {**empty, **update}, "calls": 1, "compile_seconds": 61.4, **seconds},
+        "score": {"memory": empty, "calls": 4, "compile_seconds": 2.0, **seconds},
     }
     fits = {"fits": needed <= memory, "step_seconds": 12.34}
     return {"topology": topology, "memory": round(memory * GIB), "programs": programs, **fits}
@@ -26,7 +29,7 @@ def test_slices_are_tried_from_the_smallest_until_one_fits(capsys):
         chips = {"1x1": 1, "2x2": 4, "2x4": 8}[topology.partition(":")[2]]
         return found(topology, 40 / chips, 8.0)
 
-    best = aot_table.smallest(check, "ppo", "huggyllama/llama-7b", "v5e")
+    best = aot_table.smallest(check, "ppo", "llama7b", "v5e")
     assert tried == ["v5e:1x1", "v5e:2x2", "v5e:2x4"]
     assert aot_table.cell(best) == "v5e:2x4, 5.0 of 8.0 GiB, 12.3 s"
     assert "v5e:2x2: none" in capsys.readouterr().err
@@ -39,21 +42,25 @@ def test_every_row_of_the_table_is_of_a_config_that_its_stage_accepts():
         config, *_ = read_flags(["aot_check", *flags, "--workdir=none"])
         _, parsed = resolve(config)
         settings = getattr(parsed, "sampling", parsed)
-        assert (settings.dtype, settings.mesh.tensor) == ("bfloat16", 1)
+        assert (settings.mesh.tensor, settings.blocks.scan) == (1, True)
         rows.append((settings.model, config["stage"], topology.partition(":")[0]))
         return found(topology, 1.0, 2.0)
 
-    lines = list(aot_table.table(check))
+    lines, listed = (part.splitlines() for part in "\n".join(aot_table.table(check)).split("\n\n"))
     assert len(set(rows)) == len(rows) == 3 * 4 * 4
     assert lines[:2] == ["| model | stage | v4 | v5e | v5p | v6e |", "| --- | --- | --- | --- | --- | --- |"]
     assert len(lines) == 2 + 3 * 4
-    assert lines[2].startswith("| huggyllama/llama-7b | sft | v4:1x1x1, 1.0 of 2.0 GiB, 12.3 s | v5e:1x1, ")
+    assert lines[2].startswith("| llama7b | sft | v4:1x1x1, 1.0 of 2.0 GiB, 12.3 s | v5e:1x1, ")
+    assert len(listed) == 2 + 4 * 2 * 2, "of one model: each stage on two slices, each with its two programs"
+    assert listed[2] == (
+        "| sft, v5e:1x1 | update | 1 | 0.0 | 0.0 | 0.0 | 0.0 | 1.0 | 1.0 | 1.50 s | 0.25 s | 0.50 s | 0.75 | 61 s |"
+    )
 
 
 def test_copies_share_the_batch_evenly():
-    flags = aot_table.config_flags("best_of_n", "facebook/opt-6.7b", "v5e:16x16")
+    flags = aot_table.config_flags("bon", "opt6_7b", "v5e:16x16")
     assert flags[-2:] == ["--config.sampling.mesh.tensor=8", "--config.sampling.batch_size=32"]
-    assert aot_table.config_flags("sft", "facebook/opt-6.7b", "v5e:2x2")[-2:] == [
+    assert aot_table.config_flags("sft", "opt6_7b", "v5e:2x2")[-2:] == [
         "--config.mesh.tensor=4",
         "--config.microbatch=8",
     ]
