@@ -209,7 +209,7 @@ def train(config: Config, workdir: Path) -> None:
     check_margins(config, train)
     buckets = Buckets(config.prompt_buckets, config.response_buckets)
     pad = tokenizer.eos_token_id
-    batches = Batches(train, config.batch_size, config.seed, buckets, pad)
+    batches = Batches(train, config.batch_size, config.seed, buckets, pad, sharding.own_rows(config.batch_size))
     evaluation = {split: list(in_order(items, config.microbatch, buckets, pad)) for split, items in held_out.items()}
     chosen = np.random.default_rng(config.seed).permutation(len(train))[: config.normalisation_pairs]
     normalisation = list(in_order([train[i] for i in chosen], config.microbatch, buckets, pad))
@@ -238,8 +238,8 @@ def train(config: Config, workdir: Path) -> None:
         waiting = read_ahead(partial(pairs_at, batches), start, config.batch_size, workers)
         clock = Clock()
         for step in loop.steps():
-            batch = clock.time("data", next, waiting)
-            state, metrics = clock.time("update", train_step, state, base.trunk, sharding.rows(batch))
+            batch = sharding.rows(clock.time("data", next, waiting))
+            state, metrics = clock.time("update", train_step, state, base.trunk, batch)
             metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
             loop.require_finite(step, metrics, batch)
             meta = describe(base, "reward")
@@ -253,7 +253,7 @@ def train(config: Config, workdir: Path) -> None:
                 meta |= {"mean": float(scores.mean()), "deviation": float(scores.std())}
                 metrics |= {"score_mean": meta["mean"], "score_deviation": meta["deviation"]}
             metrics["learning_rate"] = optimizer.learning_rate_at(config.optimizer, config.steps, step - 1)
-            tokens = real_tokens(batch.sequences)
+            tokens = int(sharding.whole(real_tokens(batch.sequences)))
             flops = {"update": costs.supervised_gradient(Rows.of(batch.sequences), log_probs=False).flops}
             loop.log(step, metrics, clock.lap(tokens, flops), tokens, batch)
             if hosts.is_main() and quality and (config.selection.load == "latest" or best):

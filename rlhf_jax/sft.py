@@ -220,7 +220,7 @@ def train(config: Config, workdir: Path) -> None:
     )
     buckets = Buckets(config.prompt_buckets, config.response_buckets)
     pad = tokenizer.eos_token_id
-    batches = Batches(train, config.batch_size, config.seed, buckets, pad)
+    batches = Batches(train, config.batch_size, config.seed, buckets, pad, sharding.own_rows(config.batch_size))
     evaluation = {
         split: [sharding.rows(batch) for batch, _ in in_order(items, config.microbatch, buckets, pad)]
         for split, items in held_out.items()
@@ -250,14 +250,14 @@ def train(config: Config, workdir: Path) -> None:
         waiting = read_ahead(batches.at, int(state.position), config.batch_size, config.loading.workers)
         clock = Clock()
         for step in loop.steps():
-            batch = clock.time("data", next, waiting)
-            state, metrics = clock.time("update", train_step, state, base.trunk, sharding.rows(batch))
+            batch = sharding.rows(clock.time("data", next, waiting))
+            state, metrics = clock.time("update", train_step, state, base.trunk, batch)
             metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
             loop.require_finite(step, metrics, batch)
             if loop.is_due(step, config.evaluate_every):
                 metrics |= clock.time("evaluate", measure, state.top)
             metrics["learning_rate"] = optimizer.learning_rate_at(config.optimizer, config.steps, step - 1)
-            tokens = real_tokens(batch)
+            tokens = int(sharding.whole(real_tokens(batch)))
             flops = {"update": costs.supervised_gradient(Rows.of(batch), log_probs=True).flops}
             loop.log(step, metrics, clock.lap(tokens, flops), tokens, batch)
             loop.save_if_due(step, state, describe(base, "policy"))

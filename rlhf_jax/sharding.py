@@ -159,6 +159,15 @@ def rows(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: _put(leaf, spec(("batch",))), tree)
 
 
+def own_rows(count: int) -> np.ndarray:
+    """`[count]` bool: the rows of a batch that `rows` puts on devices of this host, which need no others from it."""
+    place = _named(spec(("batch",)))
+    own = np.full(count, place is None)
+    for (index,) in place.addressable_devices_indices_map((count,)).values() if place else ():
+        own[index] = True
+    return own
+
+
 def whole(tree: Any) -> Any:
     """A pytree of arrays as NumPy arrays, those that are divided joined again; every host has to ask for them."""
     if hosts.count() == 1:

@@ -39,6 +39,7 @@ with sharding.use(sharding.Mesh(-1, 2, 1)), jax.transfer_guard("disallow"):
     batch = sharding.rows({"x": rows, "y": rows[:, 0]})
     assert [shard.data.shape for shard in batch["x"].addressable_shards] == [(1, 2, 3)] * 4
     assert not batch["x"].is_fully_addressable
+    assert sharding.own_rows(16).tolist() == [me == 0] * 8 + [me == 1] * 8
     back = sharding.whole(jax.tree.map(lambda x: x + x, batch) | {"z": rows})
     key, number = sharding.spread((jax.random.key(sharding.spread(3)), 0.5))
     assert len(key.sharding.device_set) == len(number.sharding.device_set) == 8

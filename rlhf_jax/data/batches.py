@@ -17,6 +17,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.sequences import Sequences
 
 if TYPE_CHECKING:
+    import jax
     from transformers import PreTrainedTokenizerFast
 
 # Batches are made of neighbours in length within a window of this many batches of the shuffled epoch.
@@ -172,9 +173,9 @@ def _fill(ids: np.ndarray, mask: np.ndarray, tokens: list[int]) -> None:
     mask[: len(tokens)] = True
 
 
-def real_tokens(batch: Sequences) -> int:
-    """How many tokens a batch on the host has, prompts counted once and padding not at all."""
-    return int(batch.prompt_mask.sum() + batch.response_mask.sum())
+def real_tokens(batch: Sequences) -> np.ndarray | jax.Array:
+    """Scalar integer: how many tokens a batch has, prompts counted once and padding not at all."""
+    return batch.prompt_mask.sum() + batch.response_mask.sum()
 
 
 class Buckets(NamedTuple):
@@ -214,8 +215,25 @@ class Batches:
     examples left over when the batches are full sit this epoch out; another shuffle leaves out others.
     """
 
-    def __init__(self, items: Sequence[Item], batch_size: int, seed: int, buckets: Buckets, pad_id: int) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        batch_size: int,
+        seed: int,
+        buckets: Buckets,
+        pad_id: int,
+        own: np.ndarray | None = None,
+    ) -> None:
         """Keeps the items and checks them.
+
+        Args:
+          items: of the training split.
+          batch_size: items of a batch.
+          seed: of the shuffles.
+          buckets: lengths that batches are padded to.
+          pad_id: the id that they are padded with.
+          own: `[batch_size]` bool, the rows of a batch that this host's devices hold, at least one (None: all). The
+            others are not read: as many pads stand in their place, so that every host has batches of the same shapes.
 
         Raises:
           UserError: there are fewer items than `batch_size`, or one is longer than the largest bucket.
@@ -229,7 +247,9 @@ class Batches:
             buckets,
             pad_id,
         )
-        self._sort_by = buckets.of(lengths_of(items)).T[::-1]  # the last row is the first key of a lexsort
+        self._own = np.ones(batch_size, bool) if own is None else own
+        self._lengths = lengths_of(items)
+        self._sort_by = buckets.of(self._lengths).T[::-1]  # the last row is the first key of a lexsort
         self._plans: dict[int, np.ndarray] = {}
 
     @property
@@ -246,7 +266,7 @@ class Batches:
         return collate(items, *self._buckets.fit(items), self._pad_id)
 
     def items_at(self, position: int) -> list[Item]:
-        """The items of the batch that starts at a position, row by row.
+        """The items of the batch that starts at a position, row by row; those of other hosts' rows are pads.
 
         Args:
           position: examples consumed so far over all hosts and epochs, a multiple of the batch size.
@@ -255,7 +275,15 @@ class Batches:
         index, rest = divmod(start, self._batch_size)
         if rest:
             raise ValueError(f"the position {position} is no multiple of the batch size {self._batch_size}")
-        return [self._items[item] for item in self._plan(epoch)[index]]
+        chosen = self._plan(epoch)[index]
+        read = {row: self._items[chosen[row]] for row in np.flatnonzero(self._own)}
+        samples = len(next(iter(read.values())).responses)
+        return [read.get(row) or self._pads(item, samples) for row, item in enumerate(chosen)]
+
+    def _pads(self, item: int, samples: int) -> Item:
+        """An item as long as another one that is not read."""
+        prompt, response = self._lengths[item].tolist()
+        return Item([self._pad_id] * prompt, [[self._pad_id] * response] * samples)
 
     def _plan(self, epoch: int) -> np.ndarray:
         """`[batches, batch_size]` indices of items.

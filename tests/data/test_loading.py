@@ -16,11 +16,13 @@ from rlhf_jax.data.batches import Batches, Buckets, Encoding
 from rlhf_jax.data.loading import Loading, load_prompts, load_splits, read_ahead
 from rlhf_jax.data.records import FILES, Example, Preference, fingerprint, write
 from rlhf_jax.data.tokenizer import decode, train_tokenizer
+from rlhf_jax.data.tokens import Split
 from rlhf_jax.errors import UserError
 from tests import tiny
 
 SPLITS = {"train": 64, "validation": 9, "id_test": 3}
 BUCKETS = Buckets(prompt=(48, 64, 96), response=(8, 16, 24))
+PAD = 0
 LONGEST = 12  # of the responses, so that some are dropped
 
 
@@ -109,6 +111,26 @@ def test_reading_ahead_begins_anywhere_and_changes_nothing(prepared, workers):
     for step, batch in enumerate(itertools.islice(ahead, 6)):
         assert_same_batches(batch, batches.at(start + 4 * step))
     ahead.close()
+
+
+def test_a_host_reads_its_own_rows_alone_and_its_batches_have_the_shapes_of_all(prepared, monkeypatch):
+    _, (train, _) = both(prepared)
+    own = np.array([False, True, True, False])
+    batches = [Batches(train, 4, 3, BUCKETS, PAD, rows) for rows in (own, ~own, None)]
+    read = []
+    record = Split._record
+    monkeypatch.setattr(Split, "_record", lambda self, index: read.append(index) or record(self, index))
+    for position in range(0, batches[0].examples_per_epoch, 4):
+        *halves, whole = (of.at(position) for of in batches)
+        assert len(read) == 8 and sorted(read[:4]) == sorted(read[4:])
+        read.clear()
+        for half, rows in zip(halves, (own, ~own), strict=True):
+            for name in ("prompt", "prompt_mask", "response", "response_mask"):
+                theirs, ours = getattr(whole, name), getattr(half, name)
+                assert ours.shape == theirs.shape
+                np.testing.assert_array_equal(ours[rows], theirs[rows])
+            assert (half.prompt[~rows] == PAD).all() and (half.response[~rows] == PAD).all()
+            np.testing.assert_array_equal(half.prompt_mask, whole.prompt_mask)
 
 
 def test_a_failure_while_reading_ahead_reaches_the_step_that_wants_the_batch():
