@@ -10,7 +10,8 @@ seen.
 
 Stages, gold scorer and numbers are the demo's; texts are twice as long, and so are prompts and summaries.
 
-Not run to its end yet: 24 of SFT's 30 steps, 2026-11-23.
+Run on 2026-11-23: half an hour on two cores; PPO wins 72 % against SFT on abstracts and 57 % on news, at a lower
+diversity on abstracts and half the length (docs/results.md).
 """
 
 from ml_collections import ConfigDict
