@@ -46,7 +46,8 @@ oracle: setup torch-setup ## models against transformers and sentence-transforme
 	JAX_PLATFORMS=cpu $(PYTHON) -m tests.oracle.compare_live --smollm2 --write
 
 # libtpu is kept out of .venv: wherever it is installed, JAX looks for a TPU first.
-aot: setup build/libtpu/.complete ## whether LLaMA-7B's PPO compiles for eight TPU chips and fits them; no TPU is needed
+aot: setup build/libtpu/.complete ## programs compiled for TPUs: tests, and whether LLaMA-7B's PPO fits eight chips; no TPU is needed
+	JAX_PLATFORMS=cpu PYTHONPATH=build/libtpu $(PYTHON) -m pytest tests/aot
 	PYTHONPATH=build/libtpu $(PYTHON) launch/aot_check.py --config=configs/ppo_tldr.py:llama7b --topology=v5e:2x4
 
 benchmark: setup torch-setup ## side by side with torch and transformers, into docs/performance.md

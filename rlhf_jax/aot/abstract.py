@@ -8,7 +8,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -105,4 +104,4 @@ def bytes_beside(resident: Any, arguments: Any) -> int:
 
 def _leaf_bytes(leaf: jax.ShapeDtypeStruct) -> int:
     placed = leaf.sharding or NamedSharding(jax.sharding.get_mesh(), PartitionSpec())
-    return math.prod(placed.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+    return math.prod(placed.shard_shape(leaf.shape)) * leaf.dtype.itemsize

@@ -72,7 +72,7 @@ def test_without_libtpu_it_says_what_to_install():
 )
 def test_what_a_stage_refuses_is_refused(key, message):
     model = "--config.model=facebook/opt-125m"
-    assert message in said("--topology=v5e:2x2", "--config=configs/sft.py", model, f"--config.{key}")
+    assert message in said("--topology=v5e:1x1", "--config=configs/sft.py", model, f"--config.{key}")
 
 
 @needs_libtpu
