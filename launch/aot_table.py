@@ -7,9 +7,11 @@ that. Slices are tried from the smallest on.
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from rlhf_jax.aot.topologies import TOPOLOGIES
@@ -24,20 +26,24 @@ SECONDS = ("compute_seconds", "memory_seconds", "interconnect_seconds")
 type Check = Callable[[list[str], str], dict[str, Any]]  # flags of a config and a topology, to `aot.check.check`'s
 
 
-def table(check: Check) -> Iterator[str]:
-    """The lines of both tables in Markdown; what is found on the way goes to stderr."""
-    programs = []
+def table(check: Check, mapping: Callable[..., Iterable[Any]] = map) -> Iterator[str]:
+    """The lines of both tables in Markdown; what is found on the way goes to stderr.
+
+    Args:
+      check: of one config on one topology; may leave out programs after the first that does not fit.
+      mapping: as `map`, maybe of several processes.
+    """
+    cells = list(itertools.product(MODELS, STAGES, CHIPS))
+    best = dict(zip(cells, mapping(partial(smallest, check), *zip(*cells, strict=True)), strict=True))
     yield from header("model", "stage", *CHIPS)
-    for model in MODELS:
-        for stage in STAGES:
-            best = {generation: smallest(check, stage, model, generation) for generation in CHIPS}
-            yield row(model, stage, *map(cell, best.values()))
-            if model == MODELS[0]:
-                programs += [line for name in LISTED if best[name] for line in listed(stage, best[name])]
+    for model, stage in itertools.product(MODELS, STAGES):
+        yield row(model, stage, *(cell(best[model, stage, generation]) for generation in CHIPS))
     yield ""
     kinds = [*MEMORY, "in all", "compute", "memory", "interconnect", "MFU", "compiled in"]
     yield from header("stage, slice", "program", "calls", *kinds)
-    yield from programs
+    for stage, generation in itertools.product(STAGES, LISTED):
+        if found := best[MODELS[0], stage, generation]:
+            yield from listed(stage, found)
 
 
 def header(*names: str) -> Iterator[str]:
@@ -61,7 +67,7 @@ def listed(stage: str, found: dict[str, Any]) -> Iterator[str]:
         yield row(f"{stage}, {found['topology']}", name, str(program["calls"]), *memory, most, *times)
 
 
-def smallest(check: Check, stage: str, model: str, generation: str) -> dict[str, Any] | None:
+def smallest(check: Check, model: str, stage: str, generation: str) -> dict[str, Any] | None:
     """What is found of the smallest slice that fits, or None."""
     for topology in TOPOLOGIES:
         if topology.startswith(f"{generation}:"):

@@ -28,12 +28,13 @@ STAGES = ("sft", "reward", "ppo", "best_of_n", "generate")
 _TOO_MUCH = re.compile(r"\(([\d.]+)([KMG])\) exceeds available HBM")
 
 
-def check(config: Mapping[str, Any], topology: str) -> dict[str, Any]:
+def check(config: Mapping[str, Any], topology: str, whole: bool = True) -> dict[str, Any]:
     """Compiles every program of a stage for a topology.
 
     Args:
       config: of the stage, as plain data.
       topology: a key of `topologies.TOPOLOGIES`.
+      whole: whether programs after the first that does not fit are compiled too.
 
     Returns:
       What `launch/aot_check.py` prints; its docstring has the fields.
@@ -52,9 +53,12 @@ def check(config: Mapping[str, Any], topology: str) -> dict[str, Any]:
         raise UserError(
             f"the mesh is {settings.mesh}, which uses {mesh.size} of the {len(devices)} chips of {topology}"
         )
+    fits, of_programs = True, {}
     with jax.set_mesh(mesh):
-        of_programs = {program.name: inspect(program, chip, len(devices)) for program in programs.list_programs(parsed)}
-    fits = all(found["fits"] for found in of_programs.values())
+        for program in programs.list_programs(parsed):
+            if fits or whole:
+                of_programs[program.name] = inspect(program, chip, len(devices))
+                fits = fits and of_programs[program.name]["fits"]
     step = [found["calls"] * found["seconds"] for found in of_programs.values() if fits]
     return {
         "stage": config["stage"],

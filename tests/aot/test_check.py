@@ -15,9 +15,11 @@ import pytest
 
 from rlhf_jax import sharding
 from rlhf_jax.aot import programs, topologies
+from rlhf_jax.aot.check import check as check_config
 from rlhf_jax.aot.compiled import Collective, collectives
 from rlhf_jax.chips import CHIPS, PEAK_FLOPS
 from rlhf_jax.config import to_dict
+from rlhf_jax.main import read_flags
 from rlhf_jax.models.sources import open_source
 from rlhf_jax.stages import resolve
 from tests import tiny
@@ -127,12 +129,16 @@ def test_a_study_is_compiled_and_fits(arguments):
 
 @needs_libtpu
 def test_what_cannot_fit_is_not_compiled():
-    result = check("--topology=v5e:1x1", "--config=configs/sft_tldr.py:llama7b", "--config.mesh.tensor=1")
+    large = ["--config=configs/sft_tldr.py:llama7b", "--config.mesh.tensor=1"]
+    result = check("--topology=v5e:1x1", *large)
     assert (result.returncode, result.stderr) == (1, "")
     found = json.loads(result.stdout)
     assert (found["fits"], found["step_seconds"]) == (False, None)
+    assert list(found["programs"]) == ["update", "evaluate", "prefill", "decode"]
     for program in found["programs"].values():
         assert program["needed"] > found["memory"] and program["compile_seconds"] == 0
+    first = check_config(read_flags(["check", *large, "--workdir=none"])[0], "v5e:1x1", whole=False)
+    assert (first["fits"], list(first["programs"])) == (False, ["update"])
 
 
 def state_bytes() -> float:
@@ -168,8 +174,6 @@ def moved(found: list[Collective]) -> int:
 
 
 def decode_collectives(arguments: list[str], axis: str) -> list[Collective]:
-    from rlhf_jax.main import read_flags
-
     config = to_dict(read_flags(["check", *arguments, "--workdir=none"])[0])
     config["mesh"] = {"data": -1, "fsdp": 1, "tensor": 1, axis: 2}
     _, devices = topologies.devices("v5e:2x2")

@@ -29,7 +29,7 @@ def test_slices_are_tried_from_the_smallest_until_one_fits(capsys):
         chips = {"1x1": 1, "2x2": 4, "2x4": 8}[topology.partition(":")[2]]
         return found(topology, 40 / chips, 8.0)
 
-    best = aot_table.smallest(check, "ppo", "llama7b", "v5e")
+    best = aot_table.smallest(check, "llama7b", "ppo", "v5e")
     assert tried == ["v5e:1x1", "v5e:2x2", "v5e:2x4"]
     assert aot_table.cell(best) == "v5e:2x4, 5.0 of 8.0 GiB, 12.3 s"
     assert "v5e:2x2: none" in capsys.readouterr().err
