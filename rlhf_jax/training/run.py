@@ -31,9 +31,13 @@ class Stop:
         self.signal: int | None = None
 
     def agreed(self) -> bool:
-        """Whether any process of the run was asked to stop; all of them ask at the same point, and get the same."""
-        self.signal = hosts.highest(self.signal or 0) or None
-        return self.signal is not None
+        """Whether any process of the run was asked to stop; all of them ask at the same point, and get the same.
+
+        A signal that comes while they tell one another counts when they ask again.
+        """
+        if asked := hosts.highest(self.signal or 0):
+            self.signal = asked
+        return bool(asked)
 
 
 @contextlib.contextmanager

@@ -38,6 +38,22 @@ def test_a_signal_lets_the_step_finish(number: int, expected: type[BaseException
         assert error.value.code == 143
 
 
+def test_a_signal_while_the_hosts_agree_counts_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others were told of none then, so this one goes on with them."""
+
+    def interrupted(number: int) -> int:
+        if not answers:
+            os.kill(os.getpid(), signal.SIGTERM)
+        answers.append(number)
+        return number
+
+    answers: list[int] = []
+    monkeypatch.setattr(run.hosts, "highest", interrupted)
+    with pytest.raises(SystemExit), run.stop_on_signal() as stop:
+        assert [stop.agreed(), stop.agreed()] == [False, True]
+    assert answers[:2] == [0, signal.SIGTERM]
+
+
 def test_without_a_signal_nothing_happens() -> None:
     before = signal.getsignal(signal.SIGINT)
     with run.stop_on_signal() as stop:
