@@ -1,7 +1,7 @@
 """Does a run fit into the memory of a TPU topology, and how fast is it there at best? No TPU is needed.
 
     python launch/aot_check.py --config=configs/ppo_tldr.py:llama7b --topology=v5e:2x4 [--config.key=value ...]
-    python launch/aot_check.py --all    # the table in docs/performance.md, by launch/aot_table.py: hours
+    python launch/aot_check.py --all    # the table in docs/performance.md, by launch/aot_table.py: hours, resumable
 
 Compiles every program of the config's stage for that topology from shapes alone and prints one JSON object; the
 compiler comes with the extra [tpu]. Weights and data are not read: a model is one of `rlhf_jax/models/presets.py`, or a
@@ -29,6 +29,7 @@ Exit status: 0 it fits; 1 it does not, or bad input, told in one sentence.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -78,12 +79,15 @@ def check(words: list[str], topology: str, whole: bool = True) -> dict[str, Any]
 
 
 def write_table() -> None:
-    """Writes the table of `launch/aot_table.py` into docs/performance.md."""
+    """Writes the table of `launch/aot_table.py` into docs/performance.md; goes on where the same code was stopped."""
     from benchmarks.page import replace_part
     from launch.aot_table import table
 
+    files = sorted(path for part in ("rlhf_jax", "configs", "launch") for path in (ROOT / part).rglob("*.py"))
+    digest = hashlib.sha256(b"".join(map(Path.read_bytes, files))).hexdigest()
+    folder = ROOT / "build" / "aot" / digest[:12]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as processes:  # forks would share libtpu's threads
-        lines = table(partial(check, whole=False), processes.map)
+        lines = table(partial(check, whole=False), folder, processes.map)
         replace_part(ROOT / "docs" / "performance.md", "aot", "\n".join(lines))
 
 

@@ -8,10 +8,13 @@ that. Slices are tried from the smallest on.
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rlhf_jax.aot.topologies import TOPOLOGIES
@@ -26,15 +29,17 @@ SECONDS = ("compute_seconds", "memory_seconds", "interconnect_seconds")
 type Check = Callable[[list[str], str], dict[str, Any]]  # flags of a config and a topology, to `aot.check.check`'s
 
 
-def table(check: Check, mapping: Callable[..., Iterable[Any]] = map) -> Iterator[str]:
+def table(check: Check, folder: Path, mapping: Callable[..., Iterable[Any]] = map) -> Iterator[str]:
     """The lines of both tables in Markdown; what is found on the way goes to stderr.
 
     Args:
       check: of one config on one topology; may leave out programs after the first that does not fit.
+      folder: keeps what is found of each cell, and gives it back when the table is asked for again.
       mapping: as `map`, maybe of several processes.
     """
     cells = list(itertools.product(MODELS, STAGES, CHIPS))
-    best = dict(zip(cells, mapping(partial(smallest, check), *zip(*cells, strict=True)), strict=True))
+    folder.mkdir(parents=True, exist_ok=True)
+    best = dict(zip(cells, mapping(partial(kept, folder, check), *zip(*cells, strict=True)), strict=True))
     yield from header("model", "stage", *CHIPS)
     for model, stage in itertools.product(MODELS, STAGES):
         yield row(model, stage, *(cell(best[model, stage, generation]) for generation in CHIPS))
@@ -65,6 +70,16 @@ def listed(stage: str, found: dict[str, Any]) -> Iterator[str]:
         most = f"{(program['memory']['peak'] + program['memory']['beside']) / GIB:.1f}"
         times = [*seconds, f"{program['mfu']:.2f}", f"{program['compile_seconds']:.0f} s"]
         yield row(f"{stage}, {found['topology']}", name, str(program["calls"]), *memory, most, *times)
+
+
+def kept(folder: Path, check: Check, model: str, stage: str, generation: str) -> dict[str, Any] | None:
+    """What `smallest` found the first time."""
+    path = folder / f"{model}-{stage}-{generation}.json"
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(smallest(check, model, stage, generation)))
+        os.replace(partial, path)
+    return json.loads(path.read_text())
 
 
 def smallest(check: Check, model: str, stage: str, generation: str) -> dict[str, Any] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from launch import aot_table
 from rlhf_jax.chips import GIB
 from rlhf_jax.main import read_flags
@@ -35,7 +37,7 @@ def test_slices_are_tried_from_the_smallest_until_one_fits(capsys):
     assert "v5e:2x2: none" in capsys.readouterr().err
 
 
-def test_every_row_of_the_table_is_of_a_config_that_its_stage_accepts():
+def test_every_row_of_the_table_is_of_a_config_that_its_stage_accepts(tmp_path):
     rows = []
 
     def check(flags, topology):
@@ -46,7 +48,7 @@ def test_every_row_of_the_table_is_of_a_config_that_its_stage_accepts():
         rows.append((settings.model, config["stage"], topology.partition(":")[0]))
         return found(topology, 1.0, 2.0)
 
-    lines, listed = (part.splitlines() for part in "\n".join(aot_table.table(check)).split("\n\n"))
+    lines, listed = (part.splitlines() for part in "\n".join(aot_table.table(check, tmp_path)).split("\n\n"))
     assert len(set(rows)) == len(rows) == 3 * 4 * 4
     assert lines[:2] == ["| model | stage | v4 | v5e | v5p | v6e |", "| --- | --- | --- | --- | --- | --- |"]
     assert len(lines) == 2 + 3 * 4
@@ -64,3 +66,23 @@ def test_copies_share_the_batch_evenly():
         "--config.mesh.tensor=4",
         "--config.microbatch=8",
     ]
+
+
+def test_a_table_that_was_stopped_goes_on_where_it_was(tmp_path):
+    tried = []
+
+    def check(flags, topology):
+        """One chip is not enough; at the fortieth slice the run is stopped."""
+        if len(tried) == stop:
+            raise KeyboardInterrupt
+        tried.append((*flags, topology))
+        return found(topology, 1.0 if "x2" in topology else 3.0, 2.0)
+
+    stop = 40
+    with pytest.raises(KeyboardInterrupt):
+        list(aot_table.table(check, tmp_path))
+    stop = 1000
+    lines = list(aot_table.table(check, tmp_path))
+    again = tried[40:]
+    assert len(set(tried)) >= len(tried) - 1, "at most one slice of the cell that was stopped is tried anew"
+    assert again and list(aot_table.table(check, tmp_path)) == lines and tried[40:] == again
