@@ -44,16 +44,18 @@ _WHEELS = {
 }
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_HUB_TEXTS = ["*.json", "*.model", "*.txt", "*.jinja"]  # configuration and tokenizer
+_HUB_WEIGHTS = ["*.safetensors"]
 # Where there are no safetensors; sentence encoders are run from ONNX then, language models read PyTorch's files.
 _HUB_OTHER_WEIGHTS = ["pytorch_model*.bin", "model.onnx", "onnx/model.onnx"]
 
 
-def resolve(model: str) -> Path:
+def resolve(model: str, weights: bool = True) -> Path:
     """Finds a model's files, downloading them from the hub where the name is not a local one.
 
     Args:
       model: a local folder, a local `.gguf` file, `SMOLLM2`, `MINILM`, or a hub name (`owner/name`).
+      weights: whether they are downloaded too, or only configuration and tokenizer.
 
     Returns:
       The folder or the `.gguf` file.
@@ -71,7 +73,7 @@ def resolve(model: str) -> Path:
         raise UserError(f"The model {model} is a file that does not end in .gguf, expected a folder or a .gguf file.")
     if path.suffix == ".gguf" or not _HUB_NAME.fullmatch(model):
         raise UserError(f"The model {model!r} is not there, expected a folder, a .gguf file or a hub name owner/name.")
-    return _from_hub(model)
+    return _from_hub(model, weights)
 
 
 @functools.cache
@@ -115,13 +117,14 @@ def _check_file(path: Path, expected: str, requirement: str) -> None:
         raise UserError(f"{path} has the SHA-256 {found}, expected {expected}, {again}")
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, weights: bool) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 
     try:
-        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
-        if not any(folder.glob("*.safetensors")):
+        wanted = _HUB_TEXTS + _HUB_WEIGHTS if weights else _HUB_TEXTS
+        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
+        if weights and not any(folder.glob("*.safetensors")):
             huggingface_hub.snapshot_download(name, allow_patterns=_HUB_OTHER_WEIGHTS)
         return folder
     except errors.GatedRepoError as error:

@@ -101,6 +101,8 @@ def test_other_weights_are_fetched_only_where_there_are_no_safetensors(tmp_path,
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assets.resolve("owner/model", weights=False)
+    assert {path.suffix for path in tmp_path.rglob("*.*")} <= {".json"}, "a tokenizer is had without the weights"
     assets.resolve("owner/model")
     found = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*") if path.suffix != ".json"]
     assert sorted(found) == fetched

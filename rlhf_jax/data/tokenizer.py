@@ -32,7 +32,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerFast:
     """
     import transformers
 
-    path = assets.resolve(model)
+    path = assets.resolve(model, weights=False)
     if path.suffix == ".gguf":
         return _from_gguf(path)
     try:
