@@ -15,6 +15,15 @@ _cache = tempfile.TemporaryDirectory(prefix="rlhf_jax-tests-")
 os.environ["XDG_CACHE_HOME"] = _cache.name
 
 
+# Begun first, so that no process is left with one of these when the others have nothing more to do.
+LONG = ("tests/test_meshes.py", "tests/test_study.py", "tests/models/test_depth.py", "tests/test_ppo.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take long come first; the order within a file stays."""
+    items.sort(key=lambda item: item.location[0] not in LONG)
+
+
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of `mesh_study.py` on one device."""
