@@ -33,8 +33,11 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from datetime import date
 from functools import partial
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -78,16 +81,28 @@ def check(words: list[str], topology: str, whole: bool = True) -> dict[str, Any]
     return check(config, topology, whole)
 
 
+def fingerprint(versions: Mapping[str, str], *folders: Path) -> str:
+    """Of all that the table depends on: library versions and every Python file in some folders."""
+    digest = hashlib.sha256(json.dumps(versions).encode())
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(f"\0{path.relative_to(folder.parent)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def write_table() -> None:
     """Writes the table of `launch/aot_table.py` into docs/performance.md; goes on where the same code was stopped."""
     from benchmarks.page import replace_part
     from launch.aot_table import table
 
-    files = sorted(path for part in ("rlhf_jax", "configs", "launch") for path in (ROOT / part).rglob("*.py"))
-    digest = hashlib.sha256(b"".join(map(Path.read_bytes, files))).hexdigest()
-    folder = ROOT / "build" / "aot" / digest[:12]
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as processes:  # forks would share libtpu's threads
-        lines = table(partial(check, whole=False), folder, processes.map)
+    versions = {name: version(name) for name in ("jax", "libtpu")}
+    sources = (ROOT / part for part in ("rlhf_jax", "configs", "launch"))
+    folder = ROOT / "build" / "aot" / fingerprint(versions, *sources)
+    # A compilation keeps up to two cores busy and may take 10 GB. A fork would share libtpu's threads.
+    workers = max(1, (os.cpu_count() or 1) // 2)
+    with ProcessPoolExecutor(workers, get_context("spawn"), max_tasks_per_child=1) as processes:
+        made_with = f"{date.today()}, {', '.join(f'{name} {number}' for name, number in versions.items())}."
+        lines = [made_with, *table(partial(check, whole=False), folder, processes.map)]
         replace_part(ROOT / "docs" / "performance.md", "aot", "\n".join(lines))
 
 

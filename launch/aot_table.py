@@ -26,6 +26,11 @@ LISTED = ("v5e", "v5p")  # the generations on which the first model's programs a
 MEMORY = ("arguments", "outputs", "temporaries", "program", "beside")
 SECONDS = ("compute_seconds", "memory_seconds", "interconnect_seconds")
 
+CAPTION = """The smallest slice that each stage fits on, with its settings in `configs/*_tldr.py` (bfloat16, scanned): what
+the program that needs most needs on a chip, of what a chip has, and the seconds of a step at best. Below it the
+programs of LLaMA-7B, in GiB on each chip: *beside* is what the stage holds that is not among a program's arguments.
+Seconds are of one call, by each bound alone; those of compiling are by the clock, on two cores for each program."""
+
 type Check = Callable[[list[str], str], dict[str, Any]]  # flags of a config and a topology, to `aot.check.check`'s
 
 
@@ -39,6 +44,8 @@ def table(check: Check, folder: Path, mapping: Callable[..., Iterable[Any]] = ma
     """
     cells = list(itertools.product(MODELS, STAGES, CHIPS))
     folder.mkdir(parents=True, exist_ok=True)
+    yield CAPTION
+    yield ""
     best = dict(zip(cells, mapping(partial(kept, folder, check), *zip(*cells, strict=True)), strict=True))
     yield from header("model", "stage", *CHIPS)
     for model, stage in itertools.product(MODELS, STAGES):
@@ -76,9 +83,9 @@ def kept(folder: Path, check: Check, model: str, stage: str, generation: str) ->
     """What `smallest` found the first time."""
     path = folder / f"{model}-{stage}-{generation}.json"
     if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(smallest(check, model, stage, generation)))
-        os.replace(partial, path)
+        fresh = path.with_suffix(".fresh")
+        fresh.write_text(json.dumps(smallest(check, model, stage, generation)))
+        os.replace(fresh, path)
     return json.loads(path.read_text())
 
 
@@ -98,7 +105,9 @@ def config_flags(stage: str, model: str, topology: str) -> list[str]:
     chips = math.prod(int(size) for size in topology.partition(":")[2].split("x"))
     tensor = min(chips, 8)
     where, batch = ("config.sampling", "batch_size") if stage == "bon" else ("config", "microbatch")
-    keys = {"mesh.tensor": tensor, batch: max(8, chips // tensor)}
+    keys = {"mesh.tensor": tensor}
+    if chips // tensor > 8:  # copies share a batch evenly; a row's own has eight rows or sixteen
+        keys[batch] = chips // tensor
     return [f"--config=configs/{stage}_tldr.py:{model}", *(f"--{where}.{key}={value}" for key, value in keys.items())]
 
 

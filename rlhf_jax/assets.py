@@ -125,7 +125,7 @@ def _from_hub(name: str, weights: bool) -> Path:
         wanted = _HUB_TEXTS + _HUB_WEIGHTS if weights else _HUB_TEXTS
         folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
         if weights and not any(folder.glob("*.safetensors")):
-            huggingface_hub.snapshot_download(name, allow_patterns=_HUB_OTHER_WEIGHTS)
+            huggingface_hub.snapshot_download(name, revision=folder.name, allow_patterns=_HUB_OTHER_WEIGHTS)
         return folder
     except errors.GatedRepoError as error:
         raise UserError(f"The model {name!r} is gated: accept its terms on the hub and log in there first.") from error

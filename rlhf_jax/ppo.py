@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlhf_jax import rollouts, sharding
+from rlhf_jax import hosts, rollouts, sharding
 from rlhf_jax.data.batches import Batches, Buckets, Encoding, from_prompts
 from rlhf_jax.data.loading import Loading, load_prompts, read_ahead
 from rlhf_jax.data.tokenizer import id_count, load_tokenizer
@@ -162,8 +162,9 @@ def train(config: Config, workdir: Path) -> None:
     buckets = Buckets(config.prompt_buckets, response=(1,))
     encoding = Encoding(tokenizer, max(config.prompt_buckets), max_response=0, truncation=config.truncation)
     items = load_prompts(config.data, encoding, config.loading)
-    own = sharding.own_rows(config.prompts)
+    own = sharding.own_rows(config.prompts)  # also in sampling batches, which are every k-th prompt of a device
     batches = Batches(items, config.prompts, config.seed, buckets, tokenizer.eos_token_id, own)
+    hosts.agree("the data", {"the lengths of the training data": batches.fingerprint})
     watched = select_examples(config.data, config.evaluate_prompts)
     watched_items = from_prompts(watched, tokenizer, max(config.prompt_buckets), config.truncation)
     fixed = FixedPrompts(watched, watched_items, tokenizer, buckets, config.prompts)

@@ -210,6 +210,7 @@ def train(config: Config, workdir: Path) -> None:
     buckets = Buckets(config.prompt_buckets, config.response_buckets)
     pad = tokenizer.eos_token_id
     batches = Batches(train, config.batch_size, config.seed, buckets, pad, sharding.own_rows(config.batch_size))
+    hosts.agree("the data", {"the lengths of the training data": batches.fingerprint})
     evaluation = {split: list(in_order(items, config.microbatch, buckets, pad)) for split, items in held_out.items()}
     chosen = np.random.default_rng(config.seed).permutation(len(train))[: config.normalisation_pairs]
     normalisation = list(in_order([train[i] for i in chosen], config.microbatch, buckets, pad))

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import losses, rollouts, sharding
+from rlhf_jax import hosts, losses, rollouts, sharding
 from rlhf_jax.data.batches import Batches, Buckets, Encoding, Item, in_order, real_tokens
 from rlhf_jax.data.loading import Loading, load_splits, read_ahead
 from rlhf_jax.data.records import Example
@@ -221,6 +221,7 @@ def train(config: Config, workdir: Path) -> None:
     buckets = Buckets(config.prompt_buckets, config.response_buckets)
     pad = tokenizer.eos_token_id
     batches = Batches(train, config.batch_size, config.seed, buckets, pad, sharding.own_rows(config.batch_size))
+    hosts.agree("the data", {"the lengths of the training data": batches.fingerprint})
     evaluation = {
         split: [sharding.rows(batch) for batch, _ in in_order(items, config.microbatch, buckets, pad)]
         for split, items in held_out.items()

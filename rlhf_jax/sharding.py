@@ -155,16 +155,18 @@ def abstract(shape: Sequence[int], dtype: Any, axes: Sequence[str | None]) -> ja
 
 
 def rows(tree: Any) -> Any:
-    """A batch, its leading axis divided."""
+    """A batch, its leading axis divided; what a host has in rows that are not its `own_rows` does not matter."""
     return jax.tree.map(lambda leaf: _put(leaf, spec(("batch",))), tree)
 
 
 def own_rows(count: int) -> np.ndarray:
     """`[count]` bool: the rows of a batch that `rows` puts on devices of this host, which need no others from it."""
     place = _named(spec(("batch",)))
-    own = np.full(count, place is None)
-    for (index,) in place.addressable_devices_indices_map((count,)).values() if place else ():
-        own[index] = True
+    if place is None:
+        return np.ones(count, bool)
+    own = np.zeros(count, bool)
+    for (share,) in place.addressable_devices_indices_map((count,)).values():
+        own[share] = True
     return own
 
 
@@ -216,7 +218,7 @@ def _put(array: np.ndarray | jax.Array, partition: PartitionSpec) -> jax.Array:
         return jax.device_put(array, place)
     if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_put(jax.random.key_data(array), partition))
-    host = np.asarray(jax.device_get(array))  # every host has all of it, and gives its own devices their shares
+    host = np.asarray(jax.device_get(array))  # of its size on every host, which gives its own devices their shares
     indices = place.addressable_devices_indices_map(host.shape)
     shares = [jax.device_put(host[index], device) for device, index in indices.items()]
     return jax.make_array_from_single_device_arrays(host.shape, place, shares)

@@ -93,16 +93,18 @@ def test_a_hub_name_is_downloaded_and_being_offline_is_one_sentence(tmp_path, mo
     ],
 )
 def test_other_weights_are_fetched_only_where_there_are_no_safetensors(tmp_path, monkeypatch, published, fetched):
-    def download(name, allow_patterns):
+    def download(name, allow_patterns, revision="commit"):
+        assert revision == "commit", "what is fetched later is of the commit that the folder is named by"
         for file in published:
             if any(fnmatch.fnmatch(file, pattern) for pattern in allow_patterns):
-                (tmp_path / file).parent.mkdir(exist_ok=True)
-                (tmp_path / file).touch()
-        return str(tmp_path)
+                (folder / file).parent.mkdir(exist_ok=True, parents=True)
+                (folder / file).touch()
+        return str(folder)
 
+    folder = tmp_path / "commit"
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assets.resolve("owner/model", weights=False)
     assert {path.suffix for path in tmp_path.rglob("*.*")} <= {".json"}, "a tokenizer is had without the weights"
     assets.resolve("owner/model")
-    found = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*") if path.suffix != ".json"]
+    found = [str(path.relative_to(folder)) for path in folder.rglob("*.*") if path.suffix != ".json"]
     assert sorted(found) == fetched

@@ -29,7 +29,7 @@ def say(*words):
 
 hosts.start(2, {})
 me = jax.process_index()
-said = open(f"{sys.argv[1]}/{me}.txt", "w")
+said = open(f"{sys.argv[1]}/{me}.txt", "w", buffering=1)
 say(hosts.count(), hosts.is_main(), hosts.exchange("a greeting", f"from {me}"), hosts.highest(5 - 3 * me))
 hosts.agree("a fact", {"config": {"x": [1, 2.5], "y": {"z": None}}})
 refused(hosts.agree, "another", {"config": {"x": 1, "y": {"z": me}}, f"own {me}": 1})
@@ -39,11 +39,18 @@ with sharding.use(sharding.Mesh(-1, 2, 1)), jax.transfer_guard("disallow"):
     batch = sharding.rows({"x": rows, "y": rows[:, 0]})
     assert [shard.data.shape for shard in batch["x"].addressable_shards] == [(1, 2, 3)] * 4
     assert not batch["x"].is_fully_addressable
-    assert sharding.own_rows(16).tolist() == [me == 0] * 8 + [me == 1] * 8
+    own = sharding.own_rows(8)
+    assert own.tolist() == [me == 0] * 4 + [me == 1] * 4
+    theirs = np.where(own[:, None, None], rows, np.nan)
+    np.testing.assert_array_equal(sharding.whole(sharding.rows(theirs)), rows)
     back = sharding.whole(jax.tree.map(lambda x: x + x, batch) | {"z": rows})
     key, number = sharding.spread((jax.random.key(sharding.spread(3)), 0.5))
     assert len(key.sharding.device_set) == len(number.sharding.device_set) == 8
     drawn = sharding.whole(jax.jit(jax.random.uniform)(key) + number)
+for sizes in (sharding.Mesh(1, 1, 8), sharding.Mesh(1, 2, 4), sharding.Mesh(1, 8, 1)):
+    with sharding.use(sizes):
+        own = sharding.own_rows(8).tolist()
+        assert own == ([True] * 8 if sizes.fsdp == 1 else [me == 0] * 4 + [me == 1] * 4), sizes
 with sharding.use(sharding.Mesh(-1, 2, 1)):
     runs = {"layers": {"4-5": {"w": sharding.place(rows.reshape(2, 8, 3), (None, "batch", None))}, "6": {"w": rows}}}
     blocks = sharding.whole(stacks.unstacked(runs))["layers"]

@@ -5,6 +5,7 @@ Shape letters: B prompts, N responses of one prompt, P prompt length, R response
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
@@ -173,8 +174,8 @@ def _fill(ids: np.ndarray, mask: np.ndarray, tokens: list[int]) -> None:
     mask[: len(tokens)] = True
 
 
-def real_tokens(batch: Sequences) -> np.ndarray | jax.Array:
-    """Scalar integer: how many tokens a batch has, prompts counted once and padding not at all."""
+def real_tokens(batch: Sequences) -> np.integer | jax.Array:
+    """How many tokens a batch has, prompts counted once and padding not at all."""
     return batch.prompt_mask.sum() + batch.response_mask.sum()
 
 
@@ -238,6 +239,7 @@ class Batches:
         Raises:
           UserError: there are fewer items than `batch_size`, or one is longer than the largest bucket.
         """
+        assert own is None or own.shape == (batch_size,)
         if len(items) < batch_size:
             raise UserError(f"There are {len(items)} examples, expected at least one batch of {batch_size}.")
         self._items, self._batch_size, self._seed, self._buckets, self._pad_id = (
@@ -248,9 +250,14 @@ class Batches:
             pad_id,
         )
         self._own = np.ones(batch_size, bool) if own is None else own
-        self._lengths = lengths_of(items)
+        self._samples, self._lengths = len(items[0].responses), lengths_of(items)
         self._sort_by = buckets.of(self._lengths).T[::-1]  # the last row is the first key of a lexsort
         self._plans: dict[int, np.ndarray] = {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what the order depends on beside the seed: hosts that share batches must have the same."""
+        return f"{len(self._items)} items, {hashlib.sha256(self._lengths.tobytes()).hexdigest()[:12]}"
 
     @property
     def examples_per_epoch(self) -> int:
@@ -275,15 +282,13 @@ class Batches:
         index, rest = divmod(start, self._batch_size)
         if rest:
             raise ValueError(f"the position {position} is no multiple of the batch size {self._batch_size}")
-        chosen = self._plan(epoch)[index]
-        read = {row: self._items[chosen[row]] for row in np.flatnonzero(self._own)}
-        samples = len(next(iter(read.values())).responses)
-        return [read.get(row) or self._pads(item, samples) for row, item in enumerate(chosen)]
+        rows = zip(self._plan(epoch)[index], self._own, strict=True)
+        return [self._items[item] if own else self._pads(item) for item, own in rows]
 
-    def _pads(self, item: int, samples: int) -> Item:
+    def _pads(self, item: int) -> Item:
         """An item as long as another one that is not read."""
         prompt, response = self._lengths[item].tolist()
-        return Item([self._pad_id] * prompt, [[self._pad_id] * response] * samples)
+        return Item([self._pad_id] * prompt, [[self._pad_id] * response] * self._samples)
 
     def _plan(self, epoch: int) -> np.ndarray:
         """`[batches, batch_size]` indices of items.

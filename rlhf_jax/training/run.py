@@ -25,9 +25,15 @@ _compiled, _compile_seconds = 0, 0.0
 
 
 class Stop:
-    """Whether the run was asked to stop. `signal` is the signal's number, or None."""
+    """Whether the run was asked to stop.
+
+    Attributes:
+      received: the number of the signal that this process got, or None.
+      signal: the number of the one that all processes of the run have agreed on, or None.
+    """
 
     def __init__(self) -> None:
+        self.received: int | None = None
         self.signal: int | None = None
 
     def agreed(self) -> bool:
@@ -35,9 +41,8 @@ class Stop:
 
         A signal that comes while they tell one another counts when they ask again.
         """
-        if asked := hosts.highest(self.signal or 0):
-            self.signal = asked
-        return bool(asked)
+        self.signal = hosts.highest(self.received or 0) or None
+        return self.signal is not None
 
 
 @contextlib.contextmanager
@@ -67,9 +72,9 @@ def stop_on_signal(grace: float = 0.0) -> Iterator[Stop]:
         return
 
     def handle(number: int, frame: object) -> None:
-        if stop.signal is not None:
+        if stop.received is not None:
             raise _stopped(number)
-        stop.signal = number
+        stop.received = number
         # print() could be interrupted by itself here.
         os.write(2, b"\nstopping after this step; once more stops at once\n")
 
@@ -81,8 +86,8 @@ def stop_on_signal(grace: float = 0.0) -> Iterator[Stop]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    if stop.signal is not None:
-        raise _stopped(stop.signal)
+    if signalled := stop.signal or stop.received:  # by itself where it came when nobody asks again: others may go on
+        raise _stopped(signalled)
 
 
 @contextlib.contextmanager

@@ -202,5 +202,6 @@ def test_in_order_counts_every_item_once(count, batch_size):
 def test_prompts_alone_batch_without_responses():
     items = [Item(item.prompt, []) for item in make_items(8)]
     buckets = Buckets(BUCKETS.prompt, (0,))
-    assert Batches(items, 4, 0, buckets, PAD).at(4).response.shape == (4, 0, 0)
+    for own in (None, np.arange(4) == 2):
+        assert Batches(items, 4, 0, buckets, PAD, own).at(4).response.shape == (4, 0, 0)
     assert [real for _, real in in_order(items, 5, buckets, PAD)] == [5, 3]

@@ -18,6 +18,7 @@ from rlhf_jax.data.records import FILES, Example, Preference, fingerprint, write
 from rlhf_jax.data.tokenizer import decode, train_tokenizer
 from rlhf_jax.data.tokens import Split
 from rlhf_jax.errors import UserError
+from rlhf_jax.reward import pairs_at
 from tests import tiny
 
 SPLITS = {"train": 64, "validation": 9, "id_test": 3}
@@ -117,20 +118,30 @@ def test_a_host_reads_its_own_rows_alone_and_its_batches_have_the_shapes_of_all(
     _, (train, _) = both(prepared)
     own = np.array([False, True, True, False])
     batches = [Batches(train, 4, 3, BUCKETS, PAD, rows) for rows in (own, ~own, None)]
+    assert len({of.fingerprint for of in batches}) == 1
     read = []
     record = Split._record
     monkeypatch.setattr(Split, "_record", lambda self, index: read.append(index) or record(self, index))
     for position in range(0, batches[0].examples_per_epoch, 4):
-        *halves, whole = (of.at(position) for of in batches)
+        *halves, whole = (pairs_at(of, position) for of in batches)
         assert len(read) == 8 and sorted(read[:4]) == sorted(read[4:])
         read.clear()
         for half, rows in zip(halves, (own, ~own), strict=True):
+            np.testing.assert_array_equal(half.margin[rows], whole.margin[rows])
             for name in ("prompt", "prompt_mask", "response", "response_mask"):
-                theirs, ours = getattr(whole, name), getattr(half, name)
+                theirs, ours = (getattr(batch.sequences, name) for batch in (whole, half))
                 assert ours.shape == theirs.shape
                 np.testing.assert_array_equal(ours[rows], theirs[rows])
-            assert (half.prompt[~rows] == PAD).all() and (half.response[~rows] == PAD).all()
-            np.testing.assert_array_equal(half.prompt_mask, whole.prompt_mask)
+            assert (half.sequences.prompt[~rows] == PAD).all() and (half.sequences.response[~rows] == PAD).all()
+            np.testing.assert_array_equal(half.sequences.prompt_mask, whole.sequences.prompt_mask)
+
+
+def test_hosts_whose_data_differ_have_other_fingerprints(prepared):
+    _, (train, _) = both(prepared)
+    fewer = train.take(np.arange(len(train) - 1))
+    swapped = train.take(np.r_[1, 0, 2 : len(train)])
+    found = {Batches(items, 4, 3, BUCKETS, PAD).fingerprint for items in (train, fewer, swapped)}
+    assert len(found) == 3 and Batches(list(train), 4, 0, BUCKETS, PAD).fingerprint in found
 
 
 def test_a_failure_while_reading_ahead_reaches_the_step_that_wants_the_batch():

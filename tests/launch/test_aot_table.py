@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
 import pytest
 
-from launch import aot_table
+from launch import aot_check, aot_table
 from rlhf_jax.chips import GIB
 from rlhf_jax.main import read_flags
 from rlhf_jax.stages import resolve
@@ -48,7 +51,7 @@ def test_every_row_of_the_table_is_of_a_config_that_its_stage_accepts(tmp_path):
         rows.append((settings.model, config["stage"], topology.partition(":")[0]))
         return found(topology, 1.0, 2.0)
 
-    lines, listed = (part.splitlines() for part in "\n".join(aot_table.table(check, tmp_path)).split("\n\n"))
+    _, lines, listed = (part.splitlines() for part in "\n".join(aot_table.table(check, tmp_path)).split("\n\n"))
     assert len(set(rows)) == len(rows) == 3 * 4 * 4
     assert lines[:2] == ["| model | stage | v4 | v5e | v5p | v6e |", "| --- | --- | --- | --- | --- | --- |"]
     assert len(lines) == 2 + 3 * 4
@@ -62,27 +65,48 @@ def test_every_row_of_the_table_is_of_a_config_that_its_stage_accepts(tmp_path):
 def test_copies_share_the_batch_evenly():
     flags = aot_table.config_flags("bon", "opt6_7b", "v5e:16x16")
     assert flags[-2:] == ["--config.sampling.mesh.tensor=8", "--config.sampling.batch_size=32"]
-    assert aot_table.config_flags("sft", "opt6_7b", "v5e:2x2")[-2:] == [
-        "--config.mesh.tensor=4",
-        "--config.microbatch=8",
-    ]
+    of_sft = "--config=configs/sft_tldr.py:opt6_7b"
+    assert aot_table.config_flags("sft", "opt6_7b", "v5e:2x2") == [of_sft, "--config.mesh.tensor=4"]
+    assert aot_table.config_flags("sft", "opt6_7b", "v5e:8x8") == [of_sft, "--config.mesh.tensor=8"]
 
 
 def test_a_table_that_was_stopped_goes_on_where_it_was(tmp_path):
-    tried = []
+    tried, stops = [], [41]  # within a cell, whose first slice is tried anew
 
     def check(flags, topology):
-        """One chip is not enough; at the fortieth slice the run is stopped."""
-        if len(tried) == stop:
+        """One chip is not enough."""
+        if len(tried) in stops:
+            stops.clear()
             raise KeyboardInterrupt
         tried.append((*flags, topology))
         return found(topology, 1.0 if "x2" in topology else 3.0, 2.0)
 
-    stop = 40
     with pytest.raises(KeyboardInterrupt):
         list(aot_table.table(check, tmp_path))
-    stop = 1000
     lines = list(aot_table.table(check, tmp_path))
-    again = tried[40:]
-    assert len(set(tried)) >= len(tried) - 1, "at most one slice of the cell that was stopped is tried anew"
-    assert again and list(aot_table.table(check, tmp_path)) == lines and tried[40:] == again
+    again = tried[41:]
+    assert len(set(tried)) == len(tried) - 1, "one slice, of the cell that was stopped, is tried anew"
+    assert list(aot_table.table(check, tmp_path)) == lines and tried[41:] == again
+
+
+def fits_everywhere(flags, topology):
+    """A check that other processes can be handed."""
+    return found(topology, 1.0, 2.0)
+
+
+def test_processes_fill_the_table_as_one_does(tmp_path):
+    with ProcessPoolExecutor(2, get_context("spawn")) as processes:
+        lines = list(aot_table.table(fits_everywhere, tmp_path / "a", processes.map))
+    assert lines == list(aot_table.table(fits_everywhere, tmp_path / "b"))
+
+
+def test_what_was_found_is_of_this_code_and_these_versions(tmp_path):
+    folder = tmp_path / "launch"
+    folder.mkdir()
+    (folder / "a.py").write_text("1")
+    seen = {aot_check.fingerprint({"jax": "1"}, folder), aot_check.fingerprint({"jax": "2"}, folder)}
+    (folder / "a.py").rename(folder / "b.py")
+    seen.add(aot_check.fingerprint({"jax": "1"}, folder))
+    (folder / "b.py").write_text("2")
+    seen.add(aot_check.fingerprint({"jax": "1"}, folder))
+    assert len(seen) == 4 and aot_check.fingerprint({"jax": "1"}, folder) in seen

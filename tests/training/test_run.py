@@ -54,6 +54,16 @@ def test_a_signal_while_the_hosts_agree_counts_the_next_time(monkeypatch: pytest
     assert answers[:2] == [0, signal.SIGTERM]
 
 
+def test_a_hosts_own_signal_after_anothers_is_its_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preemption tells every host, one after another; the save that the first one asked for goes on."""
+    monkeypatch.setattr(run.hosts, "highest", lambda number: signal.SIGTERM)
+    with pytest.raises(SystemExit) as error, run.stop_on_signal() as stop:
+        assert stop.agreed()
+        os.kill(os.getpid(), signal.SIGTERM)
+        saved = True
+    assert saved and error.value.code == 143
+
+
 def test_without_a_signal_nothing_happens() -> None:
     before = signal.getsignal(signal.SIGINT)
     with run.stop_on_signal() as stop:
