@@ -26,8 +26,8 @@ LISTED = ("v5e", "v5p")  # the generations on which the first model's programs a
 MEMORY = ("arguments", "outputs", "temporaries", "program", "beside")
 SECONDS = ("compute_seconds", "memory_seconds", "interconnect_seconds")
 
-CAPTION = """The smallest slice that each stage fits on, with its settings in `configs/*_tldr.py` (bfloat16, scanned): what
-the program that needs most needs on a chip, of what a chip has, and the seconds of a step at best. Below it the
+CAPTION = """The smallest slice that each stage fits on, with its settings in `configs/*_tldr.py` (bfloat16, scanned):
+what the program that needs most needs on a chip, of what a chip has, and the seconds of a step at best. Below it the
 programs of LLaMA-7B, in GiB on each chip: *beside* is what the stage holds that is not among a program's arguments.
 Seconds are of one call, by each bound alone; those of compiling are by the clock, on two cores for each program."""
 
