@@ -12,9 +12,12 @@ two rows of llama7b; `configs/sweeps/opt_scaling.py` and `configs/sweeps/shifts.
 `ppo_tldr.py`, `bon_tldr.py`, `evaluate_tldr.py` and those of alpaca.
 
 The shift `sentiment` reads the study's row numbers from data/sentiment/tldr.npy and tldr_preferences.npy, which are in
-its repository; a classifier can find them instead (docs/data.md). Under it SFT and the reward model are trained for one
-epoch of its rows, 456 and 725 steps; how many rows the other two shifts have was not found, and they are trained as
-long.
+its repository; a classifier can find them instead (docs/data.md): of both stages, `prepare` and `prepare_preferences`,
+
+    --config.stages.prepare.sources.tldr.shift.indices= --config.stages.prepare.sources.tldr.shift.classifier=NAME
+
+Under it SFT and the reward model are trained for one epoch of its rows, 456 and 725 steps; how many rows the other two
+shifts have was not found, and they are trained as long.
 
 The preset `tiny` is all of a row at the size of a laptop, on 64 records and with random weights: it shows that the
 stages fit, and nothing else. `--config.stages.prepare.sources.tldr.place=FOLDER` and the like read local files.

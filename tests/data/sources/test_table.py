@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 
 import pytest
@@ -190,9 +189,11 @@ def texts(record: Example | Preference) -> tuple[str, ...]:
 def test_every_source_has_a_case_and_a_row_in_the_docs():
     assert {case[0] for case in CASES.values()} == set(table.SOURCES)
     page = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", page, re.MULTILINE))
+    rows = {cells[0]: cells for line in page.splitlines() if len(cells := line.strip("| ").split(" | ")) == 6}
     for name, source in table.SOURCES.items():
-        assert source.place in page and name in rows
+        _, place, _, expected, seen, cases = rows[f"`{name}`"]
+        assert f"`{source.place}`" in place and expected and seen
+        assert cases.split("; ") == [case for case, (of, *_) in CASES.items() if of == name]
         assert all(f"| `{name}` | `{mirror}`" in page for mirror in source.mirrors)
 
 
