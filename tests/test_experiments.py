@@ -60,6 +60,16 @@ def test_the_programs_of_every_row_are_lowered(preset):
     assert lowered(row) == {(row, stage): programs for stage, programs in of_alpaca.items()}
 
 
+@pytest.mark.soak
+def test_the_programs_of_a_study_on_other_texts_are_lowered():
+    config = "configs/scitldr.py:data"
+    sampled = {name: NETWORKS["best_of_n"] for name in ("sample_sft", "sample_ppo", "best_of_n")}
+    trained = {"sft": "update evaluate", "ppo": "prefill decode score update"}
+    trained |= dict.fromkeys(("reward", "reward_people"), NETWORKS["reward"])
+    expected = {**trained, **sampled, "sample_pairs": "prefill decode"}
+    assert lowered(config) == {(config, stage): programs for stage, programs in expected.items()}
+
+
 def report(folder: Path, name: str = "report") -> dict:
     return json.loads((folder / name / "report.json").read_text())["models"]
 
