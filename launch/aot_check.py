@@ -29,16 +29,10 @@ Exit status: 0 it fits; 1 it does not, or bad input, told in one sentence.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from datetime import date
 from functools import partial
-from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +57,9 @@ def main(arguments: list[str]) -> int:
     try:
         words = values(arguments, known_only=True)
         if values["all"].value:
-            write_table()
+            from launch.aot_table import write
+
+            write(partial(check, whole=False))
             return 0
         found = check(words[1:], values["topology"].value)
     except UserError as error:
@@ -79,31 +75,6 @@ def check(words: list[str], topology: str, whole: bool = True) -> dict[str, Any]
 
     config, *_ = read_flags(["aot_check", *words, "--workdir=none"])  # nothing is written
     return check(config, topology, whole)
-
-
-def fingerprint(versions: Mapping[str, str], *folders: Path) -> str:
-    """Of all that the table depends on: library versions and every Python file in some folders."""
-    digest = hashlib.sha256(json.dumps(versions).encode())
-    for folder in folders:
-        for path in sorted(folder.rglob("*.py")):
-            digest.update(f"\0{path.relative_to(folder.parent)}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def write_table() -> None:
-    """Writes the table of `launch/aot_table.py` into docs/performance.md; goes on where the same code was stopped."""
-    from benchmarks.page import replace_part
-    from launch.aot_table import table
-
-    versions = {name: version(name) for name in ("jax", "libtpu")}
-    sources = (ROOT / part for part in ("rlhf_jax", "configs", "launch"))
-    folder = ROOT / "build" / "aot" / fingerprint(versions, *sources)
-    # A compilation keeps up to two cores busy and may take 10 GB. A fork would share libtpu's threads.
-    workers = max(1, (os.cpu_count() or 1) // 2)
-    with ProcessPoolExecutor(workers, get_context("spawn"), max_tasks_per_child=1) as processes:
-        made_with = f"{date.today()}, {', '.join(f'{name} {number}' for name, number in versions.items())}."
-        lines = [made_with, *table(partial(check, whole=False), folder, processes.map)]
-        replace_part(ROOT / "docs" / "performance.md", "aot", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -7,19 +7,27 @@ that. Slices are tried from the smallest on.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from datetime import date
 from functools import partial
+from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page import replace_part
 from rlhf_jax.aot.topologies import TOPOLOGIES
 from rlhf_jax.chips import CHIPS, GIB
 
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ("rlhf_jax", "configs", "launch")  # the folders whose code the table depends on
 MODELS = ("llama7b", "llama3_8b", "opt6_7b")  # presets of configs/rows.py
 STAGES = ("sft", "reward", "ppo", "bon")
 LISTED = ("v5e", "v5p")  # the generations on which the first model's programs are listed
@@ -32,6 +40,27 @@ programs of LLaMA-7B, in GiB on each chip: *beside* is what the stage holds that
 Seconds are of one call, by each bound alone; those of compiling are by the clock, on two cores for each program."""
 
 type Check = Callable[[list[str], str], dict[str, Any]]  # flags of a config and a topology, to `aot.check.check`'s
+
+
+def write(check: Check) -> None:
+    """Writes both tables into docs/performance.md; goes on where the same code was stopped. `check` as in `table`."""
+    versions = {name: version(name) for name in ("jax", "libtpu")}
+    folder = ROOT / "build" / "aot" / fingerprint(versions, *(ROOT / part for part in SOURCES))
+    # A compilation keeps up to two cores busy and may take 10 GB. A fork would share libtpu's threads.
+    workers = max(1, (os.cpu_count() or 1) // 2)
+    with ProcessPoolExecutor(workers, get_context("spawn"), max_tasks_per_child=1) as processes:
+        made_with = f"{date.today()}, {', '.join(f'{name} {number}' for name, number in versions.items())}."
+        lines = [made_with, *table(check, folder, processes.map)]
+    replace_part(ROOT / "docs" / "performance.md", "aot", "\n".join(lines))
+
+
+def fingerprint(versions: Mapping[str, str], *folders: Path) -> str:
+    """Of all that the table depends on: library versions and every Python file in some folders."""
+    digest = hashlib.sha256(json.dumps(versions).encode())
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(f"\0{path.relative_to(folder.parent)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def table(check: Check, folder: Path, mapping: Callable[..., Iterable[Any]] = map) -> Iterator[str]:

@@ -7,7 +7,7 @@ from multiprocessing import get_context
 
 import pytest
 
-from launch import aot_check, aot_table
+from launch import aot_table
 from rlhf_jax.chips import GIB
 from rlhf_jax.main import read_flags
 from rlhf_jax.stages import resolve
@@ -104,9 +104,9 @@ def test_what_was_found_is_of_this_code_and_these_versions(tmp_path):
     folder = tmp_path / "launch"
     folder.mkdir()
     (folder / "a.py").write_text("1")
-    seen = {aot_check.fingerprint({"jax": "1"}, folder), aot_check.fingerprint({"jax": "2"}, folder)}
+    seen = {aot_table.fingerprint({"jax": "1"}, folder), aot_table.fingerprint({"jax": "2"}, folder)}
     (folder / "a.py").rename(folder / "b.py")
-    seen.add(aot_check.fingerprint({"jax": "1"}, folder))
+    seen.add(aot_table.fingerprint({"jax": "1"}, folder))
     (folder / "b.py").write_text("2")
-    seen.add(aot_check.fingerprint({"jax": "1"}, folder))
-    assert len(seen) == 4 and aot_check.fingerprint({"jax": "1"}, folder) in seen
+    seen.add(aot_table.fingerprint({"jax": "1"}, folder))
+    assert len(seen) == 4 and aot_table.fingerprint({"jax": "1"}, folder) in seen
