@@ -40,9 +40,10 @@ def optimizer(learning_rate: float, schedule: str) -> ConfigDict:
     )
 
 
-def mesh() -> ConfigDict:
-    """One device; -1 for one of the three is all that there are (docs/architecture.md)."""
-    return ConfigDict({"data": 1, "fsdp": 1, "tensor": 1})
+def mesh(data: int = 1, tensor: int = 1) -> ConfigDict:
+    """So many devices, -1 is all that there are; `rules` say what is divided over them (docs/architecture.md)."""
+    rules = {"embed": ("fsdp",), "vocab": ("tensor",), "kv_heads": ("tensor",), "mlp": ("tensor",)}
+    return ConfigDict({"data": data, "fsdp": 1, "tensor": tensor, "rules": rules})
 
 
 def blocks() -> ConfigDict:

@@ -70,7 +70,7 @@ def model(where: str, preset: str) -> str:
 def mesh(preset: str) -> ConfigDict:
     """As many chips as a copy of the model needs, and as many copies as there are chips for."""
     _, tensor = PRESETS[preset]
-    return ConfigDict({"data": -1, "fsdp": 1, "tensor": tensor})
+    return common.mesh(data=-1, tensor=tensor)
 
 
 def blocks(preset: str) -> ConfigDict:

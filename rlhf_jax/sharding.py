@@ -1,7 +1,7 @@
 """The mesh of devices, and where arrays lie on it.
 
 Every parameter names its logical axes where it is declared (`flax.linen.with_logical_partitioning`), activations name
-theirs at block borders; `RULES` says which axes of the mesh a logical axis is divided over. Programs are compiled for
+theirs at block borders; `Rules` say which axes of the mesh a logical axis is divided over. Programs are compiled for
 all devices at once: inputs are put where they belong before a call, constraints hold activations there inside, and
 collectives between are the compiler's (Xu et al., 2021).
 
@@ -18,7 +18,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -28,15 +28,36 @@ from rlhf_jax import hosts
 from rlhf_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
+BATCH = AXES[:2]  # what rows are divided over: all that is not `tensor`
 
-# Logical axis -> mesh axes; one that is not here is not divided. Batches go over all that is not `tensor`.
-RULES: dict[str, str | tuple[str, ...]] = {
-    "batch": ("data", "fsdp"),
-    "embed": "fsdp",
-    "vocab": "tensor",
-    "kv_heads": "tensor",
-    "mlp": "tensor",
-}
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Which axes of the mesh divide each logical axis of parameters, and of what is made of them; () leaves it whole.
+
+    Attributes:
+      embed: the width of the model.
+      vocab: rows of the embedding and of the head.
+      kv_heads: groups of heads that share keys and values, with their caches.
+      mlp: features inside the MLP.
+
+    Raises:
+      UserError: an axis of the mesh is named twice.
+    """
+
+    embed: tuple[Literal["data", "fsdp"], ...] = ("fsdp",)
+    vocab: tuple[Literal["tensor"], ...] = ("tensor",)
+    kv_heads: tuple[Literal["tensor"], ...] = ("tensor",)
+    mlp: tuple[Literal["tensor"], ...] = ("tensor",)
+
+    def __post_init__(self) -> None:
+        for name, axes in vars(self).items():
+            if len(set(axes)) < len(axes):
+                raise UserError(f"mesh.rules.{name} is {axes}; expected each axis of the mesh once")
+
+    def of(self, axis: str | None) -> tuple[str, ...]:
+        """The mesh axes that divide a logical axis; one that has no rule is whole."""
+        return BATCH if axis == "batch" else vars(self).get(axis, ())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +68,7 @@ class Mesh:
       data: copies of the parameters, each with a share of the batch.
       fsdp: shares of the batch whose parameters are divided too, and gathered where they are used.
       tensor: shares of the heads, of the MLP's features and of the vocabulary.
+      rules: what is divided over which of them.
 
     Raises:
       UserError: a size that is not positive, or more than one -1.
@@ -55,14 +77,24 @@ class Mesh:
     data: int
     fsdp: int
     tensor: int
+    rules: Rules = Rules()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """By the order of `AXES`."""
+        return self.data, self.fsdp, self.tensor
 
     def __post_init__(self) -> None:
-        known = [size for size in dataclasses.astuple(self) if size != -1]
+        known = [size for size in self.sizes if size != -1]
         if len(known) < len(AXES) - 1 or any(size < 1 for size in known):
             raise UserError(f"the mesh is {self}; expected sizes of 1 or more, or -1 once for all that are left")
 
     def __str__(self) -> str:
-        return " x ".join(f"{name} {size}" for name, size in dataclasses.asdict(self).items())
+        return " x ".join(f"{name} {size}" for name, size in zip(AXES, self.sizes, strict=True))
+
+
+# jit keeps programs apart by it, as it does by the mesh.
+_RULES = jax.make_user_context(Rules())
 
 
 def make_mesh(sizes: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
@@ -72,16 +104,26 @@ def make_mesh(sizes: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.s
       UserError: the sizes ask for more devices than there are, or those that are left for -1 cannot be divided so.
     """
     devices = jax.devices() if devices is None else devices
-    wanted = dataclasses.astuple(sizes)
-    known = math.prod(size for size in wanted if size != -1)
-    if known > len(devices) or (-1 in wanted and len(devices) % known):
+    known = math.prod(size for size in sizes.sizes if size != -1)
+    if known > len(devices) or (-1 in sizes.sizes and len(devices) % known):
         raise UserError(f"the mesh is {sizes}, which does not fit {len(devices)} devices")
-    shape = [len(devices) // known if size == -1 else size for size in wanted]
+    shape = [len(devices) // known if size == -1 else size for size in sizes.sizes]
     types = (AxisType.Auto,) * len(AXES)
     if math.prod(shape) == len(devices):
         return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
     some = np.array(devices[: math.prod(shape)], object)  # the topology of only some of them has no name
     return jax.sharding.Mesh(some.reshape(shape), AXES, axis_types=types)
+
+
+@contextlib.contextmanager
+def arrange(sizes: Mesh, devices: Sequence[jax.Device] | None = None) -> Iterator[jax.sharding.Mesh]:
+    """Programs inside are made for a mesh of these sizes and divided by its rules; arguments and errors as `make_mesh`.
+
+    None of the devices has to be here.
+    """
+    mesh = make_mesh(sizes, devices)
+    with jax.set_mesh(mesh), _RULES(sizes.rules):
+        yield mesh
 
 
 @contextlib.contextmanager
@@ -101,7 +143,7 @@ def use(sizes: Mesh) -> Iterator[None]:
         )
     if mesh.size < jax.device_count():
         print(f"the mesh is {sizes}: {mesh.size} of {jax.device_count()} devices are used", flush=True)
-    with jax.set_mesh(mesh):
+    with arrange(sizes):
         yield
 
 
@@ -119,15 +161,14 @@ def device_count() -> int:
 
 
 def spec(axes: Sequence[str | None]) -> PartitionSpec:
-    """The mesh axes of an array with these logical axes, those that `RULES` does not name whole."""
-    return PartitionSpec(*(RULES.get(axis) for axis in axes))
+    """The mesh axes of an array with these logical axes, by the rules in use."""
+    return PartitionSpec(*(_RULES.value.of(axis) or None for axis in axes))
 
 
 def shares(axis: str) -> int:
     """Over how many devices of the mesh in use a logical axis is divided; 1 without a mesh."""
-    names = RULES[axis]
     sizes = jax.sharding.get_abstract_mesh().shape
-    return math.prod(sizes.get(name, 1) for name in ((names,) if isinstance(names, str) else names))
+    return math.prod(sizes.get(name, 1) for name in _RULES.value.of(axis))
 
 
 def check_rows(count: int, what: str) -> None:
@@ -208,8 +249,11 @@ def on_each(
 
 def _check_divided(shape: Sequence[int], axes: Sequence[str | None]) -> None:
     for axis, size in zip(axes, shape, strict=True):
-        if axis in RULES and size % shares(axis):
-            raise UserError(f"the mesh divides {axis} over {shares(axis)} devices and {size} cannot be divided so")
+        if axis and size % shares(axis):
+            raise UserError(
+                f"the mesh divides {axis} over {shares(axis)} devices and {size} cannot be divided so; "
+                "mesh.rules could leave it whole"
+            )
 
 
 def _put(array: np.ndarray | jax.Array, partition: PartitionSpec) -> jax.Array:

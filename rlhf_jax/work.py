@@ -64,19 +64,19 @@ class Costs:
         a = model.architecture
         self.model, self.itemsize = model, model.dtype.itemsize
         self.frozen_itemsize = 1 if model.blocks.quantize_trunk == "int8" else self.itemsize
-        self.batch_shares, self.tensor_shares = sharding.shares("batch"), sharding.shares("mlp")
-        self.state_shares = self.tensor_shares * sharding.shares("embed")
-        qkv, out, hidden = (a.heads + 2 * a.kv_heads) * a.head_dim, a.heads * a.head_dim, (1 + a.gated) * a.mlp_features
-        self.layer = a.width * (qkv + out + hidden + a.mlp_features)  # parameters of a block's products
-        self.inside = qkv + out + hidden + a.mlp_features  # features of a token that `tensor` divides
+        self.batch_shares, self.attention_shares = sharding.shares("batch"), sharding.shares("kv_heads")
+        self.vocab_shares, self.embed_shares = sharding.shares("vocab"), sharding.shares("embed")
+        attention, mlp = 2 * (a.heads + a.kv_heads) * a.head_dim, (2 + a.gated) * a.mlp_features
+        self.layer = a.width * (attention + mlp)  # parameters of a block's products
+        self.inside = attention / self.attention_shares + mlp / sharding.shares("mlp")  # features of a token
         self.trained_layers = a.layers - model.frozen_layers
 
     def _layers(self, frozen: int, trained: int, tokens: float, pairs: float, trained_itemsize: int = FLOAT32) -> Work:
         """Some blocks over tokens; `pairs` are those of queries and keys in one block."""
         a, layers = self.model.architecture, frozen + trained
         flops = layers * (2 * tokens * self.layer + 4 * pairs * a.heads * a.head_dim)
-        weights = self.layer * (frozen * self.frozen_itemsize + trained * trained_itemsize) / self.tensor_shares
-        features = 4 * a.width + self.inside / self.tensor_shares
+        weights = a.width * self.inside * (frozen * self.frozen_itemsize + trained * trained_itemsize)
+        features = 4 * a.width + self.inside
         return Work(flops, weights + layers * tokens / self.batch_shares * features * self.itemsize)
 
     def _pass(self, rows: Rows, frozen: int, trained: int) -> Work:
@@ -99,7 +99,7 @@ class Costs:
         table = a.vocabulary * a.outer_width
         itemsize = self.itemsize if self.model.freeze else FLOAT32
         states = tokens / self.batch_shares * a.outer_width * self.itemsize
-        return Work(2 * tokens * table, table * itemsize / self.tensor_shares + states)
+        return Work(2 * tokens * table, table * itemsize / self.vocab_shares + states)
 
     def log_probs(self, rows: Rows) -> Work:
         """Log-probs of the responses, forward."""
@@ -126,15 +126,15 @@ class Costs:
     def _cache(self, tokens: float) -> float:
         a = self.model.architecture
         numbers = 2 * a.layers * a.kv_heads * a.head_dim * tokens
-        return numbers * self.itemsize / (self.batch_shares * self.tensor_shares)
+        return numbers * self.itemsize / (self.batch_shares * self.attention_shares)
 
     def optimiser(self, microbatches: int) -> Work:
         """One update: gradients added up over microbatches, then top, gradient and two moments, read and written."""
         a = self.model.architecture
-        trained = self.trained_layers * self.layer
+        trained = self.trained_layers * a.width * self.inside
         if not self.model.freeze:
-            trained += (1 if a.tied else 2) * a.vocabulary * a.outer_width
-        return Work(bytes=trained * FLOAT32 * (2 * microbatches + 7) / self.state_shares)
+            trained += (1 if a.tied else 2) * a.vocabulary * a.outer_width / self.vocab_shares
+        return Work(bytes=trained * FLOAT32 * (2 * microbatches + 7) / self.embed_shares)
 
     def supervised(self, rows: Rows, *, log_probs: bool) -> Work:
         """A whole pass forward, to the responses' log-probs or only to their states."""

@@ -11,8 +11,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import jax
-
 from rlhf_jax import sharding
 from rlhf_jax.aot import check, programs
 from rlhf_jax.main import read_flags
@@ -32,7 +30,7 @@ def main(names: list[str]) -> None:
         flags, *_ = read_flags(["lower_configs", f"--config={config}", "--workdir=none"])
         for name, stage in network_stages(flags):
             _, parsed = resolve(stage)
-            with jax.set_mesh(sharding.make_mesh(getattr(parsed, "sampling", parsed).mesh)):
+            with sharding.arrange(getattr(parsed, "sampling", parsed).mesh):
                 lowered = [program.name for program in programs.list_programs(parsed) if program.lower()]
             print(config, name or stage["stage"], *lowered, flush=True)
 

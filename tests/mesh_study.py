@@ -15,7 +15,8 @@ def get_config(mesh: str = "1,1,1") -> ConfigDict:
     stages = common.ordered(**{name: study.stages[name] for name in STAGES})
     stages.initialize.update({"kv_heads": 4, "layers": 4})
     stages.sft.freeze = 0.25
-    sizes = ConfigDict(dict(zip(("data", "fsdp", "tensor"), map(int, mesh.split(",")), strict=True)))
+    sizes = common.mesh()
+    sizes.data, sizes.fsdp, sizes.tensor = map(int, mesh.split(","))
     for stage in (stages.sft, stages.reward, stages.ppo):
         stage.update({"mesh": sizes, "microbatch": 8})
     stages.ppo.update({"prompts": 16, "sampling_batch": 8})  # two minibatches of eight

@@ -109,12 +109,15 @@ def test_a_misspelt_key_names_the_nearest(name, argument):
                 resolve(wrong)
 
 
+SECTIONS = ["algorithm", "paper", "sampling", "optimizer", "selection", "mesh", "rules", "llm", "endpoint", "gold"]
+
+
 def paths(config: dict, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The keys of a stage's config at every depth, but for those of free choice, such as splits and models."""
     for key, value in config.items():
         if key != "stage":
             yield (*above, key)
-        if key in ("algorithm", "paper", "sampling", "optimizer", "selection", "mesh", "llm", "endpoint", "gold"):
+        if key in SECTIONS:
             yield from paths(value, (*above, key))
 
 

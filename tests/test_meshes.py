@@ -12,6 +12,11 @@ from tests.devices import TRAINED, assert_same, study, with_devices
 SOAK = pytest.mark.soak
 NETWORKS = (*TRAINED, "sample_pairs.sampling", "best_of_n.sampling")
 SCANNED = tuple(f"--config.stages.{stage}.blocks.scan=True" for stage in NETWORKS)
+OTHER_RULES = tuple(
+    f"--config.stages.{stage}.mesh.rules.{rule}"
+    for stage in NETWORKS
+    for rule in ("embed=('data', 'fsdp')", "vocab=()", "kv_heads=()")
+)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +29,7 @@ SCANNED = tuple(f"--config.stages.{stage}.blocks.scan=True" for stage in NETWORK
         pytest.param("1,8,1", 8, 1, SCANNED, marks=SOAK),
         pytest.param("1,1,4", 4, 1, (), marks=SOAK),
         pytest.param("1,1,1", 1, 1, SCANNED, marks=SOAK),
+        pytest.param("2,2,2", 8, 1, OTHER_RULES, marks=SOAK),
     ],
 )
 def test_a_mesh_computes_what_one_device_does(whole, tmp_path, mesh, devices, hosts, arguments):
@@ -43,29 +49,37 @@ def test_a_run_resumes_on_another_mesh(whole, tmp_path):
 
 
 def test_parameters_lie_on_the_devices_that_the_mesh_says(tmp_path):
-    """Bytes of a device's share, counted by hand from the sizes of the network, in a process with 8 devices."""
+    """A device's share of each, counted by hand from the sizes of the network, in a process with 8 devices."""
     script = """
 import json, sys
 import jax
 from rlhf_jax import sharding
 from rlhf_jax.runs import load_base
-with sharding.use(sharding.Mesh(data=1, fsdp=2, tensor=-1)):
-    base = load_base(sys.argv[1], 0.5, "float32")
-    shapes = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.sharding.shard_shape(leaf.shape)
-              for path, leaf in jax.tree.leaves_with_path({"trunk": base.trunk, "top": base.top})}
-print(json.dumps(shapes))
+
+def shapes(**mesh):
+    with sharding.use(sharding.Mesh(**mesh)):
+        base = load_base(sys.argv[1], 0.5, "float32")
+        return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.sharding.shard_shape(leaf.shape)
+                for path, leaf in jax.tree.leaves_with_path({"trunk": base.trunk, "top": base.top})}
+
+rules = sharding.Rules(embed=("data", "fsdp"), vocab=(), kv_heads=())
+print(json.dumps([shapes(data=1, fsdp=2, tensor=-1), shapes(data=2, fsdp=2, tensor=2, rules=rules)]))
 """
     model = tiny.write_model(tmp_path / "model", kv_heads=4, vocabulary=302)
     ran = with_devices(8, "-c", script, model)
     assert ran.returncode == 0, ran.stderr
-    shapes = {name: tuple(shape) for name, shape in json.loads(ran.stdout).items()}
+    shares, by_other_rules = json.loads(ran.stdout)
     # width 32 over fsdp 2; 4 heads, 48 features and 302 ids, padded to 304, over tensor 4
-    assert shapes["trunk/embed/table"] == (76, 16)
-    assert shapes["trunk/layers/0/qkv/kernel"] == (16, 1, 3, 8)
-    assert shapes["trunk/layers/0/out/kernel"] == (1, 1, 8, 16)
-    assert shapes["top/layers/1/mlp/gate_up"] == (16, 2, 12)
-    assert shapes["top/layers/1/mlp/down/kernel"] == (12, 16)
-    assert shapes["top/norm/scale"] == (16,)
+    assert shares["trunk/embed/table"] == [76, 16]
+    assert shares["trunk/layers/0/qkv/kernel"] == [16, 1, 3, 8]
+    assert shares["trunk/layers/0/out/kernel"] == [1, 1, 8, 16]
+    assert shares["top/layers/1/mlp/gate_up"] == [16, 2, 12]
+    assert shares["top/layers/1/mlp/down/kernel"] == [12, 16]
+    assert shares["top/norm/scale"] == [16]
+    # width 32 over data 2 and fsdp 2; heads and ids whole; 48 features over tensor 2
+    assert by_other_rules["trunk/embed/table"] == [302, 8]
+    assert by_other_rules["trunk/layers/0/qkv/kernel"] == [8, 4, 3, 8]
+    assert by_other_rules["top/layers/1/mlp/gate_up"] == [8, 2, 24]
 
 
 @pytest.mark.parametrize(

@@ -48,13 +48,12 @@ def check(config: Mapping[str, Any], topology: str, whole: bool = True) -> dict[
     _, parsed = resolve(config)
     chip, devices = topologies.devices(topology)
     settings = getattr(parsed, "sampling", parsed)
-    mesh = sharding.make_mesh(settings.mesh, devices)
-    if mesh.size < len(devices):
-        raise UserError(
-            f"the mesh is {settings.mesh}, which uses {mesh.size} of the {len(devices)} chips of {topology}"
-        )
     fits, of_programs = True, {}
-    with jax.set_mesh(mesh):
+    with sharding.arrange(settings.mesh, devices) as mesh:
+        if mesh.size < len(devices):
+            raise UserError(
+                f"the mesh is {settings.mesh}, which uses {mesh.size} of the {len(devices)} chips of {topology}"
+            )
         for program in programs.list_programs(parsed):
             if fits or whole:
                 of_programs[program.name] = inspect(program, chip, len(devices))

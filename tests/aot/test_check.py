@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
 from rlhf_jax import sharding
@@ -169,16 +168,26 @@ def test_a_scanned_program_sends_what_an_unrolled_one_does(arguments, tmp_path):
     assert moved(scanned) == moved(unrolled)
 
 
+@needs_libtpu
+def test_a_whole_vocabulary_is_not_gathered_to_sample_from(arguments):
+    """Of a divided one every row's numbers have to be on one device at each token."""
+    divided, whole = (
+        {each.kind for each in decode_collectives(arguments, "tensor", **rules) if each.loops}
+        for rules in ({}, {"vocab": []})
+    )
+    assert "all-gather" in divided and "all-gather" not in whole
+
+
 def moved(found: list[Collective]) -> int:
     return sum(each.moved * each.times for each in found)
 
 
-def decode_collectives(arguments: list[str], axis: str) -> list[Collective]:
+def decode_collectives(arguments: list[str], axis: str, **rules: list[str]) -> list[Collective]:
     config = to_dict(read_flags(["check", *arguments, "--workdir=none"])[0])
-    config["mesh"] = {"data": -1, "fsdp": 1, "tensor": 1, axis: 2}
+    config["mesh"] = {"data": -1, "fsdp": 1, "tensor": 1, axis: 2, "rules": rules}
     _, devices = topologies.devices("v5e:2x2")
     _, parsed = resolve(config)
-    with jax.set_mesh(sharding.make_mesh(parsed.mesh, devices)):
+    with sharding.arrange(parsed.mesh, devices):
         decode = next(program for program in programs.list_programs(parsed) if program.name == "decode")
         return collectives(decode.lower().compile().as_text(), len(devices))
 

@@ -55,8 +55,7 @@ def test_it_compiles_for_a_mesh_of_tpus():
     from jax.experimental import topologies
 
     devices = topologies.get_topology_desc(topology_name="v5e:2x2", platform="tpu").devices
-    mesh = sharding.make_mesh(sharding.Mesh(data=2, fsdp=1, tensor=2), devices)
-    with jax.set_mesh(mesh):
+    with sharding.arrange(sharding.Mesh(data=2, fsdp=1, tensor=2), devices) as mesh:
         heads, rows = (
             jax.sharding.NamedSharding(mesh, sharding.spec(axes)) for axes in (("batch", "kv_heads"), ("batch",))
         )
