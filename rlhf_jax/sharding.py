@@ -80,17 +80,17 @@ class Mesh:
     rules: Rules = Rules()
 
     @property
-    def sizes(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, ...]:
         """By the order of `AXES`."""
         return self.data, self.fsdp, self.tensor
 
     def __post_init__(self) -> None:
-        known = [size for size in self.sizes if size != -1]
+        known = [size for size in self.shape if size != -1]
         if len(known) < len(AXES) - 1 or any(size < 1 for size in known):
             raise UserError(f"the mesh is {self}; expected sizes of 1 or more, or -1 once for all that are left")
 
     def __str__(self) -> str:
-        return " x ".join(f"{name} {size}" for name, size in zip(AXES, self.sizes, strict=True))
+        return " x ".join(f"{name} {size}" for name, size in zip(AXES, self.shape, strict=True))
 
 
 # jit keeps programs apart by it, as it does by the mesh.
@@ -104,10 +104,10 @@ def make_mesh(sizes: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.s
       UserError: the sizes ask for more devices than there are, or those that are left for -1 cannot be divided so.
     """
     devices = jax.devices() if devices is None else devices
-    known = math.prod(size for size in sizes.sizes if size != -1)
-    if known > len(devices) or (-1 in sizes.sizes and len(devices) % known):
+    known = math.prod(size for size in sizes.shape if size != -1)
+    if known > len(devices) or (-1 in sizes.shape and len(devices) % known):
         raise UserError(f"the mesh is {sizes}, which does not fit {len(devices)} devices")
-    shape = [len(devices) // known if size == -1 else size for size in sizes.sizes]
+    shape = [len(devices) // known if size == -1 else size for size in sizes.shape]
     types = (AxisType.Auto,) * len(AXES)
     if math.prod(shape) == len(devices):
         return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
