@@ -26,6 +26,11 @@ require() {
   done
 }
 
+case "${DRY_RUN:-}" in
+  "" | 1) ;;
+  *) fail "DRY_RUN is '$DRY_RUN', expected 1, or not to be set" ;;
+esac
+
 # quoted WORD...: the words as one line for a shell.
 quoted() {
   local line
@@ -49,9 +54,17 @@ read_run() {
   WORKDIR=
   for argument in "$@"; do
     case "$argument" in
-      --workdir=runs/?*) WORKDIR="${argument#--workdir=}" ;;
+      --workdir=*)
+        [ -z "$WORKDIR" ] || fail "--workdir is given twice"
+        WORKDIR="${argument#--workdir=}"
+        ;;
     esac
   done
+  case "$WORKDIR" in
+    */../* | */..) WORKDIR= ;;
+    runs/?*) ;;
+    *) WORKDIR= ;;
+  esac
   [ -n "$WORKDIR" ] || fail "--workdir=runs/NAME is missing; only what is below runs/ outlives the machine"
   JOB="$(printf %s "run-${WORKDIR#runs/}" | LC_ALL=C tr '[:upper:]' '[:lower:]' | LC_ALL=C tr -c 'a-z0-9' '-' | sed 's/-*$//')"
   if [ "${#JOB}" -gt 39 ]; then

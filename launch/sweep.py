@@ -6,7 +6,7 @@
 
 The config is a `Sweep`; its keys can be set on the command line as those of any config (--config.draws=8). $LAUNCHER is
 what the arguments of a run are given to: this Python's `-m rlhf_jax.main` unless set, else a script of this folder with
-its verb and variables. All runs are checked before the first one starts.
+its verb and variables. The configs of all runs are checked before the first one starts.
 
 A run whose command ended with status 0 has that command in `launched.txt` in its folder, and the same sweep again skips
 it: with a launcher that waits (the default, `launch/tpu_vm.sh run`) it is finished, with one that submits it was handed
@@ -31,9 +31,10 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from rlhf_jax.config import parse
+from rlhf_jax.config import parse, to_dict
 from rlhf_jax.errors import UserError
 from rlhf_jax.main import read_flags
+from rlhf_jax.stages import check
 
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
@@ -126,8 +127,8 @@ def runs(sweep: Sweep, workdir: Path) -> dict[str, list[str]]:
     value: `tldr_opt125m-kl_coefficient_0.05-seed_0`. A combination that was drawn twice is one run.
 
     Raises:
-      UserError: as `combinations`; the config does not have a key, or not for such a value; or two runs that would
-        share a folder.
+      UserError: as `combinations`; the config does not have a key, or not for such a value; its stage does not take
+        it; or two runs that would share a folder.
     """
     keys = [axis.key for axis in sweep.axes]
     last = [key.rpartition(".")[2] for key in keys]
@@ -141,7 +142,8 @@ def runs(sweep: Sweep, workdir: Path) -> dict[str, list[str]]:
         arguments = [f"--config={config}", f"--workdir={workdir / name}", *overrides]
         if found.setdefault(name, arguments) != arguments:
             raise UserError(f"two runs would share the folder {workdir / name}: {found[name]} and {arguments}")
-        read_flags(["sweep", *arguments])
+        run, folder, _ = read_flags(["sweep", *arguments])
+        check(to_dict(run), folder)
     return found
 
 
@@ -207,7 +209,10 @@ def main(arguments: list[str]) -> int:
     try:
         config, workdir, _ = read_flags(arguments)
         found = runs(parse(Sweep, config), workdir)
-        if os.environ.get("DRY_RUN") != "1":
+        dry = os.environ.get("DRY_RUN", "")
+        if dry not in ("", "1"):
+            raise UserError(f"DRY_RUN is {dry!r}, expected 1, or not to be set")
+        if not dry:
             return launch(found, workdir, launcher)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rlhf_jax.stages import resolve, run_stage, substitute
+from rlhf_jax.stages import check, run_stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ def run(config: Config, workdir: Path) -> None:
       UserError: a stage's config is wrong (before any stage has run), or a stage refuses its input.
     """
     for name, stage in config.stages.items():
-        resolve(substitute(stage, workdir), f"config.stages.{name}")
+        check(stage, workdir, f"config.stages.{name}")
     start = time.monotonic()
     for index, (name, stage) in enumerate(config.stages.items(), start=1):
         stage_start = time.monotonic()

@@ -153,10 +153,15 @@ def make_sampler(model: Model, config: Config, eos_id: int) -> rollouts.Sampler:
     )
 
 
+def check_rows(config: Config) -> None:
+    """Raises UserError unless the devices of the mesh in use share batches evenly."""
+    for key in ("prompts", "sampling_batch", "microbatch"):
+        sharding.check_rows(getattr(config, key), f"config.{key}")
+
+
 def train(config: Config, workdir: Path) -> None:
     """The run itself, on the mesh in use."""
-    sharding.check_rows(config.microbatch, "config.microbatch")
-    sharding.check_rows(config.sampling_batch, "config.sampling_batch")
+    check_rows(config)
     settings = config.algorithm
     tokenizer = load_tokenizer(config.model)
     buckets = Buckets(config.prompt_buckets, response=(1,))

@@ -199,9 +199,15 @@ def run(config: Config, workdir: Path) -> None:
         train(config, workdir)
 
 
+def check_rows(config: Config) -> None:
+    """Raises UserError unless the devices of the mesh in use share batches evenly."""
+    for key in ("batch_size", "microbatch"):
+        sharding.check_rows(getattr(config, key), f"config.{key}")
+
+
 def train(config: Config, workdir: Path) -> None:
     """The run itself, on the mesh in use."""
-    sharding.check_rows(config.microbatch, "config.microbatch")
+    check_rows(config)
     tokenizer = load_tokenizer(config.model)
     longest = max(config.prompt_buckets), max(config.response_buckets)
     encoding = Encoding(tokenizer, *longest, config.truncation, config.separator, config.long_responses)

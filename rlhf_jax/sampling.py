@@ -153,6 +153,11 @@ def make_sampler(model: Model, config: Sampling, eos_id: int) -> rollouts.Sample
     )
 
 
+def check_rows(config: Sampling) -> None:
+    """Raises UserError unless the devices of the mesh in use share batches evenly."""
+    sharding.check_rows(config.batch_size, "config.sampling.batch_size")
+
+
 def sample_missing(
     config: Sampling,
     path: Path,
@@ -162,7 +167,7 @@ def sample_missing(
     select: Callable[[list[float]], int] | None,
 ) -> None:
     """Samples what `sample_file` found missing beside what is done, on the mesh in use."""
-    sharding.check_rows(config.batch_size, "config.sampling.batch_size")
+    check_rows(config)
     tokenizer = load_tokenizer(config.model)
     base = load_policy(config.model, config.policy, config.dtype, id_count(tokenizer), config.blocks)
     score = None

@@ -209,9 +209,15 @@ def make_sampler(model: Model, config: Config, eos_id: int) -> rollouts.Sampler:
     return rollouts.make_sample(model, samples=1, max_new_tokens=longest, temperature=0.0, eos_id=eos_id)
 
 
+def check_rows(config: Config) -> None:
+    """Raises UserError unless the devices of the mesh in use share batches evenly."""
+    for key in ("batch_size", "microbatch"):
+        sharding.check_rows(getattr(config, key), f"config.{key}")
+
+
 def train(config: Config, workdir: Path) -> None:
     """The run itself, on the mesh in use."""
-    sharding.check_rows(config.microbatch, "config.microbatch")
+    check_rows(config)
     tokenizer = load_tokenizer(config.model)
     longest = max(config.prompt_buckets), max(config.response_buckets)
     encoding = Encoding(tokenizer, *longest, config.truncation, long_responses=config.long_responses)

@@ -252,7 +252,7 @@ def _check_divided(shape: Sequence[int], axes: Sequence[str | None]) -> None:
         if axis and size % shares(axis):
             raise UserError(
                 f"the mesh divides {axis} over {shares(axis)} devices and {size} cannot be divided so; "
-                "mesh.rules could leave it whole"
+                f"config.mesh.rules.{axis}=() would leave it whole"
             )
 
 

@@ -52,6 +52,7 @@ MAY_CHANGE = frozenset(
     {
         *("checkpoint_every", "stop_grace", "evaluate_every", "microbatch", "sampling_batch"),
         *("model", "data", "mesh", "fsdp", "tensor", "workers", "blocks.scan", "blocks.remat"),
+        *("rules", "rules.embed", "rules.vocab", "rules.kv_heads", "rules.mlp"),
         *("profile_steps", "signal_steps", "wandb_project"),
         *("place", "indices", "quality", "sampling.batch_size"),
         *("key_variable", "concurrency", "requests_per_minute", "timeout", "attempts", "first_wait"),
@@ -73,6 +74,19 @@ def resolve(config: Mapping[str, Any], where: str = "config") -> tuple[ModuleTyp
         raise UserError(f"{where}.stage is {stage!r}; {suggest(stage, STAGES)}")
     module = importlib.import_module(STAGES[stage])
     return module, parse(module.Config, config, where)
+
+
+def check(config: Mapping[str, Any], study: Path, where: str = "config") -> None:
+    """Raises what `resolve` does for a config, and for those of a pipeline's stages, before anything runs.
+
+    Args:
+      config: of a stage, or of a whole study.
+      study: what `{workdir}` in its strings stands for.
+      where: how messages name it.
+    """
+    _, parsed = resolve(substitute(config, study), where)
+    for name, stage in getattr(parsed, "stages", {}).items():
+        check(stage, study, f"{where}.stages.{name}")
 
 
 def run_stage(config: Mapping[str, Any], workdir: Path, study: Path | None = None, where: str = "config") -> None:

@@ -82,6 +82,45 @@ print(json.dumps([shapes(data=1, fsdp=2, tensor=-1), shapes(data=2, fsdp=2, tens
     assert by_other_rules["top/layers/1/mlp/gate_up"] == [8, 2, 24]
 
 
+def test_gradients_on_forced_tokens_are_those_of_one_device(tmp_path):
+    """The loss and every parameter's gradient, element by element, with a vocabulary that has to be padded."""
+    script = """
+import sys
+import jax
+import numpy as np
+from rlhf_jax import sft, sharding
+from rlhf_jax.models.depth import Blocks
+from rlhf_jax.runs import load_base
+from rlhf_jax.sharding import Mesh, Rules
+from rlhf_jax.training.run import jit
+from tests import tiny
+
+batch = tiny.sequences([7, 4, 5, 6, 3, 8, 2, 7], [[5, 8]] * 8, prompt=9, response=8)
+
+def gradients(mesh, scan):
+    with sharding.use(mesh):
+        blocks = Blocks(scan=scan, remat="none", quantize_trunk="none")
+        model, trunk, top, _ = load_base(sys.argv[1], 0.0, "float32", blocks=blocks)
+        loss = jit(jax.value_and_grad(lambda top, batch: sft.response_loss(model, trunk, top, batch)[0]))
+        total, found = loss(top, sharding.rows(batch))
+        vocabulary = model.architecture.vocabulary
+        return float(total), {jax.tree_util.keystr(path): np.asarray(leaf)[:vocabulary]
+                              for path, leaf in jax.tree.leaves_with_path(found)}
+
+rules = Rules(embed=("data", "fsdp"), vocab=(), kv_heads=())
+for scan in (False, True):
+    expected, one = gradients(Mesh(1, 1, 1), scan)
+    for mesh in (Mesh(2, 2, 2), Mesh(1, 2, 4), Mesh(2, 2, 2, rules)):
+        total, shared = gradients(mesh, scan)
+        np.testing.assert_allclose(total, expected, rtol=1e-5)
+        for name, ours in shared.items():
+            np.testing.assert_allclose(ours, one[name], rtol=1e-3, atol=1e-4 * np.abs(one[name]).max(), err_msg=name)
+"""
+    model = tiny.write_model(tmp_path / "model", kv_heads=4, vocabulary=303)
+    ran = with_devices(8, "-c", script, model)
+    assert ran.returncode == 0, ran.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

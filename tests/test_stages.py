@@ -112,6 +112,12 @@ def test_steps_may_change_under_a_constant_schedule_only(ran: list[Any], tmp_pat
         assert stages.differences(first, second) == ((change, []) if allowed else ([], change))
 
 
+def test_a_run_that_named_no_rules_goes_on_under_any() -> None:
+    """Rules divide and change no number."""
+    change = 'mesh.rules: absent -> {"vocab": []}'
+    assert stages.differences({"mesh": {"data": 1}}, {"mesh": {"data": 1, "rules": {"vocab": []}}}) == ([change], [])
+
+
 @pytest.mark.parametrize(
     "quirk", [{"mean_over": "microbatch"}, {"algorithm": {"paper": {"whiten_microbatches": True}}}], ids=str
 )
@@ -124,7 +130,13 @@ def test_a_microbatch_may_change_unless_a_quirk_gives_it_a_meaning(quirk: dict[s
 
 @pytest.mark.parametrize(
     ("key", "allowed"),
-    [("sampling.batch_size", True), ("batch_size", False), ("mesh.tensor", True), ("sampling.temperature", False)],
+    [
+        ("sampling.batch_size", True),
+        ("batch_size", False),
+        ("mesh.tensor", True),
+        ("rules.vocab", True),
+        ("sampling.temperature", False),
+    ],
 )
 def test_a_key_is_known_by_its_last_two_names(key: str, allowed: bool) -> None:
     *above, last = key.split(".")

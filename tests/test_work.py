@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import pytest
 
+from rlhf_jax import sharding
 from rlhf_jax.models.presets import PRESETS
 from rlhf_jax.models.transformer import Model
+from rlhf_jax.sharding import Rules
 from rlhf_jax.work import Costs, Rows
 from tests import tiny
 
@@ -61,6 +64,24 @@ def test_a_gradient_costs_its_blocks_three_times_and_its_logits_again(freeze, he
     frozen, trained = 4 * freeze, 4 * (1 - freeze)
     assert costs.supervised_gradient(SIZES, log_probs=True).flops == (frozen + 3 * trained) * BLOCK + heads * HEAD
     assert costs.supervised_gradient(SIZES, log_probs=False).flops == (frozen + 3 * trained) * BLOCK
+
+
+@pytest.mark.parametrize(
+    ("rules", "attention", "vocab", "embed"),
+    [(Rules(), 2, 2, 2), (Rules(vocab=(), kv_heads=(), embed=("data", "fsdp")), 1, 1, 4), (Rules(embed=()), 2, 2, 1)],
+)
+def test_a_device_moves_its_share(rules, attention, vocab, embed):
+    """Of a mesh of 2 x 2 x 2: rows are divided by four, the MLP's features by two, and the rest by the rules."""
+    a = tiny.architecture()
+    shape = jax.sharding.AbstractMesh((2, 2, 2), sharding.AXES)
+    with sharding._RULES(rules), jax.sharding.use_abstract_mesh(shape):
+        costs = Costs(Model(a, jnp.dtype("bfloat16"), 0.5))
+        decode, optimiser = costs.decode(Rows(8, 1, 100, 10)).bytes, costs.optimiser(3).bytes
+    block = (32 * 64 + 32 * 32) / attention + (32 * 96 + 48 * 32) / 2
+    states = 3 * (4 * 32 + (64 + 32) / attention + (96 + 48) / 2) + 32
+    caches = 2 * a.layers * a.kv_heads * a.head_dim * (100 + 11) / attention
+    assert decode == pytest.approx(10 * 2 * (3 * block + tiny.VOCABULARY * 32 / vocab + 8 / 4 * (states + caches)))
+    assert optimiser == pytest.approx(2 * block / embed * 4 * (2 * 3 + 7))  # two of three blocks are trained
 
 
 @pytest.mark.parametrize("tops", [1, 2])

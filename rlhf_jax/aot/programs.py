@@ -103,6 +103,7 @@ def list_programs(config: Any) -> list[Program]:
 
 def _sft(config: sft.Config) -> list[Program]:
     check_divides("config.microbatch", config.microbatch, "config.batch_size", config.batch_size)
+    sft.check_rows(config)
     model = Model(architecture(config.model), dtype(config.dtype), config.freeze, blocks=config.blocks)
     trunk, top = abstract.parameters(model)
     transform = optimizer.make_optimizer(config.optimizer, config.steps)
@@ -127,6 +128,7 @@ def _sft(config: sft.Config) -> list[Program]:
 
 def _reward(config: reward.Config) -> list[Program]:
     check_divides("config.microbatch", config.microbatch, "config.batch_size", config.batch_size)
+    reward.check_rows(config)
     model = Model(architecture(config.model), dtype(config.dtype), FREEZE, blocks=config.blocks)
     trunk, top = abstract.parameters(model)
     top = abstract.with_head(model, top, "reward")
@@ -149,6 +151,7 @@ def _reward(config: reward.Config) -> list[Program]:
 
 def _ppo(config: ppo.Config) -> list[Program]:
     ppo.check(config)
+    ppo.check_rows(config)
     settings = config.algorithm
     model = Model(architecture(config.model), dtype(config.dtype), FREEZE, blocks=config.blocks)
     trunk, policy = abstract.parameters(model)
@@ -194,6 +197,7 @@ def _ppo(config: ppo.Config) -> list[Program]:
 
 
 def _sampling(config: sampling.Sampling) -> list[Program]:
+    sampling.check_rows(config)
     freeze = FREEZE if config.policy else 0.0
     model = Model(architecture(config.model), dtype(config.dtype), freeze, blocks=config.blocks)
     trunk, top = abstract.parameters(model)

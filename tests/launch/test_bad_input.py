@@ -36,11 +36,26 @@ def test_a_missing_variable_is_one_sentence(machine: Machine, command: str, need
 
 
 @pytest.mark.parametrize("command", ["tpu_vm.sh run", "tpu_vm.sh fetch", "gke.sh run", "sky.sh", "slurm.sh"])
-@pytest.mark.parametrize("workdir", ["--workdir=/tmp/x", "--workdir=runs/", "--config.workdir=runs/x"])
+@pytest.mark.parametrize(
+    "workdir", ["--workdir=/tmp/x", "--workdir=runs/", "--workdir=runs/../x", "--config.workdir=runs/x"]
+)
 def test_results_must_outlive_the_machine(machine: Machine, command: str, workdir: str) -> None:
     script, *verb = command.split()
     result = machine.run(f"launch/{script}", *verb, "--config=configs/ppo.py", workdir, **GKE)
     said = "error: --workdir=runs/NAME is missing; only what is below runs/ outlives the machine\n"
+    assert (result.returncode, result.stderr, machine.calls) == (1, said, [])
+
+
+def test_a_run_has_one_folder(machine: Machine) -> None:
+    """The program would take the last one, and the script the first."""
+    result = machine.run("launch/sky.sh", *RUN, "--workdir=runs/other", **GKE)
+    assert (result.returncode, result.stderr, machine.calls) == (1, "error: --workdir is given twice\n", [])
+
+
+@pytest.mark.parametrize("script", ["tpu_vm.sh", "gke.sh", "sky.sh", "slurm.sh"])
+def test_a_dry_run_that_is_misspelt_asks_for_no_chips(machine: Machine, script: str) -> None:
+    result = machine.run(f"launch/{script}", "run", *RUN, **GKE, DRY_RUN="true")
+    said = "error: DRY_RUN is 'true', expected 1, or not to be set\n"
     assert (result.returncode, result.stderr, machine.calls) == (1, said, [])
 
 
