@@ -216,7 +216,8 @@ def train(config: Config, workdir: Path) -> None:
         return fixed.write(path, answer, step=step, temperature=settings.temperature, seed=config.seed)
 
     costs, tops = Costs(model), 1 if settings.value_model == "policy" else 2
-    with Loop(workdir, "ppo", config.steps, config.checkpoint_every, None, config.stop_grace, config.watch) as loop:
+    watched = config.stop_grace, config.watch, base.model.architecture.vocabulary
+    with Loop(workdir, "ppo", config.steps, config.checkpoint_every, None, *watched) as loop:
         state = loop.restore(state, base.fingerprint)
         if config.evaluate_prompts and int(state.step) == 0:
             write_samples(state, 0)

@@ -239,7 +239,7 @@ def train(config: Config, workdir: Path) -> None:
         return metrics, quality
 
     settings = config.steps, config.checkpoint_every, config.selection, config.stop_grace, config.watch
-    with Loop(workdir, "reward", *settings) as loop:
+    with Loop(workdir, "reward", *settings, base.model.architecture.vocabulary) as loop:
         state = loop.restore(state, base.fingerprint)
         start, workers = int(state.position), config.loading.workers
         waiting = read_ahead(partial(pairs_at, batches), start, config.batch_size, workers)

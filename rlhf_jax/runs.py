@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlhf_jax import sharding, stacks
+from rlhf_jax import padding, sharding, stacks
 from rlhf_jax.errors import UserError
 from rlhf_jax.models.depth import UNROLLED, Blocks
 from rlhf_jax.models.pretrained import Pretrained, load
@@ -75,20 +75,21 @@ def load_top_on(base: Pretrained, run: str, role: str) -> tuple[Params, dict[str
             f"{run} was trained on the trunk {meta['trunk'][:12]} (freeze {meta['freeze']}), "
             f"which is not this model's {base.fingerprint[:12]} (freeze {base.model.freeze})"
         )
-    alone = stacks.unstacked(jax.eval_shape(lambda: base.top))
+    alone = padding.cut(stacks.unstacked(jax.eval_shape(lambda: base.top)), base.model.architecture.vocabulary)
     expected, found = _shapes(alone), _shapes({key: top[key] for key in base.top if key in top})
     for name in sorted({*expected, *found}):
         if expected.get(name) != found.get(name):
             raise UserError(
                 f"{run} holds {name} with the shape {found.get(name)}, this model's is {expected.get(name)}"
             )
+    top = stacks.stacked(top, base.model.runs)
+    top |= {key: jax.tree.map(padding.pad, top[key], base.top[key]) for key in base.top}
     axes = base.model.logical_axes()
 
     def place(path: tuple[Any, ...], leaf: Any) -> jax.Array:
-        name = _name(path)
-        return sharding.place(np.asarray(leaf, np.float32), axes.get(name, (None,) * leaf.ndim))
+        return sharding.place(np.asarray(leaf, np.float32), axes.get(_name(path), (None,) * leaf.ndim))
 
-    return jax.tree.map_with_path(place, stacks.stacked(top, base.model.runs)), meta
+    return jax.tree.map_with_path(place, top), meta
 
 
 def load_reward(base: Pretrained, run: str) -> tuple[Params, float, float]:

@@ -252,7 +252,7 @@ def train(config: Config, workdir: Path) -> None:
         return found
 
     settings = config.steps, config.checkpoint_every, config.selection, config.stop_grace, config.watch
-    with Loop(workdir, "sft", *settings) as loop:
+    with Loop(workdir, "sft", *settings, base.model.architecture.vocabulary) as loop:
         state = loop.restore(state, base.fingerprint)
         waiting = read_ahead(batches.at, int(state.position), config.batch_size, config.loading.workers)
         clock = Clock()

@@ -82,6 +82,65 @@ print(json.dumps([shapes(data=1, fsdp=2, tensor=-1), shapes(data=2, fsdp=2, tens
     assert by_other_rules["top/layers/1/mlp/gate_up"] == [8, 2, 24]
 
 
+def test_files_hold_the_vocabulary_as_it_is(tmp_path):
+    """302 rows that four devices hold as 304, moments too, go on where two hold them, and by rules that leave them
+    whole; so does a stage that reads the run.
+    """
+    script = """
+import sys
+from pathlib import Path
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rlhf_jax import sharding
+from rlhf_jax.runs import describe, load_base, load_policy
+from rlhf_jax.sharding import Mesh, Rules
+from rlhf_jax.training.checkpoint import Checkpoints, load_top
+from rlhf_jax.training.update import State
+
+model, run = sys.argv[1:]
+transform = optax.adamw(0.1, weight_decay=0.1)
+
+def start():
+    base = load_base(model, 0.0, "float32")
+    return base, State.create(base.top, transform), base.model.architecture.vocabulary
+
+def files(vocabulary):
+    return Checkpoints(Path(run) / "checkpoints", vocabulary=vocabulary)
+
+def tables(state):
+    return [np.asarray(tree["embed"]["table"]) for tree in (state.top, state.moments[0].mu, state.moments[0].nu)]
+
+with sharding.use(Mesh(1, 2, 4)):
+    base, state, vocabulary = start()
+    gradients = jax.tree.map(jnp.ones_like, state.top)
+    gradients["embed"]["table"] = gradients["embed"]["table"].at[vocabulary:].set(0)
+    state = jax.jit(lambda state: state.updated(gradients, transform))(state)
+    with files(vocabulary) as checkpoints:
+        checkpoints.save(1, state, describe(base, "policy"))
+    written = tables(state)
+assert [table.shape for table in written] == [(304, 32)] * 3
+assert load_top(Path(run))[0]["embed"]["table"].shape == (302, 32)
+for mesh in (Mesh(1, 2, 4), Mesh(1, 2, 4, Rules(vocab=())), Mesh(2, 2, 2), Mesh(1, 1, 1)):
+    with sharding.use(mesh):
+        base, fresh, vocabulary = start()
+        with files(vocabulary) as checkpoints:
+            state = checkpoints.restore(fresh)
+        for restored, new in zip(jax.tree.leaves(state), jax.tree.leaves(fresh), strict=True):
+            assert restored.sharding == new.sharding and restored.shape == new.shape
+        for table, before in zip(tables(state), written, strict=True):
+            np.testing.assert_array_equal(table[:302], before[:302])
+            assert not table[302:].any()
+        read = load_policy(model, run, "float32").top["embed"]["table"]
+        assert read.shape == base.top["embed"]["table"].shape
+        np.testing.assert_array_equal(np.asarray(read)[:302], written[0][:302])
+"""
+    model = tiny.write_model(tmp_path / "model", kv_heads=4, vocabulary=302)
+    ran = with_devices(8, "-c", script, model, str(tmp_path / "run"))
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_gradients_on_forced_tokens_are_those_of_one_device(tmp_path):
     """The loss and every parameter's gradient, element by element, with a vocabulary that has to be padded."""
     script = """

@@ -2,8 +2,8 @@
 
 A checkpoint is the folder `<directory>/<step>` with four items, each readable without the others:
 
-* `top`: the trained part of the network, as a nested dict of arrays, each block for itself (`stacks`); other stages
-  read only this;
+* `top`: the trained part of the network, as a nested dict of arrays, each block for itself (`stacks`) and without rows
+  that the mesh asked for (`padding`); other stages read only this;
 * `rest`: every other array of the state, by its path in the state;
 * `meta`: JSON that describes the top (stage, role, the trunk's fingerprint, normalisation constants, ...);
 * `timing`: JSON of clock readings, which are no part of what a resumed run must reproduce.
@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import hosts, stacks
+from rlhf_jax import hosts, padding, stacks
 from rlhf_jax.errors import UserError
 
 _ITEMS = ("top", "rest", "meta", "timing")
@@ -40,15 +40,17 @@ class Checkpoints:
     Args:
       directory: their folder, made if it is not there. What a killed run left half-written in it is removed.
       keep: how many of the latest checkpoints stay; the best one stays too.
+      vocabulary: rows of the tables in files; None for as many as the arrays have.
 
     Raises:
       UserError: the folder cannot be made or written.
     """
 
-    def __init__(self, directory: Path, keep: int = 2) -> None:
+    def __init__(self, directory: Path, keep: int = 2, vocabulary: int | None = None) -> None:
         import orbax.checkpoint as ocp
 
         self.directory = directory.resolve()
+        self._vocabulary = vocabulary
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -97,7 +99,7 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        top, rest = _split(stacks.unstacked(state))
+        top, rest = self._filed(state)
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves((top, rest)))
         free = shutil.disk_usage(self.directory).free
         if free < needed:
@@ -147,7 +149,7 @@ class Checkpoints:
 
         folder = _folder(self.directory, step)
         placed = jax.tree.map(_placed, abstract_state)
-        top, rest = _split(stacks.unstacked(placed))
+        top, rest = self._filed(placed)
         arguments = {}
         for name, item in {"top": top, "rest": rest}.items():
             _check_same(folder / name, item)
@@ -176,6 +178,10 @@ class Checkpoints:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _filed(self, state: Any) -> tuple[Any, dict[str, Any]]:
+        """The top and the rest of a state in the form that files have."""
+        return _split(stacks.unstacked(state if self._vocabulary is None else padding.cut(state, self._vocabulary)))
 
     def _standing(self) -> str:
         latest = self.latest()
@@ -296,7 +302,7 @@ def _collected(path: str, leaf: Any, leaves: Mapping[str, Any]) -> Any:
     """The array at a path, placed as `leaf`, from the leaves of each block."""
     parts = [leaves[name] for name in stacks.paths(path)]
     if len(parts) == 1:
-        return parts[0]
+        return padding.pad(parts[0], leaf)
     return np.stack(parts) if isinstance(leaf, np.ndarray) else jax.device_put(jnp.stack(parts), leaf.sharding)
 
 

@@ -46,6 +46,7 @@ class Loop:
       selection: what the best checkpoint is the best by, and which one later stages load; by default the latest.
       grace: seconds that a step may go on after SIGTERM (see `stop_on_signal`); 0 for as long as it takes.
       watch: what the run shows of itself beside its files; by default a profile on SIGUSR1 alone.
+      vocabulary: as in `Checkpoints`.
     """
 
     def __init__(
@@ -57,9 +58,10 @@ class Loop:
         selection: Selection | None = None,
         grace: float = 0.0,
         watch: Watch | None = None,
+        vocabulary: int | None = None,
     ) -> None:
         self._workdir, self._name, self._steps, self._every = workdir, name, steps, checkpoint_every
-        self._grace, self._watch = grace, watch or Watch()
+        self._grace, self._watch, self._vocabulary = grace, watch or Watch(), vocabulary
         self._selection = selection or Selection()
         self._best: dict[str, Any] | None = None  # metric, value and step, as in the checkpoints' meta
         self._start = 0
@@ -68,7 +70,8 @@ class Loop:
     def __enter__(self) -> Loop:
         with contextlib.ExitStack() as stack:
             self._stop = stack.enter_context(stop_on_signal(self._grace))
-            self._checkpoints = stack.enter_context(Checkpoints(self._workdir / "checkpoints"))
+            checkpoints = Checkpoints(self._workdir / "checkpoints", vocabulary=self._vocabulary)
+            self._checkpoints = stack.enter_context(checkpoints)
             latest = self._checkpoints.latest()
             hosts.agree(f"the start of {self._name}", {"the latest checkpoint in the workdir": latest})
             self._profiles = stack.enter_context(Profiles(self._workdir / "profile", self._watch))
