@@ -55,10 +55,12 @@ def start(expected: int, facts: Mapping[str, Any]) -> None:
       facts: what they have to agree on, as in `agree`, beside their number and their software.
 
     Raises:
-      UserError: another number of processes, nothing that says who they are, or a fact on which they differ.
+      UserError: another number of processes, nothing that says who they are, a fact on which they differ, or this is
+        not the first process and was told that it is alone.
     """
     global _this
     if expected == 1:
+        _require_first()
         return
     if expected < 1:
         raise UserError(f"--hosts is {expected}, expected 1 or more")
@@ -84,6 +86,15 @@ def start(expected: int, facts: Mapping[str, Any]) -> None:
     _this = _Process(state.process_id, expected, state.client)
     agree("the start", {"--hosts": expected, **facts, **software()})
     jax.devices()  # all processes make their backends together, also those that then wait while process 0 works
+
+
+def _require_first() -> None:
+    """Several processes that each thought itself alone would all write."""
+    for name in (PROCESS, "SLURM_PROCID"):
+        if (number := os.environ.get(name, "0")) != "0":
+            raise UserError(
+                f"--hosts is 1 and {name} is {number}, so others run beside it; --hosts=N makes N of them one run"
+            )
 
 
 def _told(expected: int) -> dict[str, int]:

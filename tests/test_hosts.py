@@ -94,6 +94,8 @@ def test_one_process_talks_to_itself():
     [
         (0, {}, "--hosts is 0, expected 1 or more"),
         (2, {}, "the 2 processes that --hosts asks for cannot come together: coordinator_address should be defined"),
+        (1, {"JAX_PROCESS_ID": "1"}, "--hosts is 1 and JAX_PROCESS_ID is 1, so others run beside it; --hosts=N"),
+        (1, {"SLURM_PROCID": "3"}, "--hosts is 1 and SLURM_PROCID is 3, so others run beside it; --hosts=N"),
         (2, {"JAX_PROCESS_ID": "1"}, "JAX_PROCESS_ID is 1 and JAX_COORDINATOR_ADDRESS is not set, expected host:port"),
         (
             2,

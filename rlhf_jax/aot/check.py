@@ -5,7 +5,8 @@ Seconds are an estimate by a formula, the larger of two bounds and the interconn
     seconds = max(flops / (devices * peak), bytes / bandwidth) + moved / interconnect
 
 with flops and bytes of `work` and the bytes moved by collectives of `compiled`. Nothing overlaps with collectives here
-and everything else overlaps perfectly. MFU is the flops over what the peak would do in those seconds.
+and everything else overlaps perfectly. MFU is the flops over what the peak would do in those seconds. Devices of a
+`tensor` axis that rules leave a whole (`config.mesh.rules.kv_heads=()`) all compute it, which is not counted.
 """
 
 from __future__ import annotations
