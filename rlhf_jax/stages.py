@@ -129,13 +129,14 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> None:
     """Makes `workdir` and writes `config.json` into it, unless another config has written there before.
 
     Keys in `MAY_CHANGE` may differ, and under a constant learning rate `steps` as well; a line is printed that says so.
+    A config that was refused before it wrote anything is forgotten.
 
     Raises:
       UserError: the folder cannot be written, or other keys differ; they are named with both values.
     """
     path = workdir / "config.json"
     config = to_dict(config)
-    if path.exists():
+    if path.exists() and _has_results(workdir):
         try:
             old = json.loads(path.read_text())
         except json.JSONDecodeError as error:
@@ -155,6 +156,11 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> None:
         os.replace(partial, path)
     except OSError as error:
         raise UserError(f"the workdir {workdir} cannot be written: {error.strerror}") from error
+
+
+def _has_results(workdir: Path) -> bool:
+    """Whether anything lies below `workdir` but the configs of stages that got no further."""
+    return any(path.is_file() and path.name != "config.json" for path in workdir.rglob("*"))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> tuple[list[str], list[str]]:

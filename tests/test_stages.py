@@ -34,7 +34,12 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, Path]]:
     calls: list[tuple[Config, Path]] = []
     module = types.ModuleType("fake_stage")
     module.Config = Config
-    module.run = lambda config, workdir: calls.append((config, workdir))
+
+    def run(config: Config, workdir: Path) -> None:
+        calls.append((config, workdir))
+        (workdir / "result").touch()
+
+    module.run = run
     monkeypatch.setitem(sys.modules, "fake_stage", module)
     monkeypatch.setitem(stages.STAGES, "fake", "fake_stage")
     return calls
@@ -80,6 +85,23 @@ def test_another_config_is_refused_and_every_difference_named(ran: list[Any], tm
     assert "(seed: 0 -> 1; optimizer.rate: 0.1 -> 0.2; steps: absent -> 3)" in str(error.value)
     assert len(ran) == 1
     assert (tmp_path / "config.json").read_text() == written
+
+
+def test_a_config_that_was_refused_does_not_hold_its_folder(ran: list[Any], tmp_path: Path, monkeypatch) -> None:
+    """What is refused on the devices alone has its folder by then; so has the stage of a study."""
+
+    def refuse(config: Config, workdir: Path) -> None:
+        raise UserError("too many devices")
+
+    module = sys.modules["fake_stage"]
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="too many devices"):
+        patch.setattr(module, "run", refuse)
+        stages.run_stage({"stage": "fake", "seed": 1}, tmp_path / "study" / "sft")
+    stages.claim(tmp_path / "study", {"seed": 1})
+    stages.claim(tmp_path / "study", {"seed": 2})
+    stages.run_stage({"stage": "fake", "seed": 2}, tmp_path / "study" / "sft")
+    with pytest.raises(UserError, match=r"seed: 2 -> 3"):
+        stages.claim(tmp_path / "study", {"seed": 3})
 
 
 def test_what_does_not_change_the_result_may_change(
@@ -146,6 +168,7 @@ def test_a_key_is_known_by_its_last_two_names(key: str, allowed: bool) -> None:
 
 
 def test_a_broken_config_json_is_a_sentence(ran: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "result").touch()
     (tmp_path / "config.json").write_text('{"stage": "fa')
     with pytest.raises(UserError, match="config.json is not JSON"):
         stages.run_stage({"stage": "fake"}, tmp_path)
