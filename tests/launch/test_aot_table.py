@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import pytest
 
 from launch import aot_table
-from rlhf_jax.chips import GIB
+from rlhf_jax.chips import CHIPS, GIB
 from rlhf_jax.main import read_flags
 from rlhf_jax.stages import resolve
 
@@ -60,6 +61,20 @@ def test_every_row_of_the_table_is_of_a_config_that_its_stage_accepts(tmp_path):
     assert listed[2] == (
         "| sft, v5e:1x1 | update | 1 | 0.0 | 0.0 | 0.0 | 0.0 | 1.0 | 1.0 | 1.50 s | 0.25 s | 0.50 s | 0.75 | 61 s |"
     )
+
+
+def test_the_page_has_what_is_written_now():
+    """Whoever changes models, stages or generations has to have the table written anew."""
+    page = (aot_table.ROOT / "docs" / "performance.md").read_text()
+    part = page.partition("<!-- aot:begin -->\n")[2].partition("<!-- aot:end -->")[0]
+    made_with, _, rest = part.partition("\n")
+    assert "jax " in made_with and "libtpu " in made_with and rest.startswith(aot_table.CAPTION)
+    rows = [line.strip("| ").split(" | ") for line in rest.splitlines() if line.startswith("| ")]
+    for model, stage in itertools.product(aot_table.MODELS, aot_table.STAGES):
+        (cells,) = (row[2:] for row in rows if row[:2] == [model, stage])
+        assert all(cell == "none" or cell.startswith(f"{name}:") for name, cell in zip(CHIPS, cells, strict=True))
+    for stage, generation in itertools.product(aot_table.STAGES, aot_table.LISTED):
+        assert any(row[0].startswith(f"{stage}, {generation}:") for row in rows), (stage, generation)
 
 
 def test_copies_share_the_batch_evenly():
