@@ -6,12 +6,14 @@ depend on the mesh.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 TABLES = ("embed/table", "head/table")
 
@@ -50,4 +52,9 @@ def _cut(table: Any, rows: int) -> Any:
         place = NamedSharding(place.mesh, PartitionSpec(None, *place.spec[1:]))
     if isinstance(table, jax.ShapeDtypeStruct):
         return table.update(shape=(rows, *table.shape[1:]), sharding=place)
-    return jax.jit(lambda x: x[:rows], out_shardings=place)(table)
+    return _cutter(rows, place)(table)
+
+
+@functools.cache  # so that a run compiles it once, and not at every checkpoint
+def _cutter(rows: int, place: Sharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda table: table[:rows], out_shardings=place)

@@ -155,8 +155,7 @@ def make_sampler(model: Model, config: Config, eos_id: int) -> rollouts.Sampler:
 
 def check_rows(config: Config) -> None:
     """Raises UserError unless the devices of the mesh in use share batches evenly."""
-    for key in ("prompts", "sampling_batch", "microbatch"):
-        sharding.check_rows(getattr(config, key), f"config.{key}")
+    sharding.check_rows(config, "prompts", "sampling_batch", "microbatch")
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -216,8 +215,15 @@ def train(config: Config, workdir: Path) -> None:
         return fixed.write(path, answer, step=step, temperature=settings.temperature, seed=config.seed)
 
     costs, tops = Costs(model), 1 if settings.value_model == "policy" else 2
-    watched = config.stop_grace, config.watch, base.model.architecture.vocabulary
-    with Loop(workdir, "ppo", config.steps, config.checkpoint_every, None, *watched) as loop:
+    with Loop(
+        workdir,
+        "ppo",
+        config.steps,
+        config.checkpoint_every,
+        grace=config.stop_grace,
+        watch=config.watch,
+        vocabulary=base.model.architecture.vocabulary,
+    ) as loop:
         state = loop.restore(state, base.fingerprint)
         if config.evaluate_prompts and int(state.step) == 0:
             write_samples(state, 0)

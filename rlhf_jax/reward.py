@@ -201,8 +201,7 @@ def run(config: Config, workdir: Path) -> None:
 
 def check_rows(config: Config) -> None:
     """Raises UserError unless the devices of the mesh in use share batches evenly."""
-    for key in ("batch_size", "microbatch"):
-        sharding.check_rows(getattr(config, key), f"config.{key}")
+    sharding.check_rows(config, "batch_size", "microbatch")
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -239,7 +238,7 @@ def train(config: Config, workdir: Path) -> None:
         return metrics, quality
 
     settings = config.steps, config.checkpoint_every, config.selection, config.stop_grace, config.watch
-    with Loop(workdir, "reward", *settings, base.model.architecture.vocabulary) as loop:
+    with Loop(workdir, "reward", *settings, vocabulary=base.model.architecture.vocabulary) as loop:
         state = loop.restore(state, base.fingerprint)
         start, workers = int(state.position), config.loading.workers
         waiting = read_ahead(partial(pairs_at, batches), start, config.batch_size, workers)

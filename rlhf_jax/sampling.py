@@ -155,7 +155,7 @@ def make_sampler(model: Model, config: Sampling, eos_id: int) -> rollouts.Sample
 
 def check_rows(config: Sampling) -> None:
     """Raises UserError unless the devices of the mesh in use share batches evenly."""
-    sharding.check_rows(config.batch_size, "config.sampling.batch_size")
+    sharding.check_rows(config, "batch_size", where="config.sampling")
 
 
 def sample_missing(

@@ -86,7 +86,7 @@ def rate(config: Config, records: Sequence[Samples]) -> Iterator[list[Samples]]:
     Raises:
       UserError: the reward model cannot be loaded or has no normalisation constants, or a score is not finite.
     """
-    sharding.check_rows(config.batch_size, "config.batch_size")
+    sharding.check_rows(config, "batch_size")
     tokenizer = load_tokenizer(config.model)
     items = [encode(config, tokenizer, record) for record in records]
     freeze = float(load_meta(Path(config.reward))["freeze"])

@@ -211,8 +211,7 @@ def make_sampler(model: Model, config: Config, eos_id: int) -> rollouts.Sampler:
 
 def check_rows(config: Config) -> None:
     """Raises UserError unless the devices of the mesh in use share batches evenly."""
-    for key in ("batch_size", "microbatch"):
-        sharding.check_rows(getattr(config, key), f"config.{key}")
+    sharding.check_rows(config, "batch_size", "microbatch")
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -252,7 +251,7 @@ def train(config: Config, workdir: Path) -> None:
         return found
 
     settings = config.steps, config.checkpoint_every, config.selection, config.stop_grace, config.watch
-    with Loop(workdir, "sft", *settings, base.model.architecture.vocabulary) as loop:
+    with Loop(workdir, "sft", *settings, vocabulary=base.model.architecture.vocabulary) as loop:
         state = loop.restore(state, base.fingerprint)
         waiting = read_ahead(batches.at, int(state.position), config.batch_size, config.loading.workers)
         clock = Clock()

@@ -133,17 +133,16 @@ def use(sizes: Mesh) -> Iterator[None]:
     Raises:
       UserError: as `make_mesh`; several hosts, of which one would have no device of the mesh, or that were not told of.
     """
-    mesh = make_mesh(sizes)
-    if jax.process_count() != hosts.count():
-        raise UserError(f"--hosts is {hosts.count()} and these devices belong to {jax.process_count()} processes")
-    if without := {device.process_index for device in jax.devices()} - {d.process_index for d in mesh.devices.flat}:
-        raise UserError(
-            f"the mesh is {sizes}: {mesh.size} of {jax.device_count()} devices, none of process "
-            f"{', '.join(map(str, sorted(without)))}; several hosts expect devices of each, best all (data -1)"
-        )
-    if mesh.size < jax.device_count():
-        print(f"the mesh is {sizes}: {mesh.size} of {jax.device_count()} devices are used", flush=True)
-    with arrange(sizes):
+    with arrange(sizes) as mesh:
+        if jax.process_count() != hosts.count():
+            raise UserError(f"--hosts is {hosts.count()} and these devices belong to {jax.process_count()} processes")
+        if without := {device.process_index for device in jax.devices()} - {d.process_index for d in mesh.devices.flat}:
+            raise UserError(
+                f"the mesh is {sizes}: {mesh.size} of {jax.device_count()} devices, none of process "
+                f"{', '.join(map(str, sorted(without)))}; several hosts expect devices of each, best all (data -1)"
+            )
+        if mesh.size < jax.device_count():
+            print(f"the mesh is {sizes}: {mesh.size} of {jax.device_count()} devices are used", flush=True)
         yield
 
 
@@ -171,12 +170,18 @@ def shares(axis: str) -> int:
     return math.prod(sizes.get(name, 1) for name in _RULES.value.of(axis))
 
 
-def check_rows(count: int, what: str) -> None:
-    """Raises UserError unless the devices that share a batch divide its rows; names the nearest number that they do."""
+def check_rows(settings: Any, *names: str, where: str = "config") -> None:
+    """Raises UserError unless the devices that share a batch divide the rows that each named field of a config is.
+
+    It names the nearest number that they do.
+    """
     shared = shares("batch")
-    if count % shared:
-        nearest = max(1, round(count / shared)) * shared
-        raise UserError(f"{what} is {count}, which {shared} devices cannot share evenly; {nearest} they could")
+    for name in names:
+        if (rows := getattr(settings, name)) % shared:
+            nearest = max(1, round(rows / shared)) * shared
+            raise UserError(
+                f"{where}.{name} is {rows}, which {shared} devices cannot share evenly; {nearest} they could"
+            )
 
 
 def place(array: np.ndarray | jax.Array, axes: Sequence[str | None]) -> jax.Array:
@@ -252,7 +257,7 @@ def _check_divided(shape: Sequence[int], axes: Sequence[str | None]) -> None:
         if axis and size % shares(axis):
             raise UserError(
                 f"the mesh divides {axis} over {shares(axis)} devices and {size} cannot be divided so; "
-                f"config.mesh.rules.{axis}=() would leave it whole"
+                f"mesh.rules.{axis}=() would leave it whole"
             )
 
 

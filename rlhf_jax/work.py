@@ -68,7 +68,8 @@ class Costs:
         self.vocab_shares, self.embed_shares = sharding.shares("vocab"), sharding.shares("embed")
         attention, mlp = 2 * (a.heads + a.kv_heads) * a.head_dim, (2 + a.gated) * a.mlp_features
         self.layer = a.width * (attention + mlp)  # parameters of a block's products
-        self.inside = attention / self.attention_shares + mlp / sharding.shares("mlp")  # features of a token
+        # What a device has of a token's features inside a block; times the width, of the block's parameters.
+        self.inside = attention / self.attention_shares + mlp / sharding.shares("mlp")
         self.trained_layers = a.layers - model.frozen_layers
 
     def _layers(self, frozen: int, trained: int, tokens: float, pairs: float, trained_itemsize: int = FLOAT32) -> Work:
