@@ -60,12 +60,8 @@ read_run() {
         ;;
     esac
   done
-  case "$WORKDIR" in
-    */../* | */..) WORKDIR= ;;
-    runs/?*) ;;
-    *) WORKDIR= ;;
-  esac
-  [ -n "$WORKDIR" ] || fail "--workdir=runs/NAME is missing; only what is below runs/ outlives the machine"
+  [[ "$WORKDIR" == runs/?* && "$WORKDIR/" != */../* ]] ||
+    fail "--workdir=runs/NAME is missing; only what is below runs/ outlives the machine"
   JOB="$(printf %s "run-${WORKDIR#runs/}" | LC_ALL=C tr '[:upper:]' '[:lower:]' | LC_ALL=C tr -c 'a-z0-9' '-' | sed 's/-*$//')"
   if [ "${#JOB}" -gt 39 ]; then
     JOB="${JOB:0:28}-$(printf %s "$WORKDIR" | cksum | cut -d ' ' -f 1)" # the end tells the runs of a sweep apart

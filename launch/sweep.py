@@ -31,7 +31,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from rlhf_jax.config import parse, to_dict
+from rlhf_jax.config import parse
 from rlhf_jax.errors import UserError
 from rlhf_jax.main import read_flags
 from rlhf_jax.stages import check
@@ -143,7 +143,7 @@ def runs(sweep: Sweep, workdir: Path) -> dict[str, list[str]]:
         if found.setdefault(name, arguments) != arguments:
             raise UserError(f"two runs would share the folder {workdir / name}: {found[name]} and {arguments}")
         run, folder, _ = read_flags(["sweep", *arguments])
-        check(to_dict(run), folder)
+        check(run, folder)
     return found
 
 

@@ -93,7 +93,8 @@ def _require_first() -> None:
     for name in (PROCESS, "SLURM_PROCID"):
         if (number := os.environ.get(name, "0")) != "0":
             raise UserError(
-                f"--hosts is 1 and {name} is {number}, so others run beside it; --hosts=N makes N of them one run"
+                f"--hosts is 1 and {name} is {number}, so others run beside it; "
+                f"--hosts=N makes N of them one run, and without {name} each is one of its own"
             )
 
 
