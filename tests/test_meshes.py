@@ -167,7 +167,11 @@ def gradients(mesh, scan):
                               for path, leaf in jax.tree.leaves_with_path(found)}
 
 rules = Rules(embed=("data", "fsdp"), vocab=(), kv_heads=())
-for scan, meshes in {False: (Mesh(2, 2, 2), Mesh(2, 2, 2, rules)), True: (Mesh(1, 2, 4),)}.items():
+more_devices_than_heads = Mesh(1, 1, 8, Rules(kv_heads=()))
+for scan, meshes in {
+    False: (Mesh(2, 2, 2), Mesh(2, 2, 2, rules), more_devices_than_heads),
+    True: (Mesh(1, 2, 4),),
+}.items():
     expected, one = gradients(Mesh(1, 1, 1), scan)
     for mesh in meshes:
         total, shared = gradients(mesh, scan)
