@@ -24,7 +24,6 @@ import numpy as np
 
 from configs import common
 from configs import prepare as prepare_configs
-from rlhf_jax import prepare
 from rlhf_jax.config import parse, to_dict
 from rlhf_jax.data import records, tokenise
 from rlhf_jax.data.batches import Batches, Buckets, Encoding
@@ -32,7 +31,8 @@ from rlhf_jax.data.loading import Loading, load_splits, read_ahead
 from rlhf_jax.data.records import Example
 from rlhf_jax.data.sources.parts import gather
 from rlhf_jax.data.tokenizer import load_tokenizer
-from rlhf_jax.stages import run_stage
+from rlhf_jax.stages import prepare
+from rlhf_jax.stages.runner import run_stage
 
 DOCS = Path(__file__).parents[1] / "docs"
 BUCKETS = Buckets(prompt=(256, 512), response=(64,))
@@ -65,7 +65,7 @@ def timed[T](name: str, function: Callable[..., T], *arguments: object) -> tuple
 
 
 def prepare_timed(config: prepare.Config, folder: Path) -> float:
-    """What `prepare.run` does, phase by phase; returns its seconds."""
+    """What `stages.prepare.run` does, phase by phase; returns its seconds."""
     gathered, read = timed("read the sources", gather, config.sources, config.splits, Example)
     everything = [record for split in gathered.splits.values() for record in split]
     fingerprint, hashed = timed("fingerprint the records", records.fingerprint, everything)
@@ -126,9 +126,9 @@ def main() -> None:
         make_posts(posts, arguments.posts)
         chosen = prepare_configs.get_config("tldr")
         del chosen.sources["cnn_dailymail"], chosen.splits["ood_test"]
-        chosen.sources.tldr.place = str(posts)
+        chosen.sources.tldr.path = str(posts)
         config = parse(prepare.Config, to_dict(chosen))
-        print(f"prepare, {arguments.posts:,} posts, {config.tokens.workers} processes:", flush=True)
+        print(f"prepare, {arguments.posts:,} posts, {config.tokens.num_workers} processes:", flush=True)
         print(f"  {'in all':<28} {prepare_timed(config, folder):6.1f} s")
         size = sum(path.stat().st_size for path in (folder / "tokens").iterdir())
         own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

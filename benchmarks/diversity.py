@@ -21,14 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from rlhf_jax import assets
-from rlhf_jax.evaluation.bidirectional import batches
-from rlhf_jax.evaluation.diversity import (
-    EncodeOnce,
-    expectation_adjusted_distinct,
-    pairwise_similarity_diversity,
-    per_input,
-)
-from rlhf_jax.evaluation.encoders import SentenceEncoder
+from rlhf_jax.encoders.bert import batches
+from rlhf_jax.encoders.cached import EncodeOnce
+from rlhf_jax.encoders.sentence import SentenceEncoder
+from rlhf_jax.metrics.diversity import expectation_adjusted_distinct, pairwise_similarity_diversity, per_input
 
 DOCS = Path(__file__).parents[1] / "docs"
 PROMPTS, OUTPUTS = 500, 16

@@ -16,17 +16,20 @@ import jax.numpy as jnp
 import numpy as np
 import workloads
 
-from rlhf_jax import rollouts, sft, sharding
-from rlhf_jax.models import roles
-from rlhf_jax.models.presets import PRESETS
+from rlhf_jax.models import heads
+from rlhf_jax.models.hf.presets import PRESETS
+from rlhf_jax.models.sequences import Sequences
 from rlhf_jax.models.transformer import Model, Params
-from rlhf_jax.rl.programs import PolicyState, make_evaluate_rollout, make_update
-from rlhf_jax.rl.settings import Algorithm, Paper
-from rlhf_jax.sequences import Sequences
+from rlhf_jax.parallel import sharding
+from rlhf_jax.parallel.devices import cast
+from rlhf_jax.parallel.jit import compile_count
+from rlhf_jax.rl.ppo_config import Algorithm, Paper
+from rlhf_jax.rl.ppo_step import PolicyState, make_evaluate_rollout, make_update
+from rlhf_jax.sampling import rollouts
+from rlhf_jax.stages import sft
 from rlhf_jax.training import optimizer
-from rlhf_jax.training.run import cast, compile_count
-from rlhf_jax.training.supervised import make_train_step
-from rlhf_jax.training.update import State
+from rlhf_jax.training.state import State
+from rlhf_jax.training.train_step import make_train_step
 
 ARCHITECTURE = PRESETS["HuggingFaceTB/SmolLM2-135M-Instruct"]
 MESH = sharding.Mesh(data=1, fsdp=1, tensor=1)
@@ -37,10 +40,8 @@ ADAMW = optimizer.Config(learning_rate=1e-5, clip_norm=0.0)
 # As in the torch side: none of them changes how long an iteration takes.
 PPO = Algorithm(
     temperature=1.0,
-    top_k=0,
-    top_p=1.0,
     max_new_tokens=workloads.NEW_TOKENS,
-    kl_coefficient=0.05,
+    kl_coef=0.05,
     kl_estimator="k1",
     kl_in="reward",
     kl_target=0.0,
@@ -51,17 +52,17 @@ PPO = Algorithm(
     length_penalty=0.0,
     missing_eos_penalty=0.0,
     whiten_rewards=False,
-    discount=1.0,
-    decay=0.95,
+    gamma=1.0,
+    gae_lambda=0.95,
     value_model="policy",
     value_start="zero",
     value_warmup_steps=0,
-    epochs=workloads.PPO_EPOCHS,
-    minibatches=1,
-    policy_clip=0.2,
-    value_clip=0.2,
-    value_coefficient=0.1,
-    entropy_coefficient=0.0,
+    num_ppo_epochs=workloads.PPO_EPOCHS,
+    num_mini_batches=1,
+    cliprange=0.2,
+    cliprange_value=0.2,
+    vf_coef=0.1,
+    entropy_coef=0.0,
     target_kl=0.0,
     paper=Paper(whiten_microbatches=False, divide_by_cells=False, recompute_advantages=False),
 )
@@ -130,8 +131,8 @@ def fine_tune(freeze: float, dtype: str) -> Callable[[], Any]:
 def ppo_iteration(dtype: str) -> Callable[[], Any]:
     model, trunk, reference = network(dtype, FREEZE)
     width = ARCHITECTURE.width
-    reward = roles.with_head(reference, "reward", roles.random_head(jax.random.key(1), width))
-    top = roles.with_head(jax.tree.map(jnp.copy, reference), "value", jnp.zeros(width))
+    reward = heads.with_head(reference, "reward", heads.random_head(jax.random.key(1), width))
+    top = heads.with_head(jax.tree.map(jnp.copy, reference), "value", jnp.zeros(width))
     transform = optimizer.make_optimizer(ADAMW, 1)
     state = PolicyState.create(top, transform, kl_coefficient=None, reference=None)
     sample = rollouts.make_sample(

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax import assets
-from rlhf_jax.models.pretrained import load, load_pretrained, save_pretrained
+from rlhf_jax.models.hf.pretrained import load, load_pretrained, save_pretrained
 
 
 def best_of_three(function: Callable[[], object]) -> float:

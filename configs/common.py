@@ -47,7 +47,7 @@ def mesh(data: int = 1, tensor: int = 1) -> ConfigDict:
 
 
 def blocks() -> ConfigDict:
-    """Compiled one by one, all of them saved for the backward pass, weights as they are (`models.depth.Blocks`)."""
+    """Compiled one by one, all of them saved for the backward pass, weights as they are (`models.scan.Blocks`)."""
     return ConfigDict({"scan": False, "remat": "none", "quantize_trunk": "none"})
 
 
@@ -56,8 +56,8 @@ def latest() -> ConfigDict:
     return ConfigDict({"metric": "", "better": "lower", "load": "latest"})
 
 
-def watch() -> ConfigDict:
-    """A profile on SIGUSR1 alone; `--config.ppo.watch.profile_steps='(5, 7)'` makes one of steps 5 to 7."""
+def logging() -> ConfigDict:
+    """A profile on SIGUSR1 alone; `--config.ppo.logging.profile_steps='(5, 7)'` makes one of steps 5 to 7."""
     return ConfigDict({"profile_steps": (), "signal_steps": 3, "wandb_project": ""})
 
 
@@ -81,14 +81,14 @@ def prepare(seed) -> ConfigDict:
 
 
 def part(source: str, splits: dict[str, str], shift: ConfigDict | None = None) -> ConfigDict:
-    """What a study takes from one dataset; `place` may name a mirror or a local folder instead of the study's.
+    """What a study takes from one dataset; `path` may name a mirror or a local folder instead of the study's.
 
     Rows that hold no record are left out and counted: the published sets have some.
     """
     return ConfigDict(
         {
             "source": source,
-            "place": "",
+            "path": "",
             "splits": ordered(**splits),
             "columns": {},
             "shift": shift,
@@ -105,7 +105,7 @@ def prepare_from(task: str, seed, **parts: ConfigDict) -> ConfigDict:
 
 def loading() -> ConfigDict:
     """Threads of the training process read ahead; a shard that cannot be read is an error."""
-    return ConfigDict({"workers": 0, "drop_shards": False})
+    return ConfigDict({"num_workers": 0, "drop_shards": False})
 
 
 def initialize(folder: str, seed) -> ConfigDict:
@@ -154,7 +154,7 @@ def sft(folder: str, model: str, seed) -> ConfigDict:
             "checkpoint_every": 10,
             "stop_grace": 0.0,
             "selection": latest(),
-            "watch": watch(),
+            "logging": logging(),
             "seed": seed,
         }
     )
@@ -240,13 +240,13 @@ def reward(folder: str, model: str, seed) -> ConfigDict:
             "batch_size": 16,
             "microbatch": 16,
             "steps": 18,
-            "objective": {"margin": 0.0, "centring": 0.0},
+            "objective": {"margin": 0.0, "center_rewards_coefficient": 0.0},
             "optimizer": optimizer(3e-4, "cosine"),
             "normalisation_pairs": 64,
             "checkpoint_every": 6,
             "stop_grace": 0.0,
             "selection": latest(),
-            "watch": watch(),
+            "logging": logging(),
             "seed": seed,
         }
     )
@@ -289,17 +289,15 @@ def ppo(folder: str, model: str, seed) -> ConfigDict:
             "blocks": blocks(),
             "prompt_buckets": (PROMPT_LENGTH,),
             "truncation": "text",
-            "prompts": prompts,
+            "prompts_per_rollout": prompts,
             "sampling_batch": prompts.identity(),  # all at one time, as long as this key is not set
-            "samples": 2,
+            "num_generations": 2,
             "microbatch": 8,
-            "steps": 10,
+            "num_rollouts": 10,
             "algorithm": {
                 "temperature": 1.0,
-                "top_k": 0,
-                "top_p": 1.0,
                 "max_new_tokens": 32,
-                "kl_coefficient": 0.05,
+                "kl_coef": 0.05,
                 "kl_estimator": "k1",
                 "kl_in": "reward",
                 "kl_target": 0.0,
@@ -310,17 +308,17 @@ def ppo(folder: str, model: str, seed) -> ConfigDict:
                 "length_penalty": 0.0,
                 "missing_eos_penalty": 1.0,
                 "whiten_rewards": False,
-                "discount": 1.0,
-                "decay": 0.95,
+                "gamma": 1.0,
+                "gae_lambda": 0.95,
                 "value_model": "policy",
                 "value_start": "zero",
                 "value_warmup_steps": 0,
-                "epochs": 4,
-                "minibatches": 2,
-                "policy_clip": 0.2,
-                "value_clip": 0.2,
-                "value_coefficient": 0.1,
-                "entropy_coefficient": 0.0,
+                "num_ppo_epochs": 4,
+                "num_mini_batches": 2,
+                "cliprange": 0.2,
+                "cliprange_value": 0.2,
+                "vf_coef": 0.1,
+                "entropy_coef": 0.0,
                 "target_kl": 0.0,
                 "paper": {
                     "whiten_microbatches": False,
@@ -333,7 +331,7 @@ def ppo(folder: str, model: str, seed) -> ConfigDict:
             "evaluate_every": 5,
             "checkpoint_every": 5,
             "stop_grace": 0.0,
-            "watch": watch(),
+            "logging": logging(),
             "seed": seed,
         }
     )
@@ -405,11 +403,11 @@ def judge_llm(folder: str, prompt: str, seed) -> ConfigDict:
     )
 
 
-def annotate(folder: str, seed) -> ConfigDict:
+def annotation_page(folder: str, seed) -> ConfigDict:
     """A page for people: every model against the human summary and against SFT, 20 prompts a split."""
     return ConfigDict(
         {
-            "stage": "annotate",
+            "stage": "annotation_page",
             "title": "Which summary is better?",
             "instructions": "Choose the summary that says most of what matters in the text, and nothing false.",
             "samples": samples(folder),
@@ -451,11 +449,11 @@ def evaluate(folder: str, encoder: str, seed) -> ConfigDict:
     )
 
 
-def frontier(pools: dict[str, str], folder: str, seed) -> ConfigDict:
+def reward_vs_kl(pools: dict[str, str], folder: str, seed) -> ConfigDict:
     """Reward against KL of best-of-n, by its pools of samples, and of a study's PPO as it goes on."""
     policies = {"ppo": f"{folder}/ppo"}
     return ordered(
-        stage="frontier", title="Reward against KL", pools=ordered(**pools), policies=ordered(**policies), seed=seed
+        stage="reward_vs_kl", title="Reward against KL", pools=ordered(**pools), policies=ordered(**policies), seed=seed
     )
 
 
@@ -470,7 +468,7 @@ def report(title: str, runs: tuple[str, ...]) -> ConfigDict:
         ood="ood_test",
         samples=ordered(**{name: path.removeprefix("./") for name, path in samples(".").items()}),
         training={name: f"{name}/metrics.jsonl" for name in ("sft", "reward", "ppo")},
-        frontier="frontier/frontier.json",
+        reward_vs_kl="reward_vs_kl/reward_vs_kl.json",
         quality="reward/quality.json",
         notes=(),
     )
@@ -489,5 +487,5 @@ def stages(model: str, encoder: str, seed, folder: str = "{workdir}") -> ConfigD
         best_of_n=best_of_n(folder, model, seed),
         judge=judge(folder, encoder or "lexical"),
         evaluate=evaluate(folder, encoder, seed),
-        frontier=frontier({name: samples(folder)[name] for name in ("sft", "bon")}, folder, seed),
+        reward_vs_kl=reward_vs_kl({name: samples(folder)[name] for name in ("sft", "bon")}, folder, seed),
     )

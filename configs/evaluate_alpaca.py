@@ -33,7 +33,7 @@ def judge(folder: str, seed, how: str) -> ConfigDict:
 def stages(folder: str, preset: str, seed, title: str, how: str = "") -> ConfigDict:
     """All of it, for the row in `folder`."""
     report, sequential = (common.report(f"{title}: {name}", (folder,)) for name in ("AlpacaEval", "Sequential"))
-    report.frontier = sequential.frontier = ""
+    report.reward_vs_kl = sequential.reward_vs_kl = ""
     sequential.ood = "sequential_test"
     evaluate = common.evaluate(folder, common.MINILM, seed)
     return common.ordered(

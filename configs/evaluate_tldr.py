@@ -55,7 +55,7 @@ def stages(folder: str, preset: str, seed, title: str, how: str = "", news: bool
     evaluation = evaluate(folder, preset, seed)
     evaluation.pools = ConfigDict({"bon": f"{folder}/sample_pool/samples.jsonl"})
     report = common.report(title, (folder,))
-    report.frontier = ""
+    report.reward_vs_kl = ""
     return common.ordered(
         sample_sft=rows.generate(folder, rows.TLDR, preset, "sft", seed),
         sample_ppo=rows.generate(folder, rows.TLDR, preset, "ppo", seed),

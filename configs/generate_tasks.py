@@ -4,7 +4,7 @@
     python -m rlhf_jax.main --config=configs/generate_tasks.py:sequential_instructions --workdir=runs/sequential \\
         --config.spending.prompt_price=... --config.spending.answer_price=... --config.spending.limit=5.0
     python -m rlhf_jax.main --config=configs/prepare.py:alpaca --workdir=runs/alpaca/prepare \\
-        --config.sources.sequential.place=runs/sequential
+        --config.sources.sequential.path=runs/sequential
 
 The argument is `alpaca_farm_id_test` or `sequential_instructions`. Sampling, the number of examples and that of tasks
 are the study's; it asked text-davinci-003 for five lists at a time. Prices are US dollars for a million tokens; without

@@ -28,7 +28,7 @@ def get_config(argument: str = "llama7b") -> ConfigDict:
     for coefficient in COEFFICIENTS:
         name = f"beta_{coefficient}".replace(".", "_")
         ppo = ppo_tldr.stage(row, preset, seed)
-        ppo.algorithm.kl_coefficient = coefficient
+        ppo.algorithm.kl_coef = coefficient
         sample = rows.generate(row, rows.TLDR, preset, "ppo", seed)
         sample.name, sample.sampling.policy = name, f"{{workdir}}/{name}"
         stages |= {name: ppo, f"sample_{name}": sample}
@@ -37,7 +37,7 @@ def get_config(argument: str = "llama7b") -> ConfigDict:
     evaluate = evaluate_tldr.evaluate("{workdir}", preset, seed)
     judge.samples = evaluate.samples = common.ordered(**{name: f"{{workdir}}/{path}" for name, path in samples.items()})
     report = common.report(title, ("{workdir}",))
-    report.update({"frontier": "", "quality": ""})
+    report.update({"reward_vs_kl": "", "quality": ""})
     report.samples, report.training = common.ordered(**samples), common.ordered(**training)
     everything = common.ordered(**stages, judge=judge, evaluate=evaluate, report=report)
     return common.ordered(stage="pipeline", title=title, seed=seed, stages=everything)

@@ -26,8 +26,8 @@ def stage(folder: str, preset: str, seed) -> ConfigDict:
     config.update(
         {
             "data": f"{folder}/prepare_prompts/examples.jsonl",
-            "prompts": 512,
-            "steps": 80,
+            "prompts_per_rollout": 512,
+            "num_rollouts": 80,
             "optimizer": {"learning_rate": 1e-5, "schedule": "constant"},
             "evaluate_every": 20,
             "checkpoint_every": 20,
@@ -35,14 +35,14 @@ def stage(folder: str, preset: str, seed) -> ConfigDict:
     )
     config.algorithm.update(
         {
-            "kl_coefficient": 0.02,
+            "kl_coef": 0.02,
             "whiten_rewards": True,
-            "decay": 1.0,
+            "gae_lambda": 1.0,
             "value_model": "separate",
             "value_start": "reward",
-            "epochs": 2,
-            "minibatches": 2,
-            "value_coefficient": 0.1,
+            "num_ppo_epochs": 2,
+            "num_mini_batches": 2,
+            "vf_coef": 0.1,
         }
     )
     return rows.sized(config, preset)

@@ -24,8 +24,8 @@ def stage(folder: str, preset: str, seed) -> ConfigDict:
     config = rows.ppo(folder, rows.TLDR, preset, seed)
     config.update(
         {
-            "prompts": 256,
-            "steps": 750,
+            "prompts_per_rollout": 256,
+            "num_rollouts": 750,
             "optimizer": {"learning_rate": 1.5e-5, "schedule": "linear"},
             "evaluate_every": 50,
             "checkpoint_every": 50,
@@ -33,11 +33,11 @@ def stage(folder: str, preset: str, seed) -> ConfigDict:
     )
     config.algorithm.update(
         {
-            "kl_coefficient": 0.05,
+            "kl_coef": 0.05,
             "value_start": "random",
-            "epochs": 4,
-            "minibatches": 1,
-            "value_coefficient": 0.2,
+            "num_ppo_epochs": 4,
+            "num_mini_batches": 1,
+            "vf_coef": 0.2,
         }
     )
     return rows.sized(config, preset)

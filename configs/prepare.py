@@ -6,7 +6,7 @@
 
 The argument is a name of `STUDIES` or `SHIFTING` and, for the latter, a shift by name: a subreddit, `length`,
 `random_10`, `random_50`, or `sentiment` with `--config.sources.tldr.shift.indices=FILE` or `...shift.classifier=MODEL`.
-Where a dataset is not to be had from the hub, `--config.sources.NAME.place=FOLDER` reads a copy of its files.
+Where a dataset is not to be had from the hub, `--config.sources.NAME.path=FOLDER` reads a copy of its files.
 docs/data.md has the datasets.
 
 Datasets are tokenised too, for SmolLM2. For another model it is `--config.tokens.model=MODEL`, with
@@ -92,7 +92,7 @@ def hh_rlhf() -> ConfigDict:
 def tokens(truncation: str) -> ConfigDict:
     """Tokens for SmolLM2, by two processes."""
     return ConfigDict(
-        {"model": common.SMOLLM2, "max_prompt": 512, "truncation": truncation, "separator": " ", "workers": 2}
+        {"model": common.SMOLLM2, "max_prompt": 512, "truncation": truncation, "separator": " ", "num_workers": 2}
     )
 
 

@@ -80,10 +80,8 @@ def long_seed(seed: int) -> ConfigDict:
     stages.sample_pairs.sampling.batch_size = 32
     stages.sft.update({"steps": 90, "evaluate_every": 30, "checkpoint_every": 30})
     stages.reward.update({"steps": 120, "evaluate_every": 30, "checkpoint_every": 30})
-    stages.ppo.update({"steps": 32, "samples": 4, "evaluate_every": 8, "checkpoint_every": 8})
+    stages.ppo.update({"num_rollouts": 32, "num_generations": 4, "evaluate_every": 8, "checkpoint_every": 8})
     stages.ppo.evaluate_prompts = ConfigDict({"id_test": 48, "ood_test": 48})
     # With a fixed coefficient of 0.1 one seed of three reached 10 nats, by long outputs that never end.
-    stages.ppo.algorithm.update(
-        {"kl_coefficient": 0.2, "kl_target": 4.0, "kl_horizon": 200, "missing_eos_penalty": 2.0}
-    )
+    stages.ppo.algorithm.update({"kl_coef": 0.2, "kl_target": 4.0, "kl_horizon": 200, "missing_eos_penalty": 2.0})
     return common.ordered(stage="pipeline", title=TITLE, seed=seed, stages=stages)

@@ -95,7 +95,7 @@ def ppo(where: str, task: ConfigDict, preset: str, seed) -> ConfigDict:
     config.update(
         {
             "sampling_batch": 64,  # on LLaMA-7B a token's keys and values take 0.5 MB in bfloat16
-            "samples": 1,
+            "num_generations": 1,
             "evaluate_prompts": ConfigDict({"validation": 256}),
         }
     )
@@ -133,7 +133,8 @@ def sized(config: ConfigDict, preset: str) -> ConfigDict:
         return config
     if "optimizer" in config:
         config.update({"dtype": "float32", "mesh": common.mesh(), "prompt_buckets": (256,), "microbatch": 4})
-        config.update({"steps": 4, "evaluate_every": 4, "checkpoint_every": 2})
+        config.update({"evaluate_every": 4, "checkpoint_every": 2})
+        config["num_rollouts" if config.stage == "ppo" else "steps"] = 4
     if "batch_size" in config:
         config.update({"response_buckets": (64,), "batch_size": 8})
     if config.stage == "sft":
@@ -141,7 +142,8 @@ def sized(config: ConfigDict, preset: str) -> ConfigDict:
     if config.stage == "reward":
         config.normalisation_pairs = 32
     if config.stage == "ppo":
-        config.update({"prompts": 8, "sampling_batch": 8, "evaluate_prompts": ConfigDict({"validation": 4})})
+        config.update({"prompts_per_rollout": 8, "sampling_batch": 8})
+        config.evaluate_prompts = ConfigDict({"validation": 4})
         config.algorithm.max_new_tokens = 12
     if "sampling" in config:
         few = {"max_new_tokens": 12, "max_prompt": 256, "n": min(config.sampling.n, 4), "batch_size": 4}

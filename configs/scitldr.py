@@ -51,9 +51,9 @@ def corpus(folder: str, seed) -> ConfigDict:
     columns = {"prompt": "TITLE: {title}\nTEXT: {text}\nTL;DR:", "response": "{summary}"}
     splits = {"train": "scitldr_train.jsonl.gz", "validation": f"{held_out}[:300]", "id_test": f"{held_out}[300:]"}
     papers = common.part("columns", splits)
-    papers.update({"place": folder, "columns": columns})
+    papers.update({"path": folder, "columns": columns})
     news = common.part("columns", {"ood_test": "cnn_dailymail.jsonl.gz"})
-    news.update({"place": folder, "columns": {"prompt": "ARTICLE: {text}\nTL;DR:", "response": "{summary}"}})
+    news.update({"path": folder, "columns": {"prompt": "ARTICLE: {text}\nTL;DR:", "response": "{summary}"}})
     return common.prepare_from("examples", seed, papers=papers, news=news)
 
 
@@ -62,7 +62,7 @@ def rated(folder: str, seed) -> ConfigDict:
     articles = "summeval_pairs.jsonl.gz"  # cut where an article ends, among the pairs of two different texts
     pairs = common.part("columns", {"train": f"{articles}[:6044]", "validation": f"{articles}[6044:]"})
     columns = {"prompt": "ARTICLE: {prompt}\nTL;DR:", "chosen": "{chosen}", "rejected": "{rejected}"}
-    pairs.update({"place": folder, "columns": columns})
+    pairs.update({"path": folder, "columns": columns})
     config = common.prepare_from("preferences", seed, summeval=pairs)
     config.splits.validation = 400
     return config

@@ -31,10 +31,12 @@ def get_config() -> ConfigDict:
     stages.sft.optimizer.learning_rate = 3e-3
     stages.reward.update({"steps": 120, "evaluate_splits": ("validation",)})
     stages.reward.optimizer.learning_rate = 2e-3
-    stages.ppo.update({"prompts": 16, "samples": 4, "microbatch": 8, "steps": 20, "evaluate_every": 20})
+    stages.ppo.update(
+        {"prompts_per_rollout": 16, "num_generations": 4, "microbatch": 8, "num_rollouts": 20, "evaluate_every": 20}
+    )
     stages.ppo.evaluate_prompts = ConfigDict({"id_test": 8, "ood_test": 8})
     stages.ppo.optimizer.learning_rate = 3e-4
-    stages.ppo.algorithm.update({"max_new_tokens": 16, "kl_coefficient": 0.2})
+    stages.ppo.algorithm.update({"max_new_tokens": 16, "kl_coef": 0.2})
     for stage in (stages.sample_pairs, stages.sample_sft, stages.sample_ppo, stages.best_of_n):
         stage.sampling.update({"max_new_tokens": 16, "max_prompt": 128, "batch_size": 8})
         stage.sampling.prompts = ConfigDict({"id_test": 8, "ood_test": 8})

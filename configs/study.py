@@ -20,7 +20,7 @@ Under it SFT and the reward model are trained for one epoch of its rows, 456 and
 shifts have was not found, and they are trained as long.
 
 The preset `tiny` is all of a row at the size of a laptop, on 64 records and with random weights: it shows that the
-stages fit, and nothing else. `--config.stages.prepare.sources.tldr.place=FOLDER` and the like read local files.
+stages fit, and nothing else. `--config.stages.prepare.sources.tldr.path=FOLDER` and the like read local files.
 
 Run whole: `tldr,tiny`, with a judge that answers by rule, and `alpaca,tiny,offline`, both on made-up files
 (tests/test_experiments.py). The others: not run; docs/experiments.md says what each needs.

@@ -29,8 +29,8 @@ def get_config() -> ConfigDict:
         stage.update({"dtype": "float32", "prompt_buckets": (256,), "microbatch": 4, "checkpoint_every": 2})
     for stage in (stages.sft, stages.reward):
         stage.update({"response_buckets": (64,), "batch_size": 8, "steps": 4, "evaluate_every": 4})
-    stages.ppo.update({"prompts": 8, "steps": 3})
-    stages.ppo.algorithm.update({"max_new_tokens": 12, "epochs": 2})
+    stages.ppo.update({"prompts_per_rollout": 8, "num_rollouts": 3})
+    stages.ppo.algorithm.update({"max_new_tokens": 12, "num_ppo_epochs": 2})
     stages.ppo.evaluate_prompts = ConfigDict({"id_test": 4, "ood_test": 4})
     stages.ppo.evaluate_every = 3
     sampled = (stages.sample_pairs, stages.sample_sft, stages.sample_ppo, stages.best_of_n)

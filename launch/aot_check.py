@@ -4,15 +4,16 @@
     python launch/aot_check.py --all    # the table in docs/performance.md, by launch/aot_table.py: hours, resumable
 
 Compiles every program of the config's stage for that topology from shapes alone and prints one JSON object; the
-compiler comes with the extra [tpu]. Weights and data are not read: a model is one of `rlhf_jax/models/presets.py`, or a
-folder or file that is here. Where a config leaves the frozen share to the run that it starts from, it is 0.8.
+compiler comes with the extra [tpu]. Weights and data are not read: a model is one of
+`rlhf_jax/models/hf/presets.py`, or a folder or file that is here.
+Where a config leaves the frozen fraction to the run that it starts from, it is 0.8.
 
     fits           whether all programs do, with what the stage holds beside them
     memory         bytes a device has
     step_seconds   estimate of one step: an update, a rollout with its update, or a batch of prompts
     programs       of each program:
       calls                in one step; 0 for one that only evaluates
-      flops, bytes         of all devices, and to and from the memory of each, by the formula of `rlhf_jax/work.py`
+      flops, bytes         of all devices, and to and from the memory of each, by `rlhf_jax/models/flops.py`
       compute_seconds, memory_seconds, interconnect_seconds, seconds, mfu
                            estimates of one call, by the formula of `rlhf_jax/aot/check.py`
       memory               bytes a device by kind, from the compiler: peak = arguments + outputs + temporaries +

@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.page import replace_part
 from rlhf_jax.aot.topologies import TOPOLOGIES
-from rlhf_jax.chips import CHIPS, GIB
+from rlhf_jax.parallel.chips import CHIPS, GIB
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("rlhf_jax", "configs", "launch")  # the folders whose code the table depends on

@@ -34,7 +34,7 @@ from typing import Any, Literal
 from rlhf_jax.config import parse
 from rlhf_jax.errors import UserError
 from rlhf_jax.main import read_flags
-from rlhf_jax.stages import check
+from rlhf_jax.stages.runner import check
 
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 

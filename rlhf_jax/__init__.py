@@ -9,24 +9,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlhf_jax.generation import generate
-    from rlhf_jax.models.pretrained import load_pretrained, save_pretrained
+    from rlhf_jax import metrics
+    from rlhf_jax.models.hf.pretrained import load_pretrained, save_pretrained
+    from rlhf_jax.sampling.generate import generate
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "generate", "load_pretrained", "save_pretrained"]
+__all__ = ["__version__", "generate", "load_pretrained", "metrics", "save_pretrained"]
 
 _MODULE_OF = {
-    "load_pretrained": "rlhf_jax.models.pretrained",
-    "save_pretrained": "rlhf_jax.models.pretrained",
-    "generate": "rlhf_jax.generation",
+    "load_pretrained": "rlhf_jax.models.hf.pretrained",
+    "save_pretrained": "rlhf_jax.models.hf.pretrained",
+    "generate": "rlhf_jax.sampling.generate",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "metrics":
+        return importlib.import_module("rlhf_jax.metrics")
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,6 +75,11 @@ def resolve(model: str, weights: bool = True) -> Path:
     if path.suffix == ".gguf" or not _HUB_NAME.fullmatch(model):
         raise UserError(f"The model {model!r} is not there, expected a folder, a .gguf file or a hub name owner/name.")
     return _from_hub(model, weights)
+
+
+def cache_folder(name: str) -> Path:
+    """The folder `name` of this project in the user's cache; it may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlhf_jax" / name
 
 
 @functools.cache

@@ -1,45 +1,71 @@
-"""Strict conversion of a config (an `ml_collections.ConfigDict` or a dict) into a stage's frozen dataclass."""
+"""Configs: strict conversion into frozen dataclasses, and what a field may declare about its values.
+
+A stage's `Config` is a plain dataclass. Beside its type, a field can declare a domain (`learning_rate: Positive`), that
+a resumed run may set it anew (`may_change()`), or that it names an input whose content matters (`content_of("data")`).
+`stages.resume` reads the last two. `RENAMED = {old key: new key}` in a class makes errors about old configs clear.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import types
-import typing
-from collections.abc import Mapping
-from typing import Any
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, get_type_hints
 
 from ml_collections import ConfigDict
+from pydantic import Field, TypeAdapter, ValidationError
 
 from rlhf_jax.errors import UserError
 
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Content = Literal["data", "model", "run"]
 
-def parse[T](cls: type[T], mapping: Mapping[str, Any] | ConfigDict, where: str = "config") -> T:
-    """The dataclass `cls` with the values of `mapping`, every key and type checked.
 
-    Types may be bool, int, float (an int is accepted), str, `Literal`, `Any`, optional and union types, dataclasses,
-    `tuple[X, ...]`, `tuple[X, Y]` and `list[X]` (from a list or a tuple), and `dict[K, V]`.
+def may_change(unless: Callable[[Any], bool] | None = None, **field: Any) -> Any:
+    """Declares a field that a resumed run may set anew, because it does not change the result.
 
     Args:
-      cls: a dataclass; a field with a default may be left out of `mapping`.
+      unless: given the config's section, whether the field changes the result after all.
+      **field: as for `dataclasses.field`.
+    """
+    return dataclasses.field(metadata={"may_change": True, "unless": unless}, **field)
+
+
+def may_grow(when: Callable[[Any], bool]) -> Any:
+    """Declares a number that a resumed run may raise when `when`, given the config's section, holds."""
+    return dataclasses.field(metadata={"may_grow": when})
+
+
+def content_of(kind: Content, **field: Any) -> Any:
+    """Declares a name or path whose content decides the result: data files, a model, or a run's checkpoint."""
+    return dataclasses.field(metadata={"content": kind}, **field)
+
+
+def parse[T](cls: type[T], mapping: Mapping[str, Any] | ConfigDict, where: str = "config") -> T:
+    """Converts `mapping` to the dataclass `cls`; every key, type and domain is checked.
+
+    Args:
+      cls: a dataclass; a field with a default may be missing in `mapping`. Lists stand for tuples, ints for floats.
       mapping: the values by field name.
       where: how messages name `mapping`, e.g. `config.optimizer`.
 
     Raises:
-      UserError: a key that `cls` does not have (the nearest right one is named), a missing key, or a wrong type.
+      UserError: an unknown key (the nearest known one is named), a missing key, a wrong type or a value outside its
+        domain.
     """
-    if not isinstance(mapping, Mapping | ConfigDict):
-        raise _mismatch(where, "a section with keys of its own", mapping)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    for key in mapping:
-        if key not in fields:
-            raise UserError(f"{where} has no key {key!r}; {suggest(key, fields)}")
-    hints = typing.get_type_hints(cls)
-    for name, field in fields.items():
-        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-        if name not in mapping and not optional:
-            raise UserError(f"{where} lacks the key {name!r} ({_describe(hints[name])})")
-    return cls(**{key: _convert(hints[key], mapping[key], f"{where}.{key}") for key in mapping})
+    plain = to_dict(mapping)
+    try:
+        return TypeAdapter(cls).validate_json(json.dumps(plain), strict=True, extra="forbid")
+    except ValidationError as error:
+        first = min(error.errors(), key=lambda found: found["type"] != "unexpected_keyword_argument")  # the cause
+        raise UserError(_sentence(cls, plain, first, where)) from None
+    except TypeError as error:
+        raise UserError(f"{where} holds a value that JSON cannot hold: {error}") from None
 
 
 def to_dict(config: Any) -> Any:
@@ -53,60 +79,44 @@ def to_dict(config: Any) -> Any:
     return config
 
 
-def suggest(name: str, known: typing.Iterable[str]) -> str:
-    """The end of a sentence about an unknown `name`: the nearest right one, or all of them."""
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown `name`: the nearest known one, or all of them."""
     nearest = difflib.get_close_matches(str(name), known, n=1)
     return f"did you mean {nearest[0]!r}?" if nearest else f"expected one of {', '.join(known)}"
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return _convert_union(arguments, value, where)
-    if dataclasses.is_dataclass(hint):
-        return parse(hint, value, where)
-    if hint is Any:
-        return to_dict(value)
-    if origin is typing.Literal and value in arguments:
-        return value
-    if origin in (tuple, list) and isinstance(value, list | tuple):
-        repeated = origin is list or arguments[-1] is Ellipsis
-        members = [arguments[0]] * len(value) if repeated else arguments
-        if len(members) != len(value):
-            raise _mismatch(where, _describe(hint), value)
-        return origin(
-            _convert(member, item, f"{where}[{index}]")
-            for index, (member, item) in enumerate(zip(members, value, strict=True))
-        )
-    if (origin or hint) is dict and isinstance(value, Mapping | ConfigDict):
-        of_key, of_value = arguments or (Any, Any)
-        return {_convert(of_key, key, where): _convert(of_value, value[key], f"{where}.{key}") for key in value}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(hint, type) and type(value) is hint:
-        return value
-    raise _mismatch(where, _describe(hint), value)
+def _sentence(cls: type, value: Any, error: Mapping[str, Any], where: str) -> str:
+    """One sentence for pydantic's first complaint about `value`."""
+    *sections, key = error["loc"] or (None,)
+    for section in sections:
+        if not isinstance(value, dict | list) or isinstance(section, str) != isinstance(value, dict):
+            break  # the rest of the location names a member of a union, which is no key
+        where += f"[{section}]" if isinstance(value, list) else f".{section}"
+        value, cls = value[section], _class_of(cls, section)
+    if error["type"] == "unexpected_keyword_argument":
+        if key in (renamed := getattr(cls, "RENAMED", {})):
+            new = renamed[key]
+            return f"{where} has the old key {key!r}; " + (f"it is {new!r} now" if new else "it no longer exists")
+        known = [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+        return f"{where} has no key {key!r}; {suggest(key, known)}"
+    if error["type"] in ("missing", "missing_argument"):
+        return f"{where} lacks the {'key' if isinstance(key, str) else 'entry'} {key!r}"
+    if isinstance(value, dict) and key in value:
+        where, value = f"{where}.{key}", value[key]
+    elif isinstance(value, list) and isinstance(key, int) and key < len(value):
+        where, value = f"{where}[{key}]", value[key]
+    expected = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"{where} is {value!r} ({type(value).__name__}), expected {expected}"
 
 
-def _convert_union(members: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value is None and types.NoneType in members:
-        return None
-    members = tuple(member for member in members if member is not types.NoneType)
-    if len(members) == 1:
-        return _convert(members[0], value, where)
-    for member in members:
-        try:
-            return _convert(member, value, where)
-        except UserError:
-            continue
-    raise _mismatch(where, " or ".join(_describe(member) for member in members), value)
+def _class_of(cls: Any, name: Any) -> Any:
+    """The dataclass of a section, for the names of its keys; None where the section is none."""
+    if not dataclasses.is_dataclass(cls):
+        return getattr(cls, "__args__", (None,))[-1]  # of dict[str, Section] and tuple[Section, ...]
+    hint = get_type_hints(cls).get(name)
+    members = [m for m in getattr(hint, "__args__", ()) if dataclasses.is_dataclass(m)]
+    return members[0] if members and not dataclasses.is_dataclass(hint) and not _is_container(hint) else hint
 
 
-def _describe(hint: Any) -> str:
-    if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(repr(value) for value in typing.get_args(hint))
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
-
-
-def _mismatch(where: str, expected: str, value: Any) -> UserError:
-    return UserError(f"{where} is {value!r} ({type(value).__name__}), expected {expected}")
+def _is_container(hint: Any) -> bool:
+    return getattr(hint, "__origin__", None) in (dict, tuple, list)

@@ -4,8 +4,9 @@
 
 --config is the experiment and --config.key=value sets one of its keys; --workdir is the run's folder, and the same
 command again resumes the run. --hosts is how many processes, by default one, run this command as one run
-(rlhf_jax/hosts.py). Exit status: 0 done; 1 bad input, told in one sentence; 130 stopped by Ctrl-C and 143 by SIGTERM;
-134 another process is gone.
+(rlhf_jax/parallel/hosts.py).
+
+Exit status: 0 done, 1 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM, 134 another process is gone.
 """
 
 from __future__ import annotations
@@ -22,15 +23,11 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from rlhf_jax import hosts
+from rlhf_jax.assets import cache_folder
 from rlhf_jax.config import suggest, to_dict
 from rlhf_jax.errors import UserError
-from rlhf_jax.stages import STAGES, run_stage
-
-# Evaluation reads and writes files and computes little; it must not take an accelerator away from training.
-HOST_ONLY = frozenset(
-    {"prepare", *(stage for stage, module in STAGES.items() if module.startswith("rlhf_jax.evaluation."))}
-)
+from rlhf_jax.parallel import hosts
+from rlhf_jax.stages.runner import STAGES, run_stage
 
 
 def main(arguments: list[str]) -> int:
@@ -85,11 +82,10 @@ def prepare_process(stage: str | None) -> None:
 
     Compiled programs are kept in the user's cache folder, so a run that is resumed does not compile them again.
     """
-    if stage in HOST_ONLY:
+    if STAGES.get(stage) == "cpu":
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # about torch, which is not needed
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlhf_jax" / "xla"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder("xla")))
     flags.FLAGS.mark_as_parsed()  # Grain's processes ask for flags of its own, which keep their defaults
 
 

@@ -15,9 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from rlhf_jax.evaluation.endpoint import EndpointConfig
-from rlhf_jax.evaluation.llm_judge import LlmJudgeConfig
-from rlhf_jax.evaluation.spending import SpendingConfig
+from rlhf_jax.judges.llm import LlmJudgeConfig
+from rlhf_jax.llm_api.budget import SpendingConfig
+from rlhf_jax.llm_api.client import EndpointConfig
 
 PATIENCE = 1.0
 """Seconds until a client gives up on `no answer`: short for a test, long beside what a busy machine takes to answer."""

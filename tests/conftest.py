@@ -16,7 +16,7 @@ os.environ["XDG_CACHE_HOME"] = _cache.name
 
 
 # Begun first, so that no process is left with one of these when the others have nothing more to do.
-LONG = ("tests/test_meshes.py", "tests/test_study.py", "tests/models/test_depth.py", "tests/test_ppo.py")
+LONG = ("tests/parallel/test_meshes.py", "tests/test_study.py", "tests/models/test_scan.py", "tests/stages/test_ppo.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

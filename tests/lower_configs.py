@@ -11,10 +11,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from rlhf_jax import sharding
 from rlhf_jax.aot import check, programs
 from rlhf_jax.main import read_flags
-from rlhf_jax.stages import resolve
+from rlhf_jax.parallel import sharding
+from rlhf_jax.stages.runner import resolve
 
 
 def network_stages(config: dict[str, Any], name: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

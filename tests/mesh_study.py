@@ -19,7 +19,7 @@ def get_config(mesh: str = "1,1,1") -> ConfigDict:
     sizes.data, sizes.fsdp, sizes.tensor = map(int, mesh.split(","))
     for stage in (stages.sft, stages.reward, stages.ppo):
         stage.update({"mesh": sizes, "microbatch": 8})
-    stages.ppo.update({"prompts": 16, "sampling_batch": 8})  # two minibatches of eight
+    stages.ppo.update({"prompts_per_rollout": 16, "sampling_batch": 8})  # two minibatches of eight
     stages.ppo.evaluate_every = 1  # a run may then be ended after any step and go on, with the same metrics
     for stage in (stages.sample_pairs, stages.best_of_n):
         stage.sampling.update({"mesh": sizes, "batch_size": 8})

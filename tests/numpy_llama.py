@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from rlhf_jax.models.architecture import Architecture
-from rlhf_jax.models.pretrained import save_pretrained
+from rlhf_jax.models.hf.pretrained import save_pretrained
 from rlhf_jax.models.transformer import Model, Params
 
 

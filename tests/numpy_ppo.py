@@ -61,8 +61,8 @@ def advantages(settings: Any, rewards: np.ndarray, values: np.ndarray, mask: np.
     for b, n in np.ndindex(mask.shape[:2]):
         running, following = 0.0, 0.0
         for t in reversed(range(int(mask[b, n].sum()))):
-            delta = rewards[b, n, t] + settings.discount * following - values[b, n, t]
-            running = delta + settings.discount * settings.decay * running
+            delta = rewards[b, n, t] + settings.gamma * following - values[b, n, t]
+            running = delta + settings.gamma * settings.gae_lambda * running
             following = values[b, n, t]
             raw[b, n, t], returns[b, n, t] = running, running + values[b, n, t]
     if settings.paper.whiten_microbatches:
@@ -77,7 +77,7 @@ def evaluate(
     reference: Weights,
     reward: Weights,
     mean: float,
-    deviation: float,
+    std: float,
     coefficient: float,
     sampled: Sampled,
 ) -> dict[str, np.ndarray]:
@@ -86,7 +86,7 @@ def evaluate(
     now, then = (forward(w, sampled, settings.temperature) for w in (weights, reference))
     difference = np.where(mask, then["log_probs"] - now["log_probs"], 0.0)
     kl = {"k1": -difference, "k2": difference**2 / 2, "k3": np.exp(difference) - 1 - difference}
-    scores = (score(reward, sampled) - mean) / deviation * settings.score_scale
+    scores = (score(reward, sampled) - mean) / std * settings.score_scale
     if settings.score_clip:
         scores = np.clip(scores, -settings.score_clip, settings.score_clip)
     scores = scores - settings.length_penalty * mask.sum(axis=-1)
@@ -124,7 +124,7 @@ def gradients(
     seen = rollout["advantages"]
     if settings.paper.whiten_microbatches:
         seen = (seen - seen.mean()) / seen.std()
-    clip = settings.policy_clip
+    clip = settings.cliprange
     for b, n, t in np.argwhere(sampled.mask):
         cell = {name: array[b, n, t] for name, array in rollout.items() if np.ndim(array) == 3}
         x, log_prob, value = sampled.features[b, n, t], now["log_probs"][b, n, t], now["values"][b, n, t]
@@ -141,19 +141,19 @@ def gradients(
         probabilities = np.exp(every)
         onehot = np.eye(len(every))[sampled.tokens[b, n, t]]
         by_logits = by_log_prob * (onehot - probabilities)
-        loss -= settings.entropy_coefficient * entropy
-        by_logits += settings.entropy_coefficient * probabilities * (every + entropy)
+        loss -= settings.entropy_coef * entropy
+        by_logits += settings.entropy_coef * probabilities * (every + entropy)
         total["policy"] += np.outer(x, by_logits @ sampled.table / settings.temperature)
 
         moved = value - cell["values"]
-        near = cell["values"] + min(max(moved, -settings.value_clip), settings.value_clip)
+        near = cell["values"] + min(max(moved, -settings.cliprange_value), settings.cliprange_value)
         errors = value - cell["returns"], near - cell["returns"]
-        loss += settings.value_coefficient * max(errors[0] ** 2, errors[1] ** 2) / 2
+        loss += settings.vf_coef * max(errors[0] ** 2, errors[1] ** 2) / 2
         if abs(errors[0]) >= abs(errors[1]):
             by_value = errors[0]
         else:
-            by_value = errors[1] if abs(moved) < settings.value_clip else 0.0
-        by_value *= settings.value_coefficient
+            by_value = errors[1] if abs(moved) < settings.cliprange_value else 0.0
+        by_value *= settings.vf_coef
         total["kernel"] += by_value * now["states"][b, n, t]
         if "bias" in total:
             total["bias"] += by_value
@@ -200,7 +200,7 @@ def update(
     microbatch: int,
     warming: bool,
 ) -> tuple[Weights, dict[str, Any]]:
-    """All updates of one rollout: `minibatches` `[updates, prompts]` are the prompts of each, in turn."""
+    """All updates of one rollout: `num_mini_batches` `[updates, prompts]` are the prompts of each, in turn."""
     logged: dict[str, list[float]] = {"loss": [], "gradient_norm": [], "approximate_kl": []}
     for prompts in minibatches:
         now = rollout

@@ -9,9 +9,9 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from rlhf_jax.data.tokenizer import load_tokenizer
-from rlhf_jax.models.pretrained import save_pretrained
+from rlhf_jax.models.hf.pretrained import save_pretrained
 from tests import tiny
-from tests.models.test_sources import write_torch
+from tests.models.hf.test_sources import write_torch
 
 type Tensors = dict[str, np.ndarray]
 

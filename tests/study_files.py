@@ -64,10 +64,10 @@ def write_tldr(folder: Path) -> list[str]:
     pairs = folder / "cnn_dailymail_preferences" / "comparisons" / "validation" / "0000.parquet"
     write(pairs, compared(20, "article"))
     return [
-        f"--config.stages.prepare.sources.tldr.place={folder / 'tldr'}",
-        f"--config.stages.prepare.sources.cnn_dailymail.place={folder / 'cnn_dailymail'}",
-        f"--config.stages.prepare_preferences.sources.tldr.place={folder / 'tldr_preferences'}",
-        f"--config.stages.prepare_preferences.sources.cnn_dailymail.place={folder / 'cnn_dailymail_preferences'}",
+        f"--config.stages.prepare.sources.tldr.path={folder / 'tldr'}",
+        f"--config.stages.prepare.sources.cnn_dailymail.path={folder / 'cnn_dailymail'}",
+        f"--config.stages.prepare_preferences.sources.tldr.path={folder / 'tldr_preferences'}",
+        f"--config.stages.prepare_preferences.sources.cnn_dailymail.path={folder / 'cnn_dailymail_preferences'}",
     ]
 
 
@@ -88,8 +88,8 @@ def write_alpaca(folder: Path) -> list[str]:
     write(folder / "sequential" / "data" / "train-00000-of-00001-2044bf55.parquet", tests)
     parts = ("alpaca_farm", "id_test", "alpaca_eval", "sequential")
     return [
-        *(f"--config.stages.{stage}.sources.{part}.place={folder / part}" for part in parts for stage in PROMPTS),
-        f"--config.stages.prepare_preferences.sources.alpaca_farm.place={folder / 'alpaca_farm'}",
+        *(f"--config.stages.{stage}.sources.{part}.path={folder / part}" for part in parts for stage in PROMPTS),
+        f"--config.stages.prepare_preferences.sources.alpaca_farm.path={folder / 'alpaca_farm'}",
     ]
 
 

@@ -75,26 +75,29 @@ def test_to_dict_is_what_json_reads_back_and_parses_to_the_same() -> None:
         ({"stpes": 3}, "config has no key 'stpes'; did you mean 'steps'?"),
         ({"zzz": 3}, "config has no key 'zzz'; expected one of stage, steps"),
         ({"optimizer": {"learning_rate": 0.1, "shedule": "linear"}}, "config.optimizer has no key 'shedule'; did you"),
-        ({"optimizer": {}}, "config.optimizer lacks the key 'learning_rate' (float)"),
-        ({"optimizer": 3}, "config.optimizer is 3 (int), expected a section with keys of its own"),
-        ({"optimizer": {"learning_rate": "0.1"}}, "config.optimizer.learning_rate is '0.1' (str), expected float"),
+        ({"optimizer": {}}, "config.optimizer lacks the key 'learning_rate'"),
+        ({"optimizer": 3}, "config.optimizer is 3 (int), expected a"),
+        (
+            {"optimizer": {"learning_rate": "0.1"}},
+            "config.optimizer.learning_rate is '0.1' (str), expected a valid number",
+        ),
         (
             {"optimizer": {"learning_rate": 1, "schedule": "cubic"}},
-            "config.optimizer.schedule is 'cubic' (str), expected one of 'constant', 'linear'",
+            "config.optimizer.schedule is 'cubic' (str), expected 'constant' or 'linear'",
         ),
         ({"value": {"rate": 1}}, "config.value has no key 'rate'"),
-        ({"steps": 3.0}, "config.steps is 3.0 (float), expected int"),
-        ({"steps": True}, "config.steps is True (bool), expected int"),
-        ({"steps": None}, "config.steps is None (NoneType), expected int"),
-        ({"whiten": 1}, "config.whiten is 1 (int), expected bool"),
-        ({"stage": 1}, "config.stage is 1 (int), expected str"),
-        ({"limit": "4"}, "config.limit is '4' (str), expected int"),
-        ({"buckets": 64}, "config.buckets is 64 (int), expected tuple[int, ...]"),
-        ({"buckets": [64, "b"]}, "config.buckets[1] is 'b' (str), expected int"),
-        ({"pair": [1]}, "config.pair is [1] (list), expected tuple[int, str]"),
-        ({"samples": {"sft": 3}}, "config.samples.sft is 3 (int), expected str"),
-        ({"sizes": {"train": "all"}}, "config.sizes.train is 'all' (str), expected int"),
-        ({"stages": {"sft": "x"}}, "config.stages.sft is 'x' (str), expected dict[str, typing.Any]"),
+        ({"steps": 3.0}, "config.steps is 3.0 (float), expected a valid integer"),
+        ({"steps": True}, "config.steps is True (bool), expected a valid integer"),
+        ({"steps": None}, "config.steps is None (NoneType), expected a valid integer"),
+        ({"whiten": 1}, "config.whiten is 1 (int), expected a valid boolean"),
+        ({"stage": 1}, "config.stage is 1 (int), expected a valid string"),
+        ({"limit": "4"}, "config.limit is '4' (str), expected a valid integer"),
+        ({"buckets": 64}, "config.buckets is 64 (int), expected a valid array"),
+        ({"buckets": [64, "b"]}, "config.buckets[1] is 'b' (str), expected a valid integer"),
+        ({"pair": [1]}, "config.pair lacks the entry 1"),
+        ({"samples": {"sft": 3}}, "config.samples.sft is 3 (int), expected a valid string"),
+        ({"sizes": {"train": "all"}}, "config.sizes.train is 'all' (str), expected a valid integer"),
+        ({"stages": {"sft": "x"}}, "config.stages.sft is 'x' (str), expected an object"),
     ],
 )
 def test_what_does_not_fit_is_named(changes: dict[str, Any], message: str) -> None:
@@ -105,5 +108,19 @@ def test_what_does_not_fit_is_named(changes: dict[str, Any], message: str) -> No
 
 
 def test_a_missing_key_is_named() -> None:
-    with pytest.raises(UserError, match=r"^study lacks the key 'steps' \(int\)$"):
+    with pytest.raises(UserError, match=r"^study lacks the key 'steps'$"):
         parse(Outer, {"stage": "sft", "optimizer": {"learning_rate": 1.0}}, where="study")
+
+
+def test_an_old_key_names_the_new_one_and_a_domain_is_checked() -> None:
+    from rlhf_jax.rl.ppo_config import Algorithm
+    from tests import tiny
+
+    plain = to_dict(tiny.ALGORITHM)
+    for key, message in {"discount": "it is 'gamma' now", "top_p": "it no longer exists"}.items():
+        with pytest.raises(UserError, match=f"config.algorithm has the old key '{key}'; {message}"):
+            parse(Algorithm, plain | {key: 1.0}, "config.algorithm")
+    for changes in ({"cliprange": -0.2}, {"gamma": 1.5}, {"temperature": float("nan")}, {"num_ppo_epochs": 0}):
+        [(key, value)] = changes.items()
+        with pytest.raises(UserError, match=f"config.{key} is {value} "):
+            parse(Algorithm, plain | changes)

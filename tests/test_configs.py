@@ -13,7 +13,7 @@ import pytest
 from configs import rows, study
 from rlhf_jax.config import to_dict
 from rlhf_jax.errors import UserError
-from rlhf_jax.stages import resolve
+from rlhf_jax.stages.runner import resolve
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(
@@ -31,7 +31,7 @@ VARIANTS = [(name, None) for name in FILES] + [
     *(("study", f"tldr,opt125m,{shift},offline") for shift in study.SHIFTS),
     ("study", "alpaca,smollm2_135m,offline"),
     ("quickstart", "long"),
-    ("annotate", "runs/quickstart,judge"),
+    ("annotation_page", "runs/quickstart,judge"),
     ("generate_tasks", "alpaca_farm_id_test"),
     ("prepare", "tldr"),
     ("prepare", "tldr,length"),

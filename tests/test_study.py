@@ -24,13 +24,13 @@ import pytest
 
 from rlhf_jax.data.records import Example, Preference, Samples, read
 from rlhf_jax.main import main
-from rlhf_jax.runs import load_base
 from rlhf_jax.training.checkpoint import load_top
+from rlhf_jax.training.load import load_base
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 MODEL_STAGES = ["sft", "sample_pairs", "preferences", "reward", "ppo", "sample_sft", "sample_ppo", "best_of_n"]
-STAGES = ["prepare", "initialize", *MODEL_STAGES, "judge", "evaluate", "frontier", "report"]
+STAGES = ["prepare", "initialize", *MODEL_STAGES, "judge", "evaluate", "reward_vs_kl", "report"]
 
 
 class Study(NamedTuple):
@@ -179,7 +179,11 @@ CLOCKS = ("timing.jsonl", "starts.jsonl")
 
 def results(folder: Path) -> dict[str, str]:
     """What a study's stages wrote, without clock readings; lines in any order, since a resumed stage batches anew."""
-    files = [*folder.glob("*/*.jsonl"), folder / "report" / "report.json", folder / "frontier" / "frontier.json"]
+    files = [
+        *folder.glob("*/*.jsonl"),
+        folder / "report" / "report.json",
+        folder / "reward_vs_kl" / "reward_vs_kl.json",
+    ]
     texts = {path: path.read_text().replace(str(folder), "") for path in files if path.name not in CLOCKS}
     ordered = {
         path: text.splitlines() if path.name == "metrics.jsonl" else sorted(text.splitlines())

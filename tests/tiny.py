@@ -22,17 +22,17 @@ from rlhf_jax.data.loading import Loading
 from rlhf_jax.data.records import Example, write
 from rlhf_jax.data.tokenizer import train_tokenizer
 from rlhf_jax.models.architecture import Architecture
-from rlhf_jax.models.depth import Blocks
-from rlhf_jax.models.pretrained import save_pretrained
+from rlhf_jax.models.hf.pretrained import save_pretrained
+from rlhf_jax.models.scan import Blocks
+from rlhf_jax.models.sequences import Sequences
 from rlhf_jax.models.transformer import Model, Params
-from rlhf_jax.rl.settings import Algorithm, Paper
-from rlhf_jax.sequences import Sequences
-from rlhf_jax.sharding import Mesh
+from rlhf_jax.parallel.sharding import Mesh
+from rlhf_jax.rl.ppo_config import Algorithm, Paper
 from rlhf_jax.training.checkpoint import Checkpoints
-from rlhf_jax.training.update import State
+from rlhf_jax.training.state import State
 
 MESH = Mesh(data=1, fsdp=1, tensor=1)
-LOADING = Loading(workers=0, drop_shards=False)
+LOADING = Loading(num_workers=0, drop_shards=False)
 BLOCKS = Blocks()
 VOCABULARY = 300
 FREEZE = 0.5  # one block of two or three
@@ -93,10 +93,8 @@ def sequences(
 QUIRKS = {field.name: False for field in dataclasses.fields(Paper)}
 ALGORITHM = Algorithm(
     temperature=0.7,
-    top_k=0,
-    top_p=1.0,
     max_new_tokens=8,
-    kl_coefficient=0.3,
+    kl_coef=0.3,
     kl_estimator="k1",
     kl_in="reward",
     kl_target=0.0,
@@ -107,17 +105,17 @@ ALGORITHM = Algorithm(
     length_penalty=0.0,
     missing_eos_penalty=1.5,
     whiten_rewards=False,
-    discount=0.97,
-    decay=0.9,
+    gamma=0.97,
+    gae_lambda=0.9,
     value_model="policy",
     value_start="zero",
     value_warmup_steps=0,
-    epochs=3,
-    minibatches=2,
-    policy_clip=0.2,
-    value_clip=0.2,
-    value_coefficient=0.1,
-    entropy_coefficient=0.0,
+    num_ppo_epochs=3,
+    num_mini_batches=2,
+    cliprange=0.2,
+    cliprange_value=0.2,
+    vf_coef=0.1,
+    entropy_coef=0.0,
     target_kl=0.0,
     paper=Paper(**QUIRKS),
 )

@@ -24,9 +24,9 @@ def get_config(variant: str = "table") -> ConfigDict:
     common.check_argument("paper/ppo.py", variant, "table", "released")
     config = in_float32(ppo_tldr.stage(*ROW))
     if variant == "released":
-        config.update({"steps": 500, "microbatch": 1})
+        config.update({"num_rollouts": 500, "microbatch": 1})
         config.optimizer.learning_rate = 1.5e-6
-        config.algorithm.update({"kl_coefficient": 5.0, "kl_estimator": "k2"})
+        config.algorithm.update({"kl_coef": 5.0, "kl_estimator": "k2"})
         config.algorithm.paper.update(
             {"whiten_microbatches": True, "divide_by_cells": True, "recompute_advantages": True}
         )

@@ -15,7 +15,7 @@ def get_config(study: str = "runs/quickstart") -> ConfigDict:
         {
             "config": f"configs/ppo.py:{study}",
             "arguments": (),
-            "axes": ({"key": "algorithm.kl_coefficient", "values": (0.02, 0.05, 0.1, 0.2)},),
+            "axes": ({"key": "algorithm.kl_coef", "values": (0.02, 0.05, 0.1, 0.2)},),
             "draws": 0,
             "draw_seed": 0,
             "seeds": (0, 1, 2),

@@ -17,8 +17,8 @@ def get_config(study: str = "runs/quickstart") -> ConfigDict:
             "arguments": (),
             "axes": (
                 {"key": "optimizer.learning_rate", "low": 1e-5, "high": 1e-3, "scale": "log"},
-                {"key": "algorithm.kl_coefficient", "low": 0.01, "high": 0.5, "scale": "log"},
-                {"key": "algorithm.epochs", "values": (1, 2, 4)},
+                {"key": "algorithm.kl_coef", "low": 0.01, "high": 0.5, "scale": "log"},
+                {"key": "algorithm.num_ppo_epochs", "values": (1, 2, 4)},
             ),
             "draws": 12,
             "draw_seed": 0,

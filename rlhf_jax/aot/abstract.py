@@ -11,16 +11,16 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rlhf_jax import sharding
-from rlhf_jax.models.quantise import is_quantised
+from rlhf_jax.models.quantize import is_quantised
+from rlhf_jax.models.sequences import Sequences
 from rlhf_jax.models.transformer import Model, Params
-from rlhf_jax.rl.settings import Algorithm
-from rlhf_jax.sequences import Sequences
-from rlhf_jax.training.update import State
+from rlhf_jax.parallel import sharding
+from rlhf_jax.rl.ppo_config import Algorithm
+from rlhf_jax.training.state import State
 
 
 def parameters(model: Model) -> tuple[Params, Params]:
-    """`(trunk, top)` in the dtypes and places that `models.pretrained.load` gives them."""
+    """`(trunk, top)` in the dtypes and places that `models.hf.pretrained.load` gives them."""
     axes = model.logical_axes()
 
     def place(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -33,12 +33,12 @@ def parameters(model: Model) -> tuple[Params, Params]:
 
 
 def whole(tree: Any) -> Any:
-    """A pytree of shapes, each array whole on every device, as `sharding.spread` places it."""
+    """A pytree of shapes, each array whole on every device, as `parallel.sharding.spread` places it."""
     return jax.tree.map(lambda leaf: sharding.abstract(leaf.shape, leaf.dtype, (None,) * leaf.ndim), tree)
 
 
 def rows(tree: Any) -> Any:
-    """A pytree of shapes, each divided by its leading axis, as `sharding.rows` places it."""
+    """A pytree of shapes, each divided by its leading axis, as `parallel.sharding.rows` places it."""
     return jax.tree.map(
         lambda leaf: sharding.abstract(leaf.shape, leaf.dtype, ("batch", *(None,) * (leaf.ndim - 1))), tree
     )
@@ -55,7 +55,7 @@ def alike(tree: Any) -> Any:
 
 
 def value(model: Model, settings: Algorithm, top: Params) -> Params:
-    """What `rl.objective.start_value` makes: a head, a bias with it from a reward model, a top of its own."""
+    """What `rl.ppo_loss.start_value` makes: a head, a bias with it from a reward model, a top of its own."""
     head = with_head(model, {}, "value")["value"]
     if settings.value_start == "reward":
         head |= whole({"bias": jax.ShapeDtypeStruct((), jnp.float32)})

@@ -18,12 +18,12 @@ from typing import Any
 
 import jax
 
-from rlhf_jax import sharding
 from rlhf_jax.aot import abstract, compiled, programs, topologies
 from rlhf_jax.aot.programs import Program
-from rlhf_jax.chips import GIB, Chip
 from rlhf_jax.errors import UserError
-from rlhf_jax.stages import resolve
+from rlhf_jax.parallel import sharding
+from rlhf_jax.parallel.chips import GIB, Chip
+from rlhf_jax.stages.runner import resolve
 
 STAGES = ("sft", "reward", "ppo", "best_of_n", "generate")
 _TOO_MUCH = re.compile(r"\(([\d.]+)([KMG])\) exceeds available HBM")

@@ -14,21 +14,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax import assets, best_of_n, generation, ppo, reward, rollouts, sampling, sft, sharding
+from rlhf_jax import assets
 from rlhf_jax.aot import abstract
 from rlhf_jax.errors import UserError
 from rlhf_jax.models.architecture import Architecture
-from rlhf_jax.models.families import read_config
-from rlhf_jax.models.presets import PRESETS
-from rlhf_jax.models.sources import open_source
+from rlhf_jax.models.flops import Costs, Rows, Work
+from rlhf_jax.models.hf.families import read_config
+from rlhf_jax.models.hf.presets import PRESETS
+from rlhf_jax.models.hf.sources import open_source
 from rlhf_jax.models.transformer import Model
-from rlhf_jax.rl.programs import PolicyState, make_evaluate_rollout, make_update
-from rlhf_jax.scoring import make_score
+from rlhf_jax.parallel import sharding
+from rlhf_jax.parallel.devices import default_dtype
+from rlhf_jax.rl.ppo_step import PolicyState, make_evaluate_rollout, make_update
+from rlhf_jax.sampling import rollouts, samples_file
+from rlhf_jax.sampling.score import make_raw_edge_score, make_score
+from rlhf_jax.stages import best_of_n, generate, ppo, reward, sft
 from rlhf_jax.training import optimizer
-from rlhf_jax.training.run import default_dtype
-from rlhf_jax.training.supervised import make_train_step
-from rlhf_jax.training.update import State, check_divides
-from rlhf_jax.work import Costs, Rows, Work
+from rlhf_jax.training.state import State, check_divides
+from rlhf_jax.training.train_step import make_train_step
 
 FREEZE = 0.8  # the study's, where a config leaves it to the run that it starts from
 EOS = 2  # any id
@@ -78,7 +81,7 @@ def architecture(name: str) -> Architecture:
 
 
 def dtype(name: str) -> jnp.dtype:
-    """What `training.run.default_dtype` answers on a TPU; raises as it does."""
+    """What `parallel.devices.default_dtype` answers on a TPU; raises as it does."""
     return default_dtype("bfloat16" if name == "auto" else name)
 
 
@@ -95,7 +98,7 @@ def list_programs(config: Any) -> list[Program]:
         sft.Config: _sft,
         reward.Config: _reward,
         ppo.Config: _ppo,
-        generation.Config: lambda config: _sampling(config.sampling),
+        generate.Config: lambda config: _sampling(config.sampling),
         best_of_n.Config: lambda config: _sampling(config.sampling),
     }
     return makers[type(config)](config)
@@ -169,8 +172,8 @@ def _ppo(config: ppo.Config) -> list[Program]:
     )
     resident = trunk, reference, judge, state
     sample = ppo.make_sampler(model, config, EOS)
-    costs, lengths = Costs(model), (config.samples, max(config.prompt_buckets), settings.max_new_tokens)
-    count = config.prompts // config.sampling_batch
+    costs, lengths = Costs(model), (config.num_generations, max(config.prompt_buckets), settings.max_new_tokens)
+    count = config.prompts_per_rollout // config.sampling_batch
     rows = Rows(config.sampling_batch, *lengths)
     prefill, decode = _sample(sample, costs, rows, trunk, policy, resident, calls=count)
     batches = [abstract.rows(jax.eval_shape(sample.decode_at, *decode.arguments)) for _ in range(count)]
@@ -185,19 +188,21 @@ def _ppo(config: ppo.Config) -> list[Program]:
     rows = Rows(config.microbatch, *lengths)
     tops = 1 if settings.value_model == "policy" else 2
     forward = costs.rollout_scores(rows, tops=tops)
-    programs.append(_program("score", evaluate, inputs, resident, forward * (config.prompts // rows.prompts), calls=1))
+    programs.append(
+        _program("score", evaluate, inputs, resident, forward * (config.prompts_per_rollout // rows.prompts), calls=1)
+    )
     rollout = abstract.rows(jax.eval_shape(evaluate, *inputs)[0]).replace(edge=sampled.edge)
     update = make_update(model, settings, transform, config.microbatch)
     gradient = costs.rollout_gradient(rows, tops=tops)
-    microbatches = config.prompts // settings.minibatches // config.microbatch
+    microbatches = config.prompts_per_rollout // settings.num_mini_batches // config.microbatch
     inputs, resident = (state, trunk, rollout, abstract.key()), (*resident, sampled)
-    minibatches = settings.epochs * settings.minibatches
+    minibatches = settings.num_ppo_epochs * settings.num_mini_batches
     programs.append(_update(update, inputs, resident, costs, gradient, microbatches, minibatches))
     return programs
 
 
-def _sampling(config: sampling.Sampling) -> list[Program]:
-    sampling.check_rows(config)
+def _sampling(config: samples_file.Sampling) -> list[Program]:
+    samples_file.check_rows(config)
     freeze = FREEZE if config.policy else 0.0
     model = Model(architecture(config.model), dtype(config.dtype), freeze, blocks=config.blocks)
     trunk, top = abstract.parameters(model)
@@ -205,13 +210,13 @@ def _sampling(config: sampling.Sampling) -> list[Program]:
     if config.reward:
         judge = abstract.with_head(model, abstract.alike(top), "reward")
     resident = trunk, top, judge
-    sample = sampling.make_sampler(model, config, EOS)
+    sample = samples_file.make_sampler(model, config, EOS)
     length = -(-config.max_prompt // rollouts.LENGTH_STEP) * rollouts.LENGTH_STEP
     costs, rows = Costs(model), Rows(config.batch_size, config.n, length, config.max_new_tokens)
     programs = _sample(sample, costs, rows, trunk, top, resident, calls=1)
     if config.reward:
         sampled = abstract.rows(jax.eval_shape(sample.decode_at, *programs[1].arguments))
-        score = rollouts.make_raw_score(model)
+        score = make_raw_edge_score(model)
         inputs = (trunk, judge, sampled.sequences, sampled.edge)
         programs.append(_program("score", score, inputs, resident, costs.top(rows), calls=1))
     return programs

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import jax
 
-from rlhf_jax.chips import CHIPS, Chip
 from rlhf_jax.errors import UserError
+from rlhf_jax.parallel.chips import CHIPS, Chip
 
 FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 CUBIC = ("1x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")

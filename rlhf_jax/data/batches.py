@@ -15,7 +15,7 @@ import numpy as np
 from rlhf_jax.data.records import Example, Preference
 from rlhf_jax.data.tokenizer import Truncation, encode_pair, encode_prompt
 from rlhf_jax.errors import UserError
-from rlhf_jax.sequences import Sequences
+from rlhf_jax.models.sequences import Sequences
 
 if TYPE_CHECKING:
     import jax

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
+from rlhf_jax.config import CountOrZero, may_change
 from rlhf_jax.data import tokens
 from rlhf_jax.data.batches import Encoding, Item, from_examples, from_preferences, from_prompts
-from rlhf_jax.data.places import local
 from rlhf_jax.data.records import Example, Preference, read
+from rlhf_jax.data.remote import local
 from rlhf_jax.errors import UserError
 
 # Batches that are ready before they are wanted, and the threads that read them.
@@ -21,16 +23,18 @@ class Loading:
     """How training data are read.
 
     Attributes:
-      workers: processes that read ahead; 0 for threads of this process.
+      num_workers: processes that read ahead; 0 for threads of this process.
       drop_shards: whether shards of tokens that cannot be read are left out, instead of being an error.
     """
 
-    workers: int
+    RENAMED: ClassVar[dict[str, str]] = {"workers": "num_workers"}
+
+    num_workers: CountOrZero = may_change()
     drop_shards: bool
 
 
 def load_splits(
-    place: str,
+    data: str,
     kind: type[Example] | type[Preference],
     encoding: Encoding,
     held_out: Sequence[str],
@@ -40,7 +44,7 @@ def load_splits(
     """The items of the split "train" and of held-out splits; prints how many records of each were dropped.
 
     Args:
-      place: a JSONL file of records, which are tokenised here; or a folder that was prepared with tokens, whose
+      data: a JSONL file of records, which are tokenised here; or a folder that was prepared with tokens, whose
         training items are read as they are wanted, or its address in a bucket.
       kind: `Example` or `Preference`.
       encoding: of the stage.
@@ -51,7 +55,7 @@ def load_splits(
     Raises:
       UserError: a file or a record is broken, a split is empty, or as `tokens.open_split` and `Encoding.fitting`.
     """
-    path, name = local(place), kind.__name__.lower()
+    path, name = local(data), kind.__name__.lower()
     if path.is_dir():
 
         def of_split(split: str, limit: int | None = None) -> tuple[Sequence[Item], int]:
@@ -78,20 +82,20 @@ def load_splits(
     return counted("train"), evaluation
 
 
-def load_prompts(place: str, encoding: Encoding, loading: Loading) -> Sequence[Item]:
+def load_prompts(data: str, encoding: Encoding, loading: Loading) -> Sequence[Item]:
     """The prompts of the split "train" alone (N = 0), of examples in a file or a folder as `load_splits` takes them.
 
     Raises:
       UserError: as `load_splits`.
     """
-    path = local(place)
+    path = local(data)
     if path.is_dir():
         return tokens.open_split(path, "train", encoding, Example, loading.drop_shards, responses=False)
     examples = [example for example in read(path, Example) if example.split == "train"]
     return from_prompts(examples, encoding.tokenizer, encoding.max_prompt, encoding.truncation)
 
 
-def read_ahead[T](batch_at: Callable[[int], T], start: int, batch_size: int, workers: int) -> Iterator[T]:
+def read_ahead[T](batch_at: Callable[[int], T], start: int, batch_size: int, num_workers: int) -> Iterator[T]:
     """The batches from a position on, without end, read by Grain while the steps before them run.
 
     Which batch comes next depends on the position alone, never on how many workers read.
@@ -100,15 +104,17 @@ def read_ahead[T](batch_at: Callable[[int], T], start: int, batch_size: int, wor
       batch_at: the batch that starts at a position, as `Batches.at`.
       start: the position of the first one, examples consumed so far.
       batch_size: examples of a batch.
-      workers: as `Loading.workers`.
+      num_workers: as `Loading.num_workers`.
     """
     import grain
 
     positions = grain.MapDataset.range(start, sys.maxsize, batch_size)
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
     batches = positions.map(batch_at).to_iter_dataset(options)
-    if workers:
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_AHEAD))
+    if num_workers:
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=_AHEAD)
+        )
     iterator = iter(batches)
     try:
         yield from iterator

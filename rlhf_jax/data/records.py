@@ -91,6 +91,10 @@ class Samples:
         if self.selected is not None:
             _require(0 <= self.selected < count, f"selected is {self.selected}, expected an index below {count}")
 
+    def answers[T](self, values: Sequence[T]) -> list[T]:
+        """The values, one per output, of those outputs that the policy answers with: the selected one, or all."""
+        return list(values) if self.selected is None else [values[self.selected]]
+
 
 type Record = Example | Preference | Samples
 
@@ -137,6 +141,28 @@ def read[R: Record](path: str | Path, kind: type[R], *, partial: bool = False) -
         first_seen[record.id] = number
         records.append(record)
     return records
+
+
+def read_by_split(path: Path) -> dict[str, list[Samples]]:
+    """The records of a samples.jsonl by split, those of one split alike, so that means over them mean something.
+
+    Raises:
+      UserError: the file is missing, broken or empty, or two records of one split differ in temperature, in their
+        number of outputs, or in whether one of these is selected.
+    """
+    splits: dict[str, list[Samples]] = {}
+    for record in read(path, Samples):
+        records = splits.setdefault(record.split, [])
+        records.append(record)
+        for field in ("temperature", "n"):
+            found, expected = getattr(record, field), getattr(records[0], field)
+            if found != expected:
+                raise UserError(f'{path}: "{record.id}" has {field} = {found}, expected {expected} as before it.')
+        if (record.selected is None) != (records[0].selected is None):
+            raise UserError(f'{path}: "{record.id}" and "{records[0].id}" differ in whether an output is selected.')
+    if not splits:
+        raise UserError(f"{path} holds no samples, expected one line a prompt.")
+    return splits
 
 
 def read_objects(path: str | Path) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from rlhf_jax.config import content_of
 from rlhf_jax.data import formats, index_file
 from rlhf_jax.data.records import Example, Preference
 from rlhf_jax.errors import UserError
@@ -30,7 +31,7 @@ _HELD_OUT = ("validation", "test")
 _SPLITS = ("train", *_HELD_OUT)
 
 type LoadSentiment = Callable[[str], Callable[[Sequence[str]], Sequence[bool]]]
-"""From a classifier's name to a function that says which texts are positive (`evaluation.classifiers`)."""
+"""From a classifier's name to a function that says which texts are positive (`encoders.classifier`)."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ class Shift:
     """
 
     name: str
-    indices: str
+    indices: str = content_of("data")
     mode: Literal["default", "paper"]
-    classifier: str = ""
+    classifier: str = content_of("model", default="")
 
 
 def needed(split: str) -> str:

@@ -16,10 +16,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
+from rlhf_jax.config import Count, CountOrZero, content_of, may_change
 from rlhf_jax.data.batches import Encoding, from_examples, from_preferences, lengths_of
 from rlhf_jax.data.records import Example, Preference
 from rlhf_jax.data.tokenizer import load_tokenizer
@@ -40,14 +41,16 @@ class Config:
       max_prompt: tokens; a longer prompt is shortened. It is the largest prompt bucket of the stages.
       truncation: what a too long prompt loses, as in `data.tokenizer.encode_prompt`.
       separator: between prompt and response.
-      workers: processes that tokenise; 0 does it in this one.
+      num_workers: processes that tokenise; 0 does it in this one.
     """
 
-    model: str
-    max_prompt: int
+    RENAMED: ClassVar[dict[str, str]] = {"workers": "num_workers"}
+
+    model: str = content_of("model")
+    max_prompt: Count
     truncation: Literal["text", "left"]
     separator: str
-    workers: int
+    num_workers: CountOrZero = may_change()
 
 
 def write(
@@ -75,7 +78,7 @@ def write(
     partial_folder = folder / f".{FOLDER}.{os.getpid()}.partial"
     partial_folder.mkdir(parents=True)
     try:
-        _write_shards(partial_folder, splits, encoding, made_with, config.workers)
+        _write_shards(partial_folder, splits, encoding, made_with, config.num_workers)
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
         os.replace(partial_folder, folder / FOLDER)
     finally:
@@ -88,16 +91,16 @@ def _write_shards(
     splits: Mapping[str, Sequence[Example | Preference]],
     encoding: Encoding,
     made_with: Fingerprint,
-    workers: int,
+    num_workers: int,
 ) -> None:
     import tensorflow_datasets as tfds
 
     files = {split: _shard_files(folder, split, len(records)) for split, records in splits.items()}
     paths = [path for of_split in files.values() for path in of_split]
     chunks = [chunk for records in splits.values() for chunk in itertools.batched(records, RECORDS_PER_SHARD)]
-    if workers:
+    if num_workers:
         spawn = multiprocessing.get_context("spawn")  # JAX may have threads, which a fork would lose
-        with ProcessPoolExecutor(workers, spawn) as pool:
+        with ProcessPoolExecutor(num_workers, spawn) as pool:
             lengths = list(pool.map(partial(_write_shard, encoding), paths, chunks))
     else:
         lengths = list(map(partial(_write_shard, encoding), paths, chunks))

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax.models.products import dense, matmul_gradients
+from rlhf_jax.models.matmul import dense, matmul_gradients
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -34,8 +34,8 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        deviation = math.prod(self.inputs) ** -0.5
-        init = nn.with_logical_partitioning(nn.initializers.normal(deviation), tuple(self.axes))
+        std = math.prod(self.inputs) ** -0.5
+        init = nn.with_logical_partitioning(nn.initializers.normal(std), tuple(self.axes))
         kernel = self.param("kernel", init, (*self.inputs, *self.outputs), jnp.float32)
         y = dense(x, kernel, len(self.inputs))
         outputs = tuple(self.axes[len(self.inputs) :])
@@ -64,7 +64,7 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """`(x - mean) / deviation * scale + bias` over the last axis, in float32 inside (Ba et al., 2016)."""
+    """`(x - mean) / std * scale + bias` over the last axis, in float32 inside (Ba et al., 2016)."""
 
     epsilon: float
 

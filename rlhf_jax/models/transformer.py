@@ -25,17 +25,17 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax import sharding, stacks
 from rlhf_jax.errors import UserError
-from rlhf_jax.models import attention, depth
+from rlhf_jax.models import attention, scan
 from rlhf_jax.models.architecture import POSITION_OFFSET, Architecture
 from rlhf_jax.models.attention import KeysValues
 from rlhf_jax.models.block import NORMS, Angles, Attend, Block
-from rlhf_jax.models.depth import UNROLLED, Blocks
-from rlhf_jax.models.initial import random_parameters
+from rlhf_jax.models.init import random_parameters
 from rlhf_jax.models.layers import rotary_angles
-from rlhf_jax.models.products import dense
-from rlhf_jax.sequences import Sequences, real_positions
+from rlhf_jax.models.matmul import dense
+from rlhf_jax.models.scan import UNROLLED, Blocks
+from rlhf_jax.models.sequences import Sequences, real_positions
+from rlhf_jax.parallel import sharding, stacks
 
 type Params = dict[str, Any]
 
@@ -98,7 +98,7 @@ class Model:
     @property
     def runs(self) -> list[range]:
         """All blocks in order, those together that are held and compiled as one."""
-        return depth.runs(self.architecture, self.frozen_layers, self.blocks.scan)
+        return scan.runs(self.architecture, self.frozen_layers, self.blocks.scan)
 
     def is_frozen(self, path: str) -> bool:
         """Whether the parameter at a path ("layers/3/qkv/kernel") belongs to the trunk."""
@@ -234,8 +234,8 @@ class Model:
 
                 return Edge(context, self.block(block, run[0], x, angles, attend)), None
 
-            step = depth.rematerialised(step, self.blocks.remat, run)
-            edge, _ = depth.through(params["layers"], run, step, edge)
+            step = scan.rematerialised(step, self.blocks.remat, run)
+            edge, _ = scan.through(params["layers"], run, step, edge)
         return edge
 
     def _embedded(self, params: Params, sequences: Sequences, edge: Edge) -> Edge:
@@ -293,6 +293,6 @@ class Model:
             def step(block: Params, x: jax.Array, _: None, layer: int = run[0]) -> tuple[jax.Array, None]:
                 return self.read_context(block, layer, x, mask, angles)[0], None
 
-            x, _ = depth.through(params["layers"], run, step, x)
+            x, _ = scan.through(params["layers"], run, step, x)
         table = self.head_table(params)[: self.architecture.vocabulary].astype(self.dtype)
         return jnp.einsum("bte,ve->btv", self.finish(params, x), table, preferred_element_type=jnp.float32)

@@ -1,4 +1,4 @@
-"""From scores and KL to token rewards, and the KL coefficient that adapts.
+"""Token rewards from scores and the KL penalty.
 
 Shape letters: B prompts, N responses of one prompt, R response length.
 """
@@ -8,10 +8,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax import ops
-from rlhf_jax.rl.settings import Algorithm
-
-LARGEST_ERROR = 0.2  # of the controller, as a share of the target
+from rlhf_jax.models.sequences import last_index
+from rlhf_jax.rl import masked
+from rlhf_jax.rl.ppo_config import Algorithm
 
 
 def shaped_scores(settings: Algorithm, scores: jax.Array, finished: jax.Array, lengths: jax.Array) -> jax.Array:
@@ -46,27 +45,21 @@ def token_rewards(settings: Algorithm, scores: jax.Array, penalty: jax.Array, ma
     Returns:
       `[B, N, R]` float32, 0 outside the mask.
     """
-    rewards = ops.place_score(scores, mask)
+    rewards = place_score(scores, mask)
     if settings.kl_in == "reward":
         rewards = rewards - penalty
-    return ops.masked_scale(rewards, mask) if settings.whiten_rewards else rewards
+    return masked.scale(rewards, mask) if settings.whiten_rewards else rewards
 
 
-def coefficient_now(settings: Algorithm, adapted: jax.Array | None) -> float | jax.Array:
-    """The KL coefficient: the one in the run's state, or the setting where it is fixed and the state has none."""
-    return settings.kl_coefficient if adapted is None else adapted
-
-
-def next_coefficient(settings: Algorithm, coefficient: jax.Array, kl: jax.Array, responses: int) -> jax.Array:
-    """The KL coefficient after a rollout (Ziegler et al., 2019, section 2.2): a proportional controller in log space.
-
-    `e = clip(KL / target - 1, -0.2, 0.2)` and `beta <- beta * (1 + e * responses / horizon)`.
+def place_score(score: jax.Array, mask: jax.Array) -> jax.Array:
+    """Puts each response's score on its last real token (its EOS, or where it was cut), in floating point.
 
     Args:
-      settings: `kl_target` (more than 0), `kl_horizon`.
-      coefficient: scalar float32, beta.
-      kl: scalar, the rollout's mean k1 a response, nats.
-      responses: of the rollout.
+      score: `[...]` float.
+      mask: `[..., R]`.
+
+    Returns:
+      `[..., R]`, zero but for one token a row; all zero for an empty row.
     """
-    error = jnp.clip(kl / settings.kl_target - 1.0, -LARGEST_ERROR, LARGEST_ERROR)
-    return coefficient * (1.0 + error * responses / settings.kl_horizon)
+    at_end = jnp.arange(mask.shape[-1]) == last_index(mask)[..., None]
+    return jnp.where(at_end & mask, score[..., None], 0.0)

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
+import json
 import logging
 import os
 import shutil
@@ -26,8 +28,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import hosts, padding, stacks
 from rlhf_jax.errors import UserError
+from rlhf_jax.parallel import hosts, padding, stacks
 
 _ITEMS = ("top", "rest", "meta", "timing")
 
@@ -219,6 +221,19 @@ def load_meta(run_folder: Path) -> dict[str, Any]:
       UserError: as `load_top`.
     """
     return _read_json(_chosen(run_folder), "meta")
+
+
+def fingerprint(run_folder: Path) -> str:
+    """SHA-256 over the top that other stages load and what its `meta` says of it.
+
+    Raises:
+      UserError: as `load_top`.
+    """
+    top, meta = load_top(run_folder)
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name, leaf in sorted(_by_path(top).items()):
+        digest.update(f"{name} {leaf.dtype} {leaf.shape}\n".encode() + np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def _chosen(run_folder: Path) -> Path:

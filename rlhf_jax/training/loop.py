@@ -12,15 +12,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlhf_jax import hosts, sharding
 from rlhf_jax.errors import UserError
+from rlhf_jax.parallel import hosts, sharding
+from rlhf_jax.parallel.devices import memory_peak
+from rlhf_jax.parallel.jit import compile_count
+from rlhf_jax.training.best_checkpoint import Selection
 from rlhf_jax.training.checkpoint import Checkpoints
-from rlhf_jax.training.metrics import MetricsWriter, Progress
-from rlhf_jax.training.profile import Profiles
-from rlhf_jax.training.run import compile_count, memory_peak, stop_on_signal
-from rlhf_jax.training.selection import Selection
-from rlhf_jax.training.update import State
-from rlhf_jax.training.watch import Watch
+from rlhf_jax.training.loggers import Logging
+from rlhf_jax.training.metrics_log import MetricsWriter, Progress
+from rlhf_jax.training.profiler import Profiles
+from rlhf_jax.training.signals import stop_on_signal
+from rlhf_jax.training.state import State
 
 FINITE = ("loss", "gradient_norm", "parameter_norm")
 """What has to be finite for a step's state to be kept; the last is of the trained parameters after the step."""
@@ -45,7 +47,7 @@ class Loop:
       checkpoint_every: steps between checkpoints; the last step is saved in any case.
       selection: what the best checkpoint is the best by, and which one later stages load; by default the latest.
       grace: seconds that a step may go on after SIGTERM (see `stop_on_signal`); 0 for as long as it takes.
-      watch: what the run shows of itself beside its files; by default a profile on SIGUSR1 alone.
+      logging: what the run shows of itself beside its files; by default a profile on SIGUSR1 alone.
       vocabulary: as in `Checkpoints`.
     """
 
@@ -57,11 +59,11 @@ class Loop:
         checkpoint_every: int,
         selection: Selection | None = None,
         grace: float = 0.0,
-        watch: Watch | None = None,
+        logging: Logging | None = None,
         vocabulary: int | None = None,
     ) -> None:
         self._workdir, self._name, self._steps, self._every = workdir, name, steps, checkpoint_every
-        self._grace, self._watch, self._vocabulary = grace, watch or Watch(), vocabulary
+        self._grace, self._logging, self._vocabulary = grace, logging or Logging(), vocabulary
         self._selection = selection or Selection()
         self._best: dict[str, Any] | None = None  # metric, value and step, as in the checkpoints' meta
         self._start = 0
@@ -74,8 +76,8 @@ class Loop:
             self._checkpoints = stack.enter_context(checkpoints)
             latest = self._checkpoints.latest()
             hosts.agree(f"the start of {self._name}", {"the latest checkpoint in the workdir": latest})
-            self._profiles = stack.enter_context(Profiles(self._workdir / "profile", self._watch))
-            writer = MetricsWriter(self._workdir, latest, self._watch.wandb_project) if hosts.is_main() else None
+            self._profiles = stack.enter_context(Profiles(self._workdir / "profile", self._logging))
+            writer = MetricsWriter(self._workdir, latest, self._logging.wandb_project) if hosts.is_main() else None
             self._writer = stack.enter_context(writer) if writer else None
             progress = Progress(self._steps, description=self._name, initial=latest or 0)
             self._progress = stack.enter_context(progress)

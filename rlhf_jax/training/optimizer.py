@@ -8,6 +8,8 @@ from typing import Any, Literal
 import jax
 import optax
 
+from rlhf_jax.config import CountOrZero, Fraction, NonNegative, Positive
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -23,14 +25,14 @@ class Config:
       clip_norm: the gradient's largest global norm; 0 is no clipping.
     """
 
-    learning_rate: float
+    learning_rate: NonNegative
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    clip_norm: float = 1.0
+    warmup_steps: CountOrZero = 0
+    weight_decay: NonNegative = 0.0
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    epsilon: Positive = 1e-8
+    clip_norm: NonNegative = 1.0
 
 
 def make_optimizer(config: Config, total_steps: int) -> optax.GradientTransformation:

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_jax import sharding
 from rlhf_jax.aot import programs, topologies
 from rlhf_jax.aot.check import check as check_config
 from rlhf_jax.aot.compiled import Collective, collectives
-from rlhf_jax.chips import CHIPS, PEAK_FLOPS
 from rlhf_jax.config import to_dict
 from rlhf_jax.main import read_flags
-from rlhf_jax.models.sources import open_source
-from rlhf_jax.stages import resolve
+from rlhf_jax.models.hf.sources import open_source
+from rlhf_jax.parallel import sharding
+from rlhf_jax.parallel.chips import CHIPS, PEAK_FLOPS
+from rlhf_jax.stages.runner import resolve
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -113,8 +113,15 @@ def test_every_topology_has_as_many_devices_as_chips():
 def arguments(tmp_path_factory) -> list[str]:
     """PPO of a tiny network: eight prompts of 128 tokens, sampled four at a time, on a mesh of 2 x 1 x 2."""
     model = tiny.write_model(tmp_path_factory.mktemp("model"), **WIDE)
-    sizes = {"model": model, "mesh.data": 2, "mesh.tensor": 2, "prompts": 8, "sampling_batch": 4, "microbatch": 4}
-    sizes |= {"algorithm.max_new_tokens": 12, "algorithm.minibatches": 1, "dtype": "bfloat16"}
+    sizes = {
+        "model": model,
+        "mesh.data": 2,
+        "mesh.tensor": 2,
+        "prompts_per_rollout": 8,
+        "sampling_batch": 4,
+        "microbatch": 4,
+    }
+    sizes |= {"algorithm.max_new_tokens": 12, "algorithm.num_mini_batches": 1, "dtype": "bfloat16"}
     return ["--config=configs/ppo.py", *(f"--config.{key}={value}" for key, value in sizes.items())]
 
 

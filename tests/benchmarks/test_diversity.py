@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlhf_jax.evaluation.encoders import SentenceEncoder
-from tests.evaluation.test_encoders import numbered, write_encoder
+from rlhf_jax.encoders.sentence import SentenceEncoder
+from tests.encoders.test_sentence import numbered, write_encoder
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 

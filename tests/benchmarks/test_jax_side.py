@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlhf_jax import sharding
+from rlhf_jax.parallel import sharding
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SMALL = {"SFT_BATCH": 2, "SFT_LENGTH": 24, "SFT_RESPONSE": 8, "PPO_PROMPTS": 2, "PPO_PROMPT_LENGTH": 16}

@@ -18,7 +18,7 @@ from rlhf_jax.data.records import FILES, Example, Preference, fingerprint, write
 from rlhf_jax.data.tokenizer import decode, train_tokenizer
 from rlhf_jax.data.tokens import Split
 from rlhf_jax.errors import UserError
-from rlhf_jax.reward import pairs_at
+from rlhf_jax.stages.reward import pairs_at
 from tests import tiny
 
 SPLITS = {"train": 64, "validation": 9, "id_test": 3}
@@ -51,7 +51,7 @@ def prepared(request, tokenizer, tmp_path_factory):
     records = tiny.examples(SPLITS) if request.param is Example else preferences()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenise, "RECORDS_PER_SHARD", 10)
-        prepare(folder, records, tokenise.Config(tokenizer[0], 60, "text", " ", workers=0))
+        prepare(folder, records, tokenise.Config(tokenizer[0], 60, "text", " ", num_workers=0))
     return folder, request.param, Encoding(tokenizer[1], 60, LONGEST)
 
 
@@ -94,7 +94,7 @@ def test_shards_hold_what_tokenising_in_memory_gives(prepared, limit, capsys):
 
 
 def test_the_prompts_of_examples_alone(tokenizer, tmp_path):
-    prepare(tmp_path, tiny.examples(SPLITS), tokenise.Config(tokenizer[0], 60, "left", "  ", workers=0))
+    prepare(tmp_path, tiny.examples(SPLITS), tokenise.Config(tokenizer[0], 60, "left", "  ", num_workers=0))
     encoding = Encoding(tokenizer[1], 60, 0, "left", "  ")
     prompts = [load_prompts(place, encoding, tiny.LOADING) for place in (str(tmp_path), f"{tmp_path}/examples.jsonl")]
     assert list(prompts[0]) == prompts[1] and len(prompts[1]) == SPLITS["train"]
@@ -150,7 +150,7 @@ def test_a_failure_while_reading_ahead_reaches_the_step_that_wants_the_batch():
             raise UserError("the shard is broken")
         return position
 
-    ahead = read_ahead(batch_at, 4, 4, workers=0)
+    ahead = read_ahead(batch_at, 4, 4, num_workers=0)
     assert [next(ahead), next(ahead)] == [4, 8]
     with pytest.raises(UserError, match="the shard is broken"):
         next(ahead)
@@ -206,7 +206,7 @@ def test_records_of_another_kind_are_refused(prepared):
 
 
 def test_tokens_of_other_records_than_lie_beside_them_are_refused(tokenizer, tmp_path):
-    prepare(tmp_path, tiny.examples(SPLITS), tokenise.Config(tokenizer[0], 60, "text", " ", workers=0))
+    prepare(tmp_path, tiny.examples(SPLITS), tokenise.Config(tokenizer[0], 60, "text", " ", num_workers=0))
     (tmp_path / "corpus.json").write_text(json.dumps({"fingerprint": "of others"}))
     with pytest.raises(UserError, match="was made with the source '.*' and the run has 'of others'"):
         load_splits(str(tmp_path), Example, Encoding(tokenizer[1], 60, LONGEST), [], tiny.LOADING)
@@ -240,7 +240,7 @@ def test_a_record_that_is_too_long_is_named_where_that_is_an_error(prepared):
 def broken(tokenizer, tmp_path, monkeypatch):
     """A folder of examples whose second training shard of seven is cut in half."""
     monkeypatch.setattr(tokenise, "RECORDS_PER_SHARD", 10)
-    prepare(tmp_path, tiny.examples(SPLITS), tokenise.Config(tokenizer[0], 60, "text", " ", workers=0))
+    prepare(tmp_path, tiny.examples(SPLITS), tokenise.Config(tokenizer[0], 60, "text", " ", num_workers=0))
     shard = tmp_path / "tokens" / "rlhf_jax-train.array_record-00001-of-00007"
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
     return tmp_path, shard

@@ -9,9 +9,9 @@ from multiprocessing import get_context
 import pytest
 
 from launch import aot_table
-from rlhf_jax.chips import CHIPS, GIB
 from rlhf_jax.main import read_flags
-from rlhf_jax.stages import resolve
+from rlhf_jax.parallel.chips import CHIPS, GIB
+from rlhf_jax.stages.runner import resolve
 
 
 def found(topology: str, needed: float, memory: float):

@@ -48,13 +48,13 @@ def test_a_grid_is_every_combination_with_every_seed() -> None:
 
 
 def test_draws_lie_in_their_ranges_and_stay_when_there_are_more() -> None:
-    axes = (RATE, Range("algorithm.discount", 0.9, 1.0, "linear"), Choice("algorithm.epochs", [1, 2, 4]))
+    axes = (RATE, Range("algorithm.gamma", 0.9, 1.0, "linear"), Choice("algorithm.num_ppo_epochs", [1, 2, 4]))
     many = combinations(sweep(*axes, draws=300))
     rates = [values["optimizer.learning_rate"] for values in many]
     assert all(1e-5 <= rate <= 1e-3 and float(f"{rate:.3g}") == rate for rate in rates)
     assert 100 < sum(rate < 1e-4 for rate in rates) < 200, "as many below the geometric mean as above"
-    assert all(0.9 <= values["algorithm.discount"] <= 1.0 for values in many)
-    assert {values["algorithm.epochs"] for values in many} == {1, 2, 4}
+    assert all(0.9 <= values["algorithm.gamma"] <= 1.0 for values in many)
+    assert {values["algorithm.num_ppo_epochs"] for values in many} == {1, 2, 4}
     assert combinations(sweep(*axes, draws=5)) == many[:5]
     assert combinations(sweep(*axes, draws=5, draw_seed=1)) != many[:5]
     assert [values["optimizer.learning_rate"] for values in combinations(sweep(RATE, draws=300))] == rates
@@ -70,9 +70,9 @@ def test_folders_are_named_by_what_varies(tmp_path: Path) -> None:
         "--config.steps=2",
         "--config.seed=0",
     ]
-    alike = sweep(Choice("stages.sft.steps", [1]), Choice("stages.ppo.steps", [2]), config="configs/tiny.py")
-    assert list(runs(alike, tmp_path)) == ["stages.sft.steps_1-stages.ppo.steps_2-seed_0"]
-    drawn_often = sweep(Choice("algorithm.epochs", [1, 2]), draws=20)
+    alike = sweep(Choice("stages.sft.steps", [1]), Choice("stages.ppo.num_rollouts", [2]), config="configs/tiny.py")
+    assert list(runs(alike, tmp_path)) == ["stages.sft.steps_1-stages.ppo.num_rollouts_2-seed_0"]
+    drawn_often = sweep(Choice("algorithm.num_ppo_epochs", [1, 2]), draws=20)
     assert set(runs(drawn_often, tmp_path)) == {"epochs_1-seed_0", "epochs_2-seed_0"}
 
 

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.models import roles
+from rlhf_jax.models import heads
 from rlhf_jax.models.architecture import Architecture
+from rlhf_jax.models.sequences import Sequences
 from rlhf_jax.models.transformer import Model, merge
-from rlhf_jax.sequences import Sequences
-from rlhf_jax.training.run import cast, jit
+from rlhf_jax.parallel.devices import cast
+from rlhf_jax.parallel.jit import jit
 
 ARCHITECTURE = Architecture(
     vocabulary=320,
@@ -55,7 +56,7 @@ def test_gradients_do_not_change_the_forward_pass(prompt, samples, response):
 
     def log_probs(top):
         params = merge(trunk, top)
-        return roles.log_probs(model, params, batch, model.top(params, batch, edge))[0]
+        return heads.log_probs(model, params, batch, model.top(params, batch, edge))[0]
 
     def loss(top):
         values = log_probs(top)
@@ -71,7 +72,7 @@ def test_gradients_do_not_change_the_forward_pass(prompt, samples, response):
     def wide_loss(top):
         params = merge(trunk, top)
         hidden = wide.top(params, batch, wide.trunk(trunk, batch))
-        return jnp.sum(roles.log_probs(wide, params, batch, hidden)[0] * batch.response_mask)
+        return jnp.sum(heads.log_probs(wide, params, batch, hidden)[0] * batch.response_mask)
 
     expected = jit(jax.grad(wide_loss))(top)
     for path, leaf in jax.tree.leaves_with_path(expected):

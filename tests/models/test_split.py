@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.models import roles
+from rlhf_jax.models import heads
 from rlhf_jax.models.transformer import merge
-from rlhf_jax.rollouts import make_sample
-from rlhf_jax.training.run import cast, jit
+from rlhf_jax.parallel.devices import cast
+from rlhf_jax.parallel.jit import jit
+from rlhf_jax.sampling.rollouts import make_sample
 from tests import tiny
 from tests.families import FAMILIES, OPT
 
@@ -64,7 +65,7 @@ def test_what_is_sampled_is_what_is_scored(changes, dtype):
 
     def forward(params):
         hidden = model.top(params, sampled.sequences, model.trunk(params, sampled.sequences))
-        return roles.log_probs(model, params, sampled.sequences, hidden, 0.7)[0]
+        return heads.log_probs(model, params, sampled.sequences, hidden, 0.7)[0]
 
     np.testing.assert_allclose(sampled.log_probs, jit(forward)(params), atol=2e-5)
 

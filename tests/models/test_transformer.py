@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlhf_jax.models.sequences import Sequences
 from rlhf_jax.models.transformer import Model, merge
-from rlhf_jax.sequences import Sequences
-from rlhf_jax.training.run import jit
+from rlhf_jax.parallel.jit import jit
 from tests import numpy_llama, tiny
 
 # Prompts of one token too; responses that ended in EOS (id 1, which is also the pad id), a cut one, one of one token.

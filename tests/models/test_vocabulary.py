@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rlhf_jax import rollouts
-from rlhf_jax.models import roles
-from rlhf_jax.models.pretrained import load, save_pretrained
-from rlhf_jax.training.run import jit
+from rlhf_jax.models import heads
+from rlhf_jax.models.hf.pretrained import load, save_pretrained
+from rlhf_jax.parallel.jit import jit
+from rlhf_jax.sampling import rollouts
 from tests import tiny
 
 BATCH = tiny.sequences([7, 4], [[5, 8], [1, 3]], prompt=9, response=8)
@@ -21,7 +21,7 @@ BATCH = tiny.sequences([7, 4], [[5, 8], [1, 3]], prompt=9, response=8)
 
 def log_probs_and_gradient(model, params):
     def total(params):
-        log_probs, entropy = roles.log_probs(model, params, BATCH, model.top(params, BATCH, model.trunk(params, BATCH)))
+        log_probs, entropy = heads.log_probs(model, params, BATCH, model.top(params, BATCH, model.trunk(params, BATCH)))
         return jnp.sum((log_probs + 0.1 * entropy) * BATCH.response_mask)
 
     return jit(jax.value_and_grad(total))(params)
@@ -86,7 +86,7 @@ def test_log_probs_are_of_the_known_ids_alone(folder):
     known = dataclasses.replace(model, ids=200)
     batch = BATCH.replace(response=BATCH.response % 200)
     hidden = model.top(params, batch, model.trunk(params, batch))
-    actual, entropy = roles.log_probs(known, params, batch, hidden)
+    actual, entropy = heads.log_probs(known, params, batch, hidden)
     logits = np.asarray(hidden[:, :, :-1], np.float64) @ np.asarray(model.head_table(params)[:200], np.float64).T
     shifted = logits - logits.max(-1, keepdims=True)
     expected = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

@@ -15,10 +15,11 @@ import numpy as np
 from safetensors.numpy import load_file
 
 import rlhf_jax
-from rlhf_jax import rollouts
-from rlhf_jax.models import pretrained, roles
+from rlhf_jax.models import heads
+from rlhf_jax.models.hf import pretrained
+from rlhf_jax.models.sequences import Sequences
 from rlhf_jax.models.transformer import Model, Params
-from rlhf_jax.sequences import Sequences
+from rlhf_jax.sampling import rollouts
 from tests.oracle.cases import BATCHES, GREEDY_TOKENS
 
 PROMPT = 3  # tokens of a row of `right` that are its prompt; the rest is the response
@@ -70,11 +71,11 @@ def states_and_scores_error(reference: Reference) -> tuple[float, float]:
     model, expected = reference.model, reference.expected
     tokens, mask = expected["right/tokens"], expected["right/mask"]
     sequences = Sequences(tokens[:, :PROMPT], mask[:, :PROMPT], tokens[:, None, PROMPT:], mask[:, None, PROMPT:])
-    params = roles.with_head(reference.params, "reward", jnp.asarray(expected["scores/kernel"]))
+    params = heads.with_head(reference.params, "reward", jnp.asarray(expected["scores/kernel"]))
 
     def states_and_scores(params: Params, sequences: Sequences) -> tuple[jax.Array, jax.Array]:
         hidden = model.top(params, sequences, model.trunk(params, sequences))
-        return hidden, roles.scores(params, sequences, hidden)
+        return hidden, heads.scores(params, sequences, hidden)
 
     hidden, scores = jax.tree.map(np.asarray, jax.jit(states_and_scores)(params, sequences))
     rows = np.split(expected["right/hidden"], np.cumsum(mask.sum(axis=1))[:-1])
@@ -140,8 +141,8 @@ def export_reward_model(reference: Reference, folder: Path, ids: int) -> None:
 
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"t{i}": i for i in range(ids)}, unk_token="t0"))
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words)
-    params = roles.with_head(reference.params, "reward", jnp.asarray(reference.expected["scores/kernel"]))
-    pretrained.save_reward_model(folder, reference.model, params, tokenizer, mean=0.5, deviation=2.0)
+    params = heads.with_head(reference.params, "reward", jnp.asarray(reference.expected["scores/kernel"]))
+    pretrained.save_reward_model(folder, reference.model, params, tokenizer, mean=0.5, std=2.0)
 
 
 def _same_bits(left: np.ndarray, right: np.ndarray) -> bool:

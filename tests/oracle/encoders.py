@@ -10,8 +10,8 @@ import numpy as np
 
 from rlhf_jax import assets
 from rlhf_jax.data import docstrings
-from rlhf_jax.evaluation.encoders import load_encoder
-from tests.evaluation.test_encoders import WORDS, write_encoder
+from rlhf_jax.encoders.sentence import load_encoder
+from tests.encoders.test_sentence import WORDS, write_encoder
 
 MIN_COSINE = 0.9999
 TEXTS = 400

@@ -16,9 +16,10 @@ import jax
 import numpy as np
 
 import rlhf_jax
-from rlhf_jax import assets, rollouts
+from rlhf_jax import assets
 from rlhf_jax.data.tokenizer import load_tokenizer
-from rlhf_jax.training.run import jit
+from rlhf_jax.parallel.jit import jit
+from rlhf_jax.sampling import rollouts
 
 MODULES = (
     "argparse", "asyncio", "collections", "contextlib", "csv", "datetime", "decimal", "difflib", "fractions",

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_jax.rl.rewards import coefficient_now, next_coefficient, shaped_scores, token_rewards
+from rlhf_jax.rl.kl_penalty import current_kl_coef, next_kl_coef
+from rlhf_jax.rl.rewards import shaped_scores, token_rewards
 from tests import tiny
 
 ROWS, LENGTH = 4, 6
@@ -72,7 +73,7 @@ def test_whitened_rewards_have_deviation_one_and_keep_their_signs(scores, length
 @given(st.floats(0, 50), st.floats(0.5, 20), st.floats(0.01, 2))
 def test_the_coefficient_follows_the_error_and_stays_positive(kl, target, beta):
     choices = tiny.algorithm(kl_target=target, kl_horizon=100)
-    after = float(next_coefficient(choices, jnp.float32(beta), jnp.float32(kl), 40))
+    after = float(next_kl_coef(choices, jnp.float32(beta), jnp.float32(kl), 40))
     error = min(max(kl / target - 1, -0.2), 0.2)
     assert after == pytest.approx(beta * (1 + error * 0.4), rel=1e-5)
     assert 0.9 * beta < after < 1.1 * beta
@@ -84,10 +85,10 @@ def test_the_coefficient_finds_the_one_that_holds_the_target():
     for start in (0.02, 7.0):
         beta = jnp.float32(start)
         for _ in range(200):
-            beta = next_coefficient(choices, beta, 3.0 / beta, 40)
+            beta = next_kl_coef(choices, beta, 3.0 / beta, 40)
         assert float(beta) == pytest.approx(0.5, rel=1e-3)
 
 
 def test_a_fixed_coefficient_is_the_setting():
-    assert coefficient_now(tiny.ALGORITHM, None) == 0.3
-    assert float(coefficient_now(tiny.ALGORITHM, jnp.float32(0.7))) == pytest.approx(0.7)
+    assert current_kl_coef(tiny.ALGORITHM, None) == 0.3
+    assert float(current_kl_coef(tiny.ALGORITHM, jnp.float32(0.7))) == pytest.approx(0.7)

@@ -20,7 +20,7 @@ import pytest
 from rlhf_jax.errors import UserError
 from rlhf_jax.training.checkpoint import Checkpoints, load_top
 
-META = {"stage": "sft", "trunk": "abc", "normalisation": {"mean": 0.1, "deviation": 2.5}}
+META = {"stage": "sft", "trunk": "abc", "normalisation": {"mean": 0.1, "std": 2.5}}
 
 
 def make_state(scale: float = 1.0) -> dict[str, Any]:

@@ -13,10 +13,10 @@ import optax
 import pytest
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.training.best_checkpoint import Selection
 from rlhf_jax.training.checkpoint import Checkpoints, load_top
 from rlhf_jax.training.loop import FINITE, Loop, is_finished
-from rlhf_jax.training.selection import Selection
-from rlhf_jax.training.update import State
+from rlhf_jax.training.state import State
 
 TRANSFORM = optax.sgd(1.0)
 

@@ -18,13 +18,13 @@ _NUMBERED = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-
 _ARRAY_RECORD = ".array_record-"
 
 
-def locate(place: str, patterns: Mapping[str, Sequence[str]], advice: str = "") -> dict[str, list[Path]]:
-    """Finds the files of some splits, and downloads them where the place is not a local folder.
+def locate(path: str, patterns: Mapping[str, Sequence[str]], advice: str = "") -> dict[str, list[Path]]:
+    """Finds the files of some splits, and downloads them where the path is not a local folder.
 
     Nothing that is in the hub's cache is downloaded again, and without a network the cache is enough.
 
     Args:
-      place: a local folder, or a dataset of the hub as `owner/name` or `owner/name@revision`.
+      path: a local folder, or a dataset of the hub as `owner/name` or `owner/name@revision`.
       patterns: of each split the file patterns it may be under; the first one that fits some files is taken.
       advice: the end of the sentence that says that there are no such files.
 
@@ -34,15 +34,15 @@ def locate(place: str, patterns: Mapping[str, Sequence[str]], advice: str = "") 
     Raises:
       UserError: there is no such folder or dataset, or a split has no files.
     """
-    folder = Path(place).expanduser()
+    folder = Path(path).expanduser()
     if not folder.is_dir():
-        folder = _download(place, patterns, advice)
+        folder = _download(path, patterns, advice)
     found = {}
     for split, alternatives in patterns.items():
         matches = (_matching(folder, pattern) for pattern in alternatives)
         found[split] = next(filter(None, matches), [])
         if not found[split]:
-            raise UserError(f"{place} has no file {' or '.join(alternatives)}, the split {split!r}{advice}.")
+            raise UserError(f"{path} has no file {' or '.join(alternatives)}, the split {split!r}{advice}.")
     return found
 
 
@@ -53,13 +53,13 @@ def _matching(folder: Path, pattern: str) -> list[Path]:
         raise UserError(f"{pattern!r} is no file pattern, expected one relative to {folder}.") from None
 
 
-def _download(place: str, patterns: Mapping[str, Sequence[str]], advice: str) -> Path:
+def _download(path: str, patterns: Mapping[str, Sequence[str]], advice: str) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 
-    name = _HUB_NAME.fullmatch(place)
+    name = _HUB_NAME.fullmatch(path)
     if name is None:
-        raise UserError(f"{place!r} is no folder, expected one, or a dataset of the hub as owner/name{advice}.")
+        raise UserError(f"{path!r} is no folder, expected one, or a dataset of the hub as owner/name{advice}.")
     wanted = [pattern for alternatives in patterns.values() for pattern in alternatives]
     try:
         return Path(
@@ -69,7 +69,7 @@ def _download(place: str, patterns: Mapping[str, Sequence[str]], advice: str) ->
         )
     except (OSError, errors.HFValidationError) as error:
         raise UserError(
-            f"The dataset {place} is not on this machine and the hub did not give it ({type(error).__name__}); "
+            f"The dataset {path} is not on this machine and the hub did not give it ({type(error).__name__}); "
             f"missing: {', '.join(' or '.join(alternatives) for alternatives in patterns.values())}{advice}."
         ) from error
 

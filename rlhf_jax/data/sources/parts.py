@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
+from rlhf_jax.config import content_of
 from rlhf_jax.data import shifts
 from rlhf_jax.data.records import Example, Preference
 from rlhf_jax.data.sources import table
@@ -22,7 +23,7 @@ class Part:
 
     Attributes:
       source: a key of `sources.table.SOURCES`, or `columns` for any other dataset.
-      place: a local folder with the dataset's files, or its name on the hub, `owner/name` or `owner/name@revision`;
+      path: a local folder with the dataset's files, or its name on the hub, `owner/name` or `owner/name@revision`;
         "" for where the study has it from.
       splits: of the study's splits those that come from here, each with the dataset's own split, which may be cut to
         some of its rows (`train[500:]`) and, under a shift, may be `ood_test` and the like. For `columns` it is the
@@ -32,8 +33,10 @@ class Part:
       drop: what is left out instead of being an error: "rows" that hold no record, "shards" that cannot be read.
     """
 
+    RENAMED: ClassVar[dict[str, str]] = {"place": "path"}
+
     source: str
-    place: str
+    path: str = content_of("data")
     splits: dict[str, str]
     columns: dict[str, str]
     shift: shifts.Shift | None
@@ -93,7 +96,7 @@ def _add(
     source = table.source(part.source, part.columns, needed)
     if source.kind is not kind:
         raise UserError(f"sources.{name} holds {source.kind.__name__} records, expected {kind.__name__}.")
-    loaded = load(source, name, part.place, needed, part.drop)
+    loaded = load(source, name, part.path, needed, part.drop)
     splits = {split: list(rows.values()) for split, rows in loaded.rows.items()}
     if part.shift is not None:
         if part.shift.indices and loaded.lost:
@@ -113,7 +116,7 @@ def _add(
             gathered.splits[ours].append(replace(record, split=ours))
     gathered.facts[name] = {
         "source": part.source,
-        "place": part.place or source.place,
+        "path": part.path or source.path,
         "files": loaded.files,
         "lost": loaded.lost,
         "rows_left_out": len(loaded.left_out),

@@ -1,4 +1,4 @@
-"""A dataset as the place and the names of its files with a reading of its rows; and its records, read."""
+"""A dataset as the path and the names of its files with a reading of its rows; and its records, read."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Source:
       kind: what a row becomes.
       fields: from a row to the record's fields but `id` and `split`; None for a row that is of another dataset.
       files: of each split the file patterns that it may be under; the first that fits some files is taken.
-      place: the dataset on the hub, as `owner/name` or `owner/name@revision`; "" if the config has to say.
+      path: the dataset on the hub, as `owner/name` or `owner/name@revision`; "" if the config has to say.
       mirrors: other places with the same rows, or their source, in one of the layouts of `files`.
     """
 
     kind: type[Example] | type[Preference]
     fields: Callable[[Row], Mapping[str, Any] | None]
     files: Mapping[str, Sequence[str]]
-    place: str = ""
+    path: str = ""
     mirrors: tuple[str, ...] = ()
 
 
@@ -54,31 +54,31 @@ class Loaded:
     left_out: list[str] = field(default_factory=list)
 
 
-def load(source: Source, label: str, place: str, splits: Iterable[str], drop: Collection[Drop] = ()) -> Loaded:
+def load(source: Source, label: str, path: str, splits: Iterable[str], drop: Collection[Drop] = ()) -> Loaded:
     """Reads some splits of a dataset; a record's id is `label/split/number of its row`, a pattern quoted as in a URL.
 
     Args:
       source: which dataset.
       label: what the config calls it.
-      place: a local folder or a dataset of the hub with the files; "" for `source.place`.
+      path: a local folder or a dataset of the hub with the files; "" for `source.path`.
       splits: keys of `source.files`.
       drop: what is left out where it would be an error: "rows" that hold no record (a preference without a winner or
         of one text twice, an empty text), "shards" that cannot be read or are missing.
 
     Raises:
-      UserError: no place, a split that there is not, what `files.locate` refuses, what is not to be dropped, or a
+      UserError: no path, a split that there is not, what `files.locate` refuses, what is not to be dropped, or a
         split of which nothing is left.
     """
     splits = list(splits)
     if unknown := [split for split in splits if split not in source.files]:
         raise UserError(f"{label} has no split {unknown[0]!r}, expected one of {', '.join(source.files)}.")
-    place = place or source.place
-    if not place:
-        raise UserError(f"{label} has no place, expected a local folder or a dataset of the hub.")
-    others = [other for other in (source.place, *source.mirrors) if other and other != place]
-    advice = f"; set place to a local folder with these files{''.join(f', or to {other}' for other in others)}"
+    path = path or source.path
+    if not path:
+        raise UserError(f"{label} has no path, expected a local folder or a dataset of the hub.")
+    others = [other for other in (source.path, *source.mirrors) if other and other != path]
+    advice = f"; set path to a local folder with these files{''.join(f', or to {other}' for other in others)}"
     loaded = Loaded()
-    for split, shards in files.locate(place, {split: source.files[split] for split in splits}, advice).items():
+    for split, shards in files.locate(path, {split: source.files[split] for split in splits}, advice).items():
         records = loaded.rows[split] = {}
         for number, (where, row) in enumerate(_rows(shards, "shards" in drop, loaded)):
             loaded.counts[split] = number + 1
@@ -92,7 +92,7 @@ def load(source: Source, label: str, place: str, splits: Iterable[str], drop: Co
                 loaded.left_out.append(f"{where}: {error}")
         if not records:
             broken = f"; {loaded.left_out[-1]}" if loaded.left_out else ""
-            raise UserError(f"{label} has no record in the split {split!r} of {place}, expected some{broken}.")
+            raise UserError(f"{label} has no record in the split {split!r} of {path}, expected some{broken}.")
     return loaded
 
 

@@ -64,16 +64,16 @@ def test_the_first_pattern_that_fits_is_taken(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("place", "pattern", "message"),
+    ("path", "pattern", "message"),
     [
         ("", "test.jsonl", r"has no file test\.jsonl, the split 'test'; ask Ann\.$"),
         ("", "/etc/*", "'/etc/\\*' is no file pattern"),
         ("no/such/folder", "x", "'no/such/folder' is no folder, expected one, or a dataset of the hub"),
     ],
 )
-def test_a_place_without_the_files_is_one_sentence(tmp_path, place, pattern, message):
+def test_a_place_without_the_files_is_one_sentence(tmp_path, path, pattern, message):
     with pytest.raises(UserError, match=message):
-        files.locate(place or str(tmp_path), {"test": (pattern,)}, "; ask Ann")
+        files.locate(path or str(tmp_path), {"test": (pattern,)}, "; ask Ann")
 
 
 LOCATE = """
@@ -82,16 +82,16 @@ from rlhf_jax.data.sources import files
 from rlhf_jax.errors import UserError
 patterns = {"train": ("train.jsonl", "t/*.json"), "test": ("test.jsonl",)}
 try:
-    print(files.locate(sys.argv[1], patterns, "; set place to ...")["train"])
+    print(files.locate(sys.argv[1], patterns, "; set path to ...")["train"])
 except UserError as error:
     print(error)
 """
 
 
-def locate(place: str, **environment: str) -> str:
+def locate(path: str, **environment: str) -> str:
     """What a fresh process finds: the hub's library reads the environment when it is imported."""
     root = Path(__file__).parents[3]
-    command = [sys.executable, "-c", LOCATE, place]
+    command = [sys.executable, "-c", LOCATE, path]
     result = subprocess.run(
         command,
         capture_output=True,
@@ -120,7 +120,7 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(tmp_path, environment):
     said = locate("ann/coffee", HF_HOME=str(tmp_path), HF_HUB_CACHE=str(tmp_path / "hub"), **environment)
     assert said == (
         "The dataset ann/coffee is not on this machine and the hub did not give it (LocalEntryNotFoundError); "
-        "missing: train.jsonl or t/*.json, test.jsonl; set place to ...."
+        "missing: train.jsonl or t/*.json, test.jsonl; set path to ...."
     )
 
 

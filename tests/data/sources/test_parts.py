@@ -56,8 +56,8 @@ def test_splits_come_from_several_datasets(tldr, news):
     assert {record.split for record in gathered.splits["id_test"]} == {"id_test"}
     assert gathered.facts["news"] == {
         "source": "columns",
-        "place": news.place,
-        "files": [f"{news.place}/all.jsonl"],
+        "path": news.path,
+        "files": [f"{news.path}/all.jsonl"],
         "lost": [],
         "rows_left_out": 0,
         "first_left_out": "",
@@ -65,7 +65,7 @@ def test_splits_come_from_several_datasets(tldr, news):
 
 
 def test_what_is_not_wanted_is_not_read(tldr, news):
-    absent = replace(news, place="no/such/folder")
+    absent = replace(news, path="no/such/folder")
     posts = replace(tldr, splits={"train": "train", "validation": "none of its splits"})
     assert list(gather({"posts": posts, "news": absent}, ["train"], Example).splits) == ["train"]
 

@@ -104,8 +104,8 @@ def test_a_place_without_files_names_the_mirrors(tmp_path):
     with pytest.raises(UserError) as error:
         load(PAIRS, "pairs", str(tmp_path), ["test"])
     assert str(error.value) == (
-        f"{tmp_path} has no file test.jsonl, the split 'test'; set place to a local folder with these files, "
+        f"{tmp_path} has no file test.jsonl, the split 'test'; set path to a local folder with these files, "
         "or to ann/pairs, or to bob/pairs."
     )
-    with pytest.raises(UserError, match="pairs has no place"):
+    with pytest.raises(UserError, match="pairs has no path"):
         load(Source(Example, pair, {"test": ("*",)}), "pairs", "", ["test"])

@@ -191,8 +191,8 @@ def test_every_source_has_a_case_and_a_row_in_the_docs():
     page = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
     rows = {cells[0]: cells for line in page.splitlines() if len(cells := line.strip("| ").split(" | ")) == 6}
     for name, source in table.SOURCES.items():
-        _, place, _, expected, seen, cases = rows[f"`{name}`"]
-        assert f"`{source.place}`" in place and expected and seen
+        _, path, _, expected, seen, cases = rows[f"`{name}`"]
+        assert f"`{source.path}`" in path and expected and seen
         assert cases.split("; ") == [case for case, (of, *_) in CASES.items() if of == name]
         assert all(f"| `{name}` | `{mirror}`" in page for mirror in source.mirrors)
 

@@ -1,0 +1,78 @@
+"""Folders of data in a bucket: written whole to it, and read by way of a copy on this machine.
+
+An address is one of fsspec's, e.g. `gs://bucket/folder`; what a protocol needs beside fsspec (for `gs://` the package
+gcsfs, `pip install rlhf_jax[gcs]`) is the user's to install. `MARK`, a folder's last file, says that it is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from rlhf_jax.assets import cache_folder
+from rlhf_jax.errors import UserError
+
+MARK = "corpus.json"
+
+
+def local(address: str) -> Path:
+    """A path on this machine as it is; a bucket's folder as a copy in the user's cache, which is made if need be.
+
+    The copy is kept by what `MARK` says, so a folder that was written anew is copied anew.
+
+    Raises:
+      UserError: the address cannot be read, or there is no complete folder.
+    """
+    if "://" not in address:
+        return Path(address)
+    import fsspec
+
+    with _told(address):
+        files, root = fsspec.url_to_fs(address)
+        digest = hashlib.sha256(files.cat_file(f"{root}/{MARK}")).hexdigest()
+    cache = cache_folder("data")
+    copy = cache / digest[:16]
+    if not copy.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as partial:
+            with _told(address):
+                files.get(f"{root}/", f"{partial}/folder/", recursive=True)
+            try:
+                os.replace(f"{partial}/folder", copy)
+            except OSError:  # another process was faster
+                if not copy.exists():
+                    raise
+    return copy
+
+
+def upload(folder: Path, address: str) -> None:
+    """Copies a folder's files to a bucket, `MARK` last; nothing where the bucket's `MARK` says that it has them.
+
+    Raises:
+      UserError: the address cannot be written.
+    """
+    import fsspec
+
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    with _told(address):
+        files, root = fsspec.url_to_fs(address)
+        if files.exists(f"{root}/{MARK}"):
+            if files.cat_file(f"{root}/{MARK}") == (folder / MARK).read_bytes():
+                return
+            files.rm_file(f"{root}/{MARK}")
+        for name in sorted(names, key=lambda name: (name == MARK, name)):
+            files.put_file(str(folder / name), f"{root}/{name}")
+
+
+@contextlib.contextmanager
+def _told(address: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{address} has no {MARK}, expected a folder that `prepare` has written to its end.") from error
+    except (ImportError, OSError, ValueError) as error:
+        raise UserError(f"{address} cannot be reached ({' '.join(str(error).split())[:200]}).") from error

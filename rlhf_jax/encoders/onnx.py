@@ -1,0 +1,73 @@
+"""Sentence encoders of any architecture whose folder has an ONNX file, run by onnxruntime on the host CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from rlhf_jax.encoders.bert import BUCKETS, Batch, batches, read_json, read_tokenizer
+from rlhf_jax.encoders.pooling import read_pooling, unit_vectors
+from rlhf_jax.errors import UserError
+
+REQUIRED = {"input_ids", "attention_mask"}
+INPUTS = REQUIRED | {"token_type_ids"}
+HIDDEN = ("last_hidden_state", "token_embeddings")
+"""Names of the output `[B, T, D]` in exports by transformers' and by sentence-transformers' tools."""
+
+
+class OnnxEncoder:
+    """Texts to unit vectors, as `SentenceEncoder` does.
+
+    Args:
+      path: a sentence-transformers folder: modules.json, 1_Pooling/config.json, sentence_bert_config.json and
+        tokenizer.json.
+      network: the ONNX file in it.
+
+    Raises:
+      UserError: onnxruntime is not installed, a file is missing or broken, or describes another pooling or module, or
+        the network takes or gives something else.
+    """
+
+    def __init__(self, path: Path, network: Path) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise UserError(f"{network} needs onnxruntime, run: pip install 'rlhf_jax[onnx]'") from None
+        self._pool = read_pooling(path)
+        self._width = read_json(path, "1_Pooling/config.json")["word_embedding_dimension"]
+        longest = read_json(path, "sentence_bert_config.json").get("max_seq_length") or BUCKETS[-1]
+        self._tokenizer = read_tokenizer(path, min(longest, BUCKETS[-1]))
+        try:
+            self._session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own have no class in common
+            raise UserError(f"{network} is no network that onnxruntime reads ({error})") from error
+        self._inputs = {entry.name for entry in self._session.get_inputs()}
+        if not REQUIRED <= self._inputs <= INPUTS:
+            raise UserError(
+                f"{network} takes {', '.join(sorted(self._inputs))}, expected {', '.join(sorted(INPUTS))} or the first "
+                "two of these."
+            )
+        given = [entry.name for entry in self._session.get_outputs()]
+        self._hidden = [name for name in HIDDEN if name in given][:1]
+        if not self._hidden:
+            raise UserError(f"{network} gives {', '.join(given)}, expected {' or '.join(HIDDEN)} among them.")
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """`[n, D]` float32 unit vectors, in the order of the texts, which are cut at the encoder's longest length."""
+        vectors = np.empty((len(texts), self._width), np.float32)
+        for batch in batches(self._tokenizer.encode_batch(list(texts))):
+            with jax.default_device(jax.local_devices(backend="cpu")[0]):
+                found = unit_vectors(self._pool, self._states(batch), batch.mask)
+            vectors[batch.rows] = found[: len(batch.rows)]
+        return vectors
+
+    def _states(self, batch: Batch) -> np.ndarray:
+        """`[B, T, D]` float32."""
+        given = {"input_ids": batch.tokens, "attention_mask": batch.mask, "token_type_ids": batch.segments}
+        [hidden] = self._session.run(
+            self._hidden, {name: given[name].astype(np.int64) for name in sorted(self._inputs)}
+        )
+        return hidden

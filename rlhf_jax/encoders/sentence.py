@@ -1,0 +1,92 @@
+"""Sentence encoders: sentence-transformers folders of BERT, RoBERTa or MPNet, on the host CPU."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlhf_jax import assets
+from rlhf_jax.encoders.bert import Bidirectional, Folder, batches, read_json
+from rlhf_jax.encoders.pooling import Pooling, read_pooling, unit_vectors
+from rlhf_jax.metrics.diversity import Encoder
+
+ONNX_FILES = ("model.onnx", "onnx/model.onnx")
+"""Where a published folder has its network in that format."""
+
+
+class SentenceEncoder:
+    """Texts to unit vectors: the hidden states pooled as the model's own config says, normalised (Reimers & Gurevych,
+    2019). A text's vector does not depend on its batch mates (to rounding).
+
+    Args:
+      path: a sentence-transformers folder: config.json, modules.json, 1_Pooling/config.json, sentence_bert_config.json,
+        tokenizer.json and model.safetensors.
+
+    Raises:
+      UserError: a file is missing or describes another architecture, pooling or module.
+    """
+
+    def __init__(self, path: Path):
+        pool = read_pooling(path)
+        folder = Folder(path, read_json(path, "sentence_bert_config.json").get("max_seq_length"))
+        self._tokenizer = folder.tokenizer
+        self._width = folder.architecture.width
+        cpu = jax.local_devices(backend="cpu")[0]
+        self._params = jax.device_put({"params": folder.params()}, cpu)
+        self._embed = jax.jit(functools.partial(_embed, Bidirectional(folder.architecture), pool))
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """`[n, D]` float32 unit vectors, in the order of the texts, which are cut at the encoder's longest length."""
+        vectors = np.empty((len(texts), self._width), np.float32)
+        for batch in batches(self._tokenizer.encode_batch(list(texts))):
+            found = self._embed(self._params, batch.tokens, batch.segments, batch.mask)
+            vectors[batch.rows] = found[: len(batch.rows)]
+        return vectors
+
+
+def load_encoder(name: str) -> Encoder:
+    """Loads a sentence encoder.
+
+    Args:
+      name: what `assets.resolve` takes: a local folder, `assets.MINILM`, or a hub name, run by onnxruntime where the
+        folder has an ONNX file and no safetensors; "sbert:" and such a name for sentence-transformers and torch; or
+        "openai:MODEL" for an endpoint that speaks OpenAI's embeddings API.
+
+    Returns:
+      A function from a list of texts to `[n, D]` float32 unit vectors, on the host CPU.
+
+    Raises:
+      UserError: the model is not there (the message says how to get it) or is none that `SentenceEncoder` knows, or
+        onnxruntime or sentence-transformers is needed and not installed.
+    """
+    if name.startswith("openai:"):
+        from rlhf_jax.encoders.openai import EmbeddingEndpoint
+
+        return EmbeddingEndpoint(name.removeprefix("openai:"))
+    if name.startswith("sbert:"):
+        from rlhf_jax.encoders.sentence_transformers import TorchEncoder
+
+        return TorchEncoder(name.removeprefix("sbert:"))
+    path = assets.resolve(name)
+    onnx = [path / file for file in ONNX_FILES if (path / file).is_file()]
+    if onnx and not (path / "model.safetensors").is_file():
+        from rlhf_jax.encoders.onnx import OnnxEncoder
+
+        return OnnxEncoder(path, onnx[0])
+    return SentenceEncoder(path)
+
+
+def _embed(
+    network: Bidirectional,
+    pool: Pooling,
+    params: Mapping[str, Any],
+    tokens: jax.Array,
+    segments: jax.Array,
+    mask: jax.Array,
+) -> jax.Array:
+    return unit_vectors(pool, network.apply(params, tokens, segments, mask), mask)

@@ -1,0 +1,115 @@
+"""How far a judge can be trusted: with itself, with both orders, and with people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.judges.llm import Verdict
+from rlhf_jax.metrics.statistics import mean_and_error
+
+type Metric = dict[str, Any]
+
+
+def human_agreement(human: Sequence[float], judge: Sequence[float | None]) -> dict[str, Any]:
+    """How often a judge chooses as people did.
+
+    Cohen's kappa (1960), by scikit-learn, is what is left of the accuracy beyond chance:
+    `(accuracy - chance) / (1 - chance)`. Which of two outputs stands first is arbitrary and often always the preferred
+    one, which would leave kappa undefined; so each pair counts in both arrangements, and chance is half of the pairs
+    that the judge decides (kappa is then `2 accuracy - 1` for a judge without ties, against people without ties).
+
+    Args:
+      human: a pair each, what people gave the first output: 1 better, 0 worse, 0.5 tie.
+      judge: the same of the judge, values between count as the nearer side; None where its answer could not be read.
+
+    Returns:
+      `{"accuracy", "kappa", "decided_accuracy", "ties", "unparsable", "n"}`. The accuracies are percents as
+      `mean_and_error` gives them: the first of all pairs, where a tie of the judge alone or an unreadable answer is
+      wrong, as in the study; the second of the pairs that it decides. The counts are of pairs.
+
+    Raises:
+      UserError: no pairs, or lists of different lengths.
+    """
+    if len(human) != len(judge) or not len(human):
+        raise UserError(
+            f"There are {len(human)} human labels and {len(judge)} of the judge, expected as many, above 0."
+        )
+    from sklearn.metrics import cohen_kappa_score
+
+    people, other = ([_label(value) for value in labels] for labels in (human, judge))
+    right = [100.0 * (a == b) for a, b in zip(people, other, strict=True)]
+    decided = [value for value, label in zip(right, other, strict=True) if label in (-1, 1)]
+    # A mirrored pair changes side; ties (0) and unreadable answers (2) stay what they are.
+    both = [labels + [-label if abs(label) == 1 else label for label in labels] for labels in (people, other)]
+    kappa = None if both[0] == both[1] == [0] * len(both[0]) else float(cohen_kappa_score(*both))
+    return {
+        "accuracy": mean_and_error(right),
+        "kappa": kappa,
+        "decided_accuracy": _mean(decided, "the judge decided no pair"),
+        "ties": other.count(0),
+        "unparsable": other.count(2),
+        "n": len(other),
+    }
+
+
+def verdict_statistics(verdicts: Sequence[Sequence[Verdict]]) -> dict[str, Any]:
+    """Counts and consistency of a language model's verdicts.
+
+    Args:
+      verdicts: a match each, as `LlmJudge.compare` returns them.
+
+    Returns:
+      Counts: `matches`; `identical`, of which the texts were the same, so nothing was asked; `answers` to the rest;
+      `ties` among these; `reminded`, how many could not be read at first; `unparsable`, how many neither after the
+      reminder. Percents with
+      standard errors over matches, or `{"not_computed": reason}`: `first_shown_wins`, what the output shown first gets
+      (50 without position bias if both orders are asked); `order_consistency`, how often both orders give the same
+      verdict; `self_consistency`, how often the same question does when it is repeated. Unparsable answers count in
+      none of the three.
+    """
+    asked = [match for match in verdicts if match[0].answer is not None]
+    answers = [verdict for match in asked for verdict in match]
+    read = [[verdict for verdict in match if verdict.share is not None] for match in asked]
+    return {
+        "matches": len(verdicts),
+        "identical": len(verdicts) - len(asked),
+        "answers": len(answers),
+        "ties": sum(verdict.share == 0.5 for verdict in answers),
+        "reminded": sum(verdict.reminded for verdict in answers),
+        "unparsable": sum(verdict.share is None for verdict in answers),
+        "first_shown_wins": _over_matches(map(_first_shown, read), "no answer could be read"),
+        "order_consistency": _over_matches(map(_across_orders, read), "no match has answers in both orders"),
+        "self_consistency": _over_matches(map(_across_repeats, read), "no question has two answers"),
+    }
+
+
+def _label(value: float | None) -> int:
+    return 2 if value is None else int(np.sign(value - 0.5))
+
+
+def _first_shown(match: Sequence[Verdict]) -> list[float]:
+    return [verdict.share if verdict.output_first else 1 - verdict.share for verdict in match]
+
+
+def _across_orders(match: Sequence[Verdict]) -> list[float]:
+    pairs = combinations(match, 2)
+    return [float(a.share == b.share) for a, b in pairs if a.repeat == b.repeat and a.output_first != b.output_first]
+
+
+def _across_repeats(match: Sequence[Verdict]) -> list[float]:
+    pairs = combinations(match, 2)
+    return [float(a.share == b.share) for a, b in pairs if a.output_first == b.output_first]
+
+
+def _over_matches(values: Any, reason: str) -> Metric:
+    return _mean([100 * fmean(match) for match in values if match], reason)
+
+
+def _mean(values: Sequence[float], reason: str) -> Metric:
+    return mean_and_error(values) if values else {"not_computed": reason}

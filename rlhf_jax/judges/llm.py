@@ -1,0 +1,175 @@
+"""A language model behind an endpoint as the judge: which of two outputs is better, asked in one order or in both."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from rlhf_jax.config import Count, content_of, may_change
+from rlhf_jax.data.formats import TAIL
+from rlhf_jax.errors import UserError
+from rlhf_jax.judges.prompt import REMINDER, load_prompt, parse_ranking
+from rlhf_jax.llm_api.batch import Question, ask_all
+from rlhf_jax.llm_api.budget import Spending, SpendingConfig
+from rlhf_jax.llm_api.cache import Answer, AnswerCache
+from rlhf_jax.llm_api.client import Endpoint, EndpointConfig
+
+
+@dataclass(frozen=True)
+class LlmJudgeConfig:
+    """How a language model judges.
+
+    Attributes:
+      prompt: "tldr", "cnn_dailymail" (the study's), "instruction", "documentation", or the path of another prompt.
+      prompts: another prompt for some splits, by the name of the split.
+      order: "both": every pair is asked in both orders, and verdicts that contradict each other make a tie; "single":
+        in one, drawn from the seed and the texts.
+      repeats: how often each question is asked; with 2 or more, self-consistency is measured.
+      seed: of orders and of the random part of waits.
+      cache: SQLite file of answers, which runs may share; "" is `answers.sqlite` in the run's folder.
+      endpoint: the model.
+      spending: its prices, and the limit.
+    """
+
+    prompt: str = content_of("data")
+    prompts: dict[str, str] = content_of("data")
+    order: Literal["both", "single"]
+    repeats: Count
+    seed: int
+    cache: str = may_change()
+    endpoint: EndpointConfig
+    spending: SpendingConfig
+
+
+class Match(NamedTuple):
+    """Two outputs to one prompt, whose split matters where some splits have another prompt for the judge."""
+
+    prompt: str
+    output: str
+    opponent: str
+    split: str = ""
+
+
+class Verdict(NamedTuple):
+    """What came of one question about a match.
+
+    Attributes:
+      output_first: whether the output was shown first, the opponent second.
+      repeat: which time the question was asked.
+      share: what the output gets: 1 won, 0.5 tie, 0 lost; None: the answer could not be read.
+      answer: the answer that was read, the last one where it was asked again; None where nothing was asked, the two
+        texts being the same but for white space around them.
+      reminded: whether the first answer could not be read.
+    """
+
+    output_first: bool
+    repeat: int
+    share: float | None
+    answer: str | None
+    reminded: bool
+
+
+def match_share(verdicts: Sequence[Verdict]) -> float:
+    """What the output gets of its match, in [0, 1]: the mean over verdicts, one that could not be read as a tie."""
+    return sum(0.5 if verdict.share is None else verdict.share for verdict in verdicts) / len(verdicts)
+
+
+class LlmJudge:
+    """Judges matches, and keeps what it paid for."""
+
+    def __init__(self, config: LlmJudgeConfig, folder: Path) -> None:
+        """Opens the cache; nothing is sent yet.
+
+        Args:
+          config: how to judge.
+          folder: where the cache is if the config names none.
+
+        Raises:
+          UserError: a setting that does not fit, a prompt that is not there, no key, or a cache that cannot be opened.
+        """
+        if config.repeats < 1:
+            raise UserError(f"repeats is {config.repeats}, expected 1 or more.")
+        self._config = config
+        self._prompt = load_prompt(config.prompt)
+        self._prompts = {split: load_prompt(name) for split, name in config.prompts.items()}
+        self._endpoint = Endpoint(config.endpoint, config.seed)
+        self._spending = Spending(config.spending)
+        self._cache = AnswerCache(Path(config.cache) if config.cache else folder / "answers.sqlite")
+
+    @property
+    def name(self) -> str:
+        """The judge's name in judgements and reports."""
+        orders = "both orders" if self._config.order == "both" else "one order"
+        prompts = dict.fromkeys(Path(name).stem for name in (self._config.prompt, *self._config.prompts.values()))
+        return f"{self._endpoint.model} ({', '.join(prompts)}, {orders})"
+
+    def spent(self) -> dict[str, Any]:
+        """`Spending.summary` of all answers that were used."""
+        return self._spending.summary()
+
+    def spent_in_words(self) -> str:
+        """The same for a line of output."""
+        return self._spending.in_words(self._spending.tokens)
+
+    def compare(self, matches: Sequence[Match]) -> list[list[Verdict]]:
+        """Asks about every match, and once more, with a reminder of the form, where an answer cannot be read.
+
+        Returns:
+          For each match its verdicts: one an order and repeat.
+
+        Raises:
+          UserError: as `ask_all`.
+        """
+        stripped = [Match(m.prompt.removesuffix(TAIL), m.output.strip(), m.opponent.strip(), m.split) for m in matches]
+        asked = [
+            (match, output_first, repeat)
+            for match in dict.fromkeys(stripped)
+            if match.output != match.opponent
+            for output_first in self._orders(match)
+            for repeat in range(self._config.repeats)
+        ]
+        questions = [self._question(*question) for question in asked]
+        answers = [answer.text for answer in self._ask(questions, "questions")]
+        unread = [index for index, answer in enumerate(answers) if parse_ranking(answer) is None]
+        reminders = [_remind(questions[index], answers[index]) for index in unread]
+        for index, answer in zip(unread, self._ask(reminders, "reminders"), strict=True):
+            answers[index] = answer.text
+        reminded = set(unread)
+        verdicts: dict[Match, list[Verdict]] = {}
+        for index, (match, output_first, repeat) in enumerate(asked):
+            share = parse_ranking(answers[index])
+            if share is not None and not output_first:
+                share = 1 - share
+            verdict = Verdict(output_first, repeat, share, answers[index], index in reminded)
+            verdicts.setdefault(match, []).append(verdict)
+        return [verdicts.get(match) or list(self._unasked(match)) for match in stripped]
+
+    def _ask(self, questions: Sequence[Question], what: str) -> list[Answer]:
+        return ask_all(questions, self._endpoint, self._cache, self._spending, what) if questions else []
+
+    def _question(self, match: Match, output_first: bool, repeat: int) -> Question:
+        shown = (match.output, match.opponent) if output_first else (match.opponent, match.output)
+        prompt = self._prompts.get(match.split, self._prompt)
+        return Question(prompt.messages(match.prompt, *shown), repeat)
+
+    def _orders(self, match: Match) -> tuple[bool, ...]:
+        if self._config.order == "both":
+            return (True, False)
+        # The two texts in a fixed order: a match and its mirror image are shown alike.
+        text = "\n".join([str(self._config.seed), match.prompt, *sorted((match.output, match.opponent))])
+        smaller_first = hashlib.sha256(text.encode()).digest()[0] % 2 == 0
+        return ((match.output < match.opponent) == smaller_first,)
+
+    def _unasked(self, match: Match) -> Iterator[Verdict]:
+        for output_first in self._orders(match):
+            for repeat in range(self._config.repeats):
+                yield Verdict(output_first, repeat, 0.5, None, False)
+
+
+def _remind(question: Question, answer: str) -> Question:
+    # Some endpoints refuse an empty message.
+    said = [{"role": "assistant", "content": answer or "(no answer)"}, {"role": "user", "content": REMINDER}]
+    return Question([*question.messages, *said], question.repeat)

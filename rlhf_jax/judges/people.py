@@ -1,0 +1,129 @@
+"""People as the judge: questions that do not say which model wrote what, and what their answers amount to.
+
+A question is a prompt and two texts, A and B. Which of them is the model's stands in the key alone, a file that the
+page does not hold; the answers name questions. So whoever answers is blind to the models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlhf_jax.config import content_of
+from rlhf_jax.data.records import read_objects
+from rlhf_jax.errors import UserError
+from rlhf_jax.judges.pairs import Contest, Judgement, pairs_of
+
+CHOICES = {"a": 1.0, "tie": 0.5, "b": 0.0}
+"""What A gets."""
+
+
+@dataclass(frozen=True)
+class PeopleConfig:
+    """Where people's answers are.
+
+    Attributes:
+      key: key.jsonl, written beside the page that was answered.
+      answers: the files that the page's readers saved.
+    """
+
+    key: str = content_of("data")
+    answers: tuple[str, ...] = content_of("data")
+
+
+class Question(NamedTuple):
+    """One comparison: what the page shows, and what only the key says."""
+
+    question: str
+    prompt: str
+    a: str
+    b: str
+    id: str
+    split: str
+    model: str
+    against: str
+    model_is: str  # "a", "b", or "both" where the texts are equal and nobody is asked
+
+    def shown(self) -> dict[str, str]:
+        """What the page may hold."""
+        return {"question": self.question, "prompt": self.prompt, "a": self.a, "b": self.b}
+
+    def key(self) -> dict[str, str]:
+        """A line of key.jsonl."""
+        return {name: getattr(self, name) for name in ("question", "id", "split", "model", "against", "model_is")}
+
+
+def questions(compared: Sequence[Contest], pairs: int, seed: int) -> list[Question]:
+    """The questions about contests, in an order and with sides drawn from the seed.
+
+    A question's name is a digest of its texts and sides, so that answers cannot be counted for another page's.
+    """
+    rng = np.random.default_rng(seed)
+    found = [question for contest in compared for question in _questions(contest, pairs, rng)]
+    return [found[index] for index in rng.permutation(len(found))]
+
+
+def _questions(contest: Contest, pairs: int, rng: np.random.Generator) -> Iterator[Question]:
+    record = contest.record
+    for i, j in pairs_of(contest, pairs):
+        own, other = contest.outputs[i].strip(), contest.opponents[j].strip()
+        model_is = "ab"[rng.integers(2)]
+        a, b = (own, other) if model_is == "a" else (other, own)
+        told = json.dumps([record.id, contest.model, contest.against, i, j, record.prompt, a, b])
+        name = hashlib.sha256(told.encode()).hexdigest()[:16]
+        sides = (contest.model, contest.against, "both" if a == b else model_is)
+        yield Question(name, record.prompt, a, b, record.id, record.split, *sides)
+
+
+def judge_by_people(compared: Sequence[Contest], config: PeopleConfig) -> list[Judgement]:
+    """Lines of judgements.jsonl for the contests that were answered: the mean over pairs of the mean over annotators.
+
+    Equal texts, which nobody is asked about, are a tie; questions that nobody answered count for nothing.
+
+    Raises:
+      UserError: a file is missing or broken, an answer is to a question that the key does not have, one person
+        answered a question twice, or the key is of other samples.
+    """
+    key = {line["question"]: line for line in _lines(config.key, {"question", "model_is", *_PLACE})}
+    given: dict[str, dict[str, float]] = {name: {} for name in key}  # by question, then annotator: what A got
+    for path in config.answers:
+        for line in _lines(path, {"question", "choice", "annotator"}):
+            asked, annotator = key.get(line["question"]), line["annotator"]
+            if asked is None:
+                raise UserError(f"{path} answers the question {line['question']!r}, which {config.key} does not have.")
+            if line["choice"] not in CHOICES:
+                raise UserError(f"{path} has the choice {line['choice']!r}, expected one of {', '.join(CHOICES)}.")
+            if annotator in given[line["question"]]:
+                raise UserError(f"{path}: {annotator!r} answers {line['question']!r} twice, expected one answer.")
+            given[line["question"]][annotator] = CHOICES[line["choice"]]
+    shares: dict[tuple[str, ...], list[float]] = {}
+    for name, line in key.items():
+        won = fmean(given[name].values()) if given[name] else None
+        share = {"a": won, "b": None if won is None else 1 - won, "both": 0.5}[line["model_is"]]
+        if share is not None:
+            shares.setdefault(tuple(line[part] for part in _PLACE), []).append(share)
+    annotators = set().union(*given.values())
+    places = {(c.record.id, c.record.split, c.model, c.against): c for c in compared}
+    strangers = shares.keys() - places.keys()
+    if strangers:
+        raise UserError(f"{config.key} compares {' '.join(min(strangers))}, which the samples do not have.")
+    judge = f"people ({len(annotators)})"
+    means = {place: fmean(found) for place, found in shares.items()}
+    return [places[p].judgement(means[p], means[p], 1 - means[p], judge) for p in places if p in means]
+
+
+_PLACE = ("id", "split", "model", "against")
+
+
+def _lines(path: str, fields: set[str]) -> list[dict[str, Any]]:
+    objects = read_objects(path)
+    for number, value in enumerate(objects, start=1):
+        if not all(isinstance(value.get(name), str) for name in fields):
+            raise UserError(f"{path}:{number}: expected an object with texts as {', '.join(sorted(fields))}.")
+    return objects

@@ -1,0 +1,100 @@
+"""Many questions to an endpoint: each asked and paid once, some at a time, up to a limit, and kept as they come in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.llm_api.budget import Spending, Tokens, estimate
+from rlhf_jax.llm_api.cache import Answer, AnswerCache, Message
+from rlhf_jax.llm_api.client import Endpoint
+
+
+@dataclass(frozen=True)
+class Question:
+    """Messages to a model.
+
+    Attributes:
+      messages: the conversation so far.
+      repeat: which time it is asked; the same question with another number is asked anew.
+    """
+
+    messages: Sequence[Message]
+    repeat: int = 0
+
+
+def ask_all(
+    questions: Sequence[Question], endpoint: Endpoint, cache: AnswerCache, spending: Spending, what: str
+) -> list[Answer]:
+    """Answers to questions, in their order, from the cache or the endpoint.
+
+    Equal questions are asked once. Before the first is sent, a line says how many there are and what they will cost
+    at most. Every answer is in the cache before the next is waited for, so a run that is killed or stopped loses only
+    those under way, and goes on when it is started again.
+
+    Args:
+      questions: what to ask.
+      endpoint: whom.
+      cache: where answers are kept.
+      spending: adds up what the answers cost, those from the cache included.
+      what: the questions' name in that line.
+
+    Raises:
+      UserError: the limit does not allow the next question, or the endpoint gave up on one.
+    """
+    keys = [_key(question, endpoint) for question in questions]
+    unique = dict(zip(keys, questions, strict=True))
+    estimates = {key: estimate(question.messages, endpoint.longest_answer) for key, question in unique.items()}
+    answers = {key: answer for key in unique if (answer := cache.get(key)) is not None}
+    for key, answer in answers.items():
+        spending.count(answer, estimates[key])
+    missing = [key for key in unique if key not in answers]
+    _announce(what, len(unique), [estimates[key] for key in missing], endpoint, spending)
+
+    def ask(key: str) -> Answer:
+        if not spending.reserve(estimates[key]):
+            raise UserError(
+                f"The next question to {endpoint.model} could pass spending.limit, {spending.config.limit:g} USD of "
+                f"which {spending.spent:.4f} are spent; all answers so far are in {cache.path}: raise it to go on."
+            )
+        answer = None
+        try:
+            answer = endpoint.ask(unique[key].messages)
+            cache.put(key, _identity(unique[key], endpoint), answer)
+        finally:
+            spending.settle(estimates[key], answer)
+        return answer
+
+    with ThreadPoolExecutor(endpoint.config.concurrency) as pool:
+        futures = {pool.submit(ask, key): key for key in missing}
+        try:
+            for future in as_completed(futures):
+                answers[futures[future]] = future.result()
+        except BaseException:
+            # Questions under way are paid for: they finish, and their answers are kept.
+            endpoint.stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [answers[key] for key in keys]
+
+
+def _identity(question: Question, endpoint: Endpoint) -> dict[str, Any]:
+    """Everything that determines an answer."""
+    return {"endpoint": endpoint.base_url, "repeat": question.repeat, **endpoint.request(question.messages)}
+
+
+def _key(question: Question, endpoint: Endpoint) -> str:
+    return hashlib.sha256(json.dumps(_identity(question, endpoint), sort_keys=True).encode()).hexdigest()
+
+
+def _announce(what: str, total: int, estimates: Sequence[Tokens], endpoint: Endpoint, spending: Spending) -> None:
+    tokens = Tokens(sum(tokens.prompt for tokens in estimates), sum(tokens.answer for tokens in estimates))
+    line = f"{endpoint.model}: {total:,} {what}, {total - len(estimates):,} of them answered before"
+    if estimates:
+        line += f"; the other {len(estimates):,} may take {spending.in_words(tokens)}"
+    print(f"{line}.", flush=True)

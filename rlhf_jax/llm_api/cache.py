@@ -1,0 +1,71 @@
+"""The answers of an endpoint, kept in an SQLite file: a question is paid for once, however often a run is killed."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlhf_jax.errors import UserError
+
+type Message = dict[str, str]
+"""`{"role", "content"}` of the chat completions API."""
+
+_TABLE = (
+    "create table if not exists answers "
+    "(key text primary key, question text, text text, finish text, prompt_tokens integer, answer_tokens integer)"
+)
+_COLUMNS = "key, question, text, finish, prompt_tokens, answer_tokens"
+_LOCKED_SECONDS = 60
+
+
+class Answer(NamedTuple):
+    """What came back for one question.
+
+    Attributes:
+      text: the answer; "" where the model said nothing.
+      finish: why it ended, as the endpoint names it; None where it does not.
+      prompt_tokens: tokens of the question; None where the endpoint does not count.
+      answer_tokens: tokens of the answer; None likewise.
+    """
+
+    text: str
+    finish: str | None
+    prompt_tokens: int | None
+    answer_tokens: int | None
+
+
+class AnswerCache:
+    """Answers by key, on the disk as soon as `put` returns; threads and processes may share the file."""
+
+    def __init__(self, path: Path) -> None:
+        """Makes the file where there is none.
+
+        Raises:
+          UserError: the file cannot be opened or is no such cache.
+        """
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._execute(_TABLE)
+            self._execute(f"select {_COLUMNS} from answers limit 0")
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(f"{path} cannot be used ({error}), expected an SQLite file of answers or none.") from None
+
+    def get(self, key: str) -> Answer | None:
+        """The answer to a question, or None."""
+        rows = self._execute(f"select {_COLUMNS} from answers where key = ?", (key,))
+        return Answer(*rows[0][2:]) if rows else None
+
+    def put(self, key: str, question: Any, answer: Answer) -> None:
+        """Keeps an answer beside its question as JSON; where another process was faster, its answer stays."""
+        row = (key, json.dumps(question, sort_keys=True), *answer)
+        self._execute(f"insert or ignore into answers ({_COLUMNS}) values (?, ?, ?, ?, ?, ?)", row)
+
+    def _execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        # A connection belongs to one thread, and making one takes less than writing an answer.
+        with closing(sqlite3.connect(self.path, timeout=_LOCKED_SECONDS)) as connection, connection:
+            return connection.execute(statement, values).fetchall()

@@ -1,0 +1,116 @@
+"""What a pool of N samples a prompt says about best-of-n for every n up to N, without drawing anything anew.
+
+The best of n is the sample with the highest score among n drawn from the pool without replacement. Sorted by score,
+the i-th of N (from 0) is the best of `C(i, n - 1)` of the `C(N, n)` subsets, so the mean over all subsets is a weighted
+sum: unbiased for best-of-n of fresh samples, and of lower variance than any one subset (as Nakano et al., 2021, do).
+
+Shape letters: B prompts, N samples of one prompt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import gammaln
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.metrics.statistics import mean_and_error
+
+
+def best_weights(scores: np.ndarray, n: int) -> np.ndarray:
+    """Of each sample, in what share of the subsets of n it is the best; equals share what they win together.
+
+    Args:
+      scores: `[N]`, what is best.
+      n: size of the subsets, 1 to N.
+
+    Returns:
+      `[N]` float64, of sum 1.
+
+    Raises:
+      UserError: n is not in 1 to N.
+    """
+    size = len(scores)
+    if not 1 <= n <= size:
+        raise UserError(f"best of {n} cannot be estimated from {size} samples, expected 1 to {size}")
+    ranks = np.arange(n - 1, size)
+    log_share = _log_choose(ranks, n - 1) - _log_choose(np.array(size), n)
+    of_rank = np.concatenate([np.zeros(n - 1), np.exp(log_share)])
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    totals = np.diff(np.concatenate([[0.0], np.cumsum(of_rank)])[[0, *ends]])
+    return (totals / counts)[place]
+
+
+def _log_choose(n: np.ndarray, k: int) -> np.ndarray:
+    return gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0)
+
+
+def best_of_n_estimates(scores: np.ndarray, values: np.ndarray | None = None) -> list[dict[str, Any]]:
+    """The value of the best of n, for every n up to N.
+
+    Args:
+      scores: `[B, N]`, what the best is chosen by (a reward model's).
+      values: `[B, N]`, what is reported of the chosen one (a judge's); the scores themselves by default.
+
+    Returns:
+      For n from 1 to N `{"n", "kl", "mean", "standard_error"}`: KL in nats to the policy that was sampled, the mean
+      over prompts and its standard error between them (None for a single prompt).
+
+    Raises:
+      UserError: no prompts, or values of another shape.
+    """
+    estimates = []
+    for n, of_prompts in enumerate(best_of_n_values(scores, values).T, start=1):
+        measured = mean_and_error(of_prompts)
+        estimates.append({"n": n, "kl": best_of_n_kl(n), **{k: measured[k] for k in ("mean", "standard_error")}})
+    return estimates
+
+
+def best_of_n_values(scores: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
+    """`[B, N]` float64: of each prompt the expected value of the best of n, for n = 1 to N.
+
+    Args:
+      scores: `[B, N]`, what the best is chosen by.
+      values: `[B, N]`, what is reported of the chosen one; the scores themselves by default.
+
+    Raises:
+      UserError: no prompts, or values of another shape.
+    """
+    values = scores if values is None else values
+    if scores.ndim != 2 or scores.shape != values.shape or not len(scores):
+        raise UserError(f"scores have the shape {scores.shape} and values {values.shape}, expected one [B, N]")
+    sizes = range(1, scores.shape[1] + 1)
+    return np.array(
+        [[best_weights(row, n) @ chosen for n in sizes] for row, chosen in zip(scores, values, strict=True)]
+    )
+
+
+def best_of_n_kl(n: int) -> float:
+    """KL of best-of-n to the policy in nats, an upper bound where samples tie (Stiennon et al., 2020, appendix G.3)."""
+    return math.log(n) - (n - 1) / n
+
+
+def simulated_best(scores: Sequence[float], n: int, sets: int, rng: np.random.Generator) -> list[int]:
+    """Indices of the best of n of `sets` subsets, each drawn from the pool without replacement.
+
+    It is how the study looks at the diversity of a best-of-n policy: as its outputs to one input. Subsets overlap, so
+    the pool must be several times n, or the same samples win again and again: at least 4 n.
+
+    Args:
+      scores: `[N]`.
+      n: size of the subsets.
+      sets: number of subsets.
+      rng: of the draws.
+
+    Raises:
+      UserError: the pool is smaller than 4 n.
+    """
+    if len(scores) < 4 * n:
+        raise UserError(f"a pool of {len(scores)} is too small to simulate best-of-{n}, expected {4 * n} or more")
+    values = np.asarray(scores)
+    draws = rng.permuted(np.tile(np.arange(len(values)), (sets, 1)), axis=1)[:, :n]
+    return draws[np.arange(sets), values[draws].argmax(axis=1)].tolist()

@@ -1,0 +1,93 @@
+"""Diversity by natural language inference (Stasaski & Hearst, 2022): texts that contradict each other are diverse."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.metrics.diversity import Mode
+
+LABELS = ("contradiction", "neutral", "entailment")
+WEIGHTS = np.array([1.0, 0.0, -1.0])
+
+type Classifier = Callable[[Sequence[tuple[str, str]]], np.ndarray]
+"""Pairs (premise, hypothesis) to `[n, 3]` probabilities of `LABELS`."""
+
+
+def sentences(text: str) -> list[str]:
+    """A text cut after ".", "!" or "?" before white space, and at line breaks; an empty text is one empty sentence."""
+    found = [sentence.strip() for sentence in re.split(r"(?<=[.!?])\s+|\n+", text)]
+    return [sentence for sentence in found if sentence] or [""]
+
+
+def nli_diversity(outputs: Sequence[str], classifier: Classifier, mode: Mode = "default", **drawn: int) -> float:
+    """Mean over unordered pairs of texts of how much they contradict each other: the mean of `pair_values`.
+
+    `drawn` is what that takes too: `samples`, `largest` and `seed`.
+    """
+    return float(pair_values(outputs, classifier, mode, **drawn)[1].mean())
+
+
+def pair_values(
+    outputs: Sequence[str],
+    classifier: Classifier,
+    mode: Mode = "default",
+    samples: int = 5,
+    largest: int = 0,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """How much each unordered pair of texts contradicts each other.
+
+    Of each pair of texts, so many pairs of sentences are drawn, one from each; both orders of one are classified, and
+    each counts its likeliest label's probability times +1 for contradiction, 0 for neutral, -1 for entailment. Orders
+    are summed in "paper", so the value is in [-2, 2], and averaged by default, in [-1, 1]. The study's released code
+    differs: it draws characters instead of sentences, and adds and divides otherwise (docs/evaluation.md).
+
+    Args:
+      outputs: the texts.
+      classifier: pairs of texts to the probabilities of `LABELS`.
+      mode: "default" or "paper".
+      samples: pairs of sentences a pair of texts; all of them where there are no more.
+      largest: pairs of texts, drawn without replacement, where there are more; 0 for all.
+      seed: of the draws; the same seed gives the same value.
+
+    Returns:
+      `(pairs, values)`: `[M, 2]` places in `outputs`, and `[M]` float64.
+
+    Raises:
+      UserError: unknown mode, fewer than two outputs, no samples, or a classifier that does not return probabilities.
+    """
+    if mode not in ("default", "paper"):
+        raise UserError(f'diversity mode is "{mode}", expected "default" or "paper".')
+    if len(outputs) < 2:
+        raise UserError(f"Pairwise diversity got {len(outputs)} output(s), expected two or more.")
+    if samples < 1 or largest < 0:
+        raise UserError(f"samples is {samples} and largest {largest}, expected 1 or more, and 0 or more.")
+    rng = np.random.default_rng(seed)
+    cut = [sentences(text) for text in outputs]
+    pairs = list(itertools.combinations(range(len(outputs)), 2))
+    if largest and len(pairs) > largest:
+        pairs = [pairs[i] for i in sorted(rng.choice(len(pairs), largest, replace=False))]
+    drawn = [_sentence_pairs(cut[i], cut[j], samples, rng) for i, j in pairs]
+    both = [pair for found in drawn for first, second in found for pair in ((first, second), (second, first))]
+    probabilities = np.asarray(classifier(both), np.float64)
+    if probabilities.shape != (len(both), len(LABELS)) or not np.isfinite(probabilities).all():
+        raise UserError(f"The classifier returned shape {list(probabilities.shape)}, expected [{len(both)}, 3].")
+    likeliest = probabilities.argmax(axis=1)
+    values = probabilities[np.arange(len(both)), likeliest] * WEIGHTS[likeliest]
+    orders = values.reshape(-1, 2).sum(axis=1) / (1 if mode == "paper" else 2)
+    ends = np.cumsum([len(found) for found in drawn])[:-1]
+    return np.array(pairs), np.array([part.mean() for part in np.split(orders, ends)])
+
+
+def _sentence_pairs(
+    first: Sequence[str], second: Sequence[str], samples: int, rng: np.random.Generator
+) -> list[tuple[str, str]]:
+    found = list(itertools.product(first, second))
+    if len(found) <= samples:
+        return found
+    return [found[i] for i in sorted(rng.choice(len(found), samples, replace=False))]

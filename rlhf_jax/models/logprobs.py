@@ -1,0 +1,63 @@
+"""Log-probabilities of tokens from hidden states, without holding all logits at once."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+MASKED = -1e30  # a logit without mass; finite, so that products with a probability of 0 are 0
+
+
+CHUNK = 256  # rows whose logits exist at one time
+
+
+def mask_unknown(logits: jax.Array, ids: int) -> jax.Array:
+    """Logits `[..., V]` with those of ids from `ids` on at `MASKED`: no probability, whatever the temperature."""
+    if ids == logits.shape[-1]:
+        return logits
+    return jnp.where(jnp.arange(logits.shape[-1]) < ids, logits, MASKED)
+
+
+def keep_largest(logits: jax.Array, count: int) -> jax.Array:
+    """Logits `[..., V]` with all but the `count` largest at `MASKED`; equals of the smallest of them stay too."""
+    smallest = jax.lax.top_k(logits, count)[0][..., -1:]
+    return jnp.where(logits >= smallest, logits, MASKED)
+
+
+def token_log_probs(
+    hidden: jax.Array, table: jax.Array, tokens: jax.Array, temperature: float = 1.0, ids: int | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probability of given tokens and entropy of their distributions, without ever holding all the logits.
+
+    Args:
+      hidden: `[..., D]` states that predict the tokens.
+      table: `[V, D]` LM head.
+      tokens: `[...]` int32.
+      temperature: divides the logits, as in sampling.
+      ids: how many ids there are, None for V; the rest of V is in no softmax.
+
+    Returns:
+      `(log_probs, entropy)`, each `[...]` float32 (nats).
+    """
+    width, shape = hidden.shape[-1], tokens.shape
+    ids = table.shape[0] if ids is None else ids
+    table = table.astype(hidden.dtype)
+
+    @jax.checkpoint
+    def chunk(rows: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        states, targets = rows
+        logits = jnp.einsum("td,vd->tv", states, table, preferred_element_type=jnp.float32) / temperature
+        logits = mask_unknown(logits, ids)
+        normaliser = jax.nn.logsumexp(logits, axis=-1)
+        chosen = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+        entropy = normaliser - jnp.sum(jnp.exp(logits - normaliser[:, None]) * logits, axis=-1)
+        return chosen - normaliser, entropy
+
+    states, targets = hidden.reshape(-1, width), tokens.reshape(-1)
+    count = targets.shape[0]
+    chunks = -(-count // CHUNK)
+    size = -(-count // chunks)
+    states = jnp.pad(states, ((0, chunks * size - count), (0, 0))).reshape(chunks, size, width)
+    targets = jnp.pad(targets, (0, chunks * size - count)).reshape(chunks, size)
+    log_probs, entropy = jax.lax.map(chunk, (states, targets))
+    return log_probs.reshape(-1)[:count].reshape(shape), entropy.reshape(-1)[:count].reshape(shape)

@@ -1,0 +1,69 @@
+"""Matrix products with gradients that XLA's CPU backend runs at full speed, in bfloat16 too; used by all layers.
+
+Its bfloat16 kernels read operands as they lie. A transpose that it folds into a product costs the
+kernel: the product is then computed in float32, or not at all. So products here name the axes they contract and never
+transpose an operand plainly.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax.parallel import sharding
+
+TILE = 64  # edge of the blocks in which `contract_rows` transposes
+
+
+def contract_rows(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Sum over rows of outer products: `[..., s, n]` and `[..., s, m]` to `[..., n, m]` float32.
+
+    It is the shape of a weight's gradient, for which XLA's CPU backend has no bfloat16 kernel. Given `a` transposed it
+    has one, but folds a plain transpose back into the product. It cannot fold a transpose through tiles. Measured in
+    `docs/performance.md`.
+    """
+    *leading, rows, columns = a.shape
+    if sharding.device().platform != "cpu" or rows % TILE or columns % TILE:
+        return jnp.einsum("...sn,...sm->...nm", a, b, preferred_element_type=jnp.float32)
+    tiles = a.reshape(*leading, rows // TILE, TILE, columns // TILE, TILE)
+    axes = (*range(len(leading)), *(len(leading) + axis for axis in (2, 3, 0, 1)))
+    transposed = tiles.transpose(axes).reshape(*leading, columns, rows)
+    return jnp.einsum("...ns,...sm->...nm", transposed, b, preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`[T, D] @ [D, F] -> [T, F]`, with gradients that the CPU compiler runs at full speed."""
+    return x @ kernel
+
+
+def _matmul_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return x @ kernel, (x, kernel)
+
+
+def matmul_gradients(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Gradients by both operands of `matmul`, given those as residuals and `[T, F]` of its result."""
+    x, kernel = residuals
+    return jnp.einsum("tf,df->td", dy, kernel), contract_rows(x, dy).astype(kernel.dtype)
+
+
+matmul.defvjp(_matmul_forward, matmul_gradients)
+
+
+def dense(x: jax.Array, kernel: jax.Array, contract: int = 1) -> jax.Array:
+    """Contracts the last `contract` axes of `x` with the first of `kernel`, in `x`'s dtype, tokens flattened.
+
+    Args:
+      x: `[..., *inputs]`.
+      kernel: `[*inputs, *outputs]`, cast to `x.dtype`.
+      contract: the number of input axes.
+
+    Returns:
+      `[..., *outputs]`.
+    """
+    leading, inputs, outputs = x.shape[: x.ndim - contract], kernel.shape[:contract], kernel.shape[contract:]
+    width = math.prod(inputs)
+    y = matmul(x.reshape(-1, width), kernel.astype(x.dtype).reshape(width, -1))
+    return y.reshape(*leading, *outputs)

@@ -1,0 +1,84 @@
+"""How a network goes through its blocks: one by one, or one compiled body over a run of them.
+
+Unrolled, a program holds every block and takes as long to compile as the network is deep. Scanned, it holds one body
+for each run of blocks that compute the same, and those blocks' parameters are held as one array each (`stacks`). A run
+ends at the trunk's edge, where the attention's window changes, and before the last block, whose prompt nobody reads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, Literal
+
+import jax
+
+from rlhf_jax.config import may_change
+from rlhf_jax.models.architecture import Architecture
+from rlhf_jax.parallel import stacks
+
+type Step = Callable[[Any, Any, Any], tuple[Any, Any]]
+"""`(parameters of a block, carry, its own input) -> (carry, its own output)`."""
+
+REMAT: dict[str, Callable[..., bool]] = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "projections": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """How a network's blocks are held, run and differentiated.
+
+    Attributes:
+      scan: whether blocks that compute the same are held as one array a parameter and compiled as one body. Compiling
+        then takes no longer the deeper the network is; on a CPU the program is slower for it. Files do not depend on
+        it, and a run may change it.
+      remat: what a backward pass finds saved inside a block and does not compute again: "none" computes nothing again,
+        "projections" saves the results of products with weights, "full" nothing. A run may change it.
+      quantize_trunk: "int8" holds the weights of the trunk's blocks as int8, with a scale for each output; "none".
+    """
+
+    scan: bool = may_change(default=False)
+    remat: Literal["none", "projections", "full"] = may_change(default="none")
+    quantize_trunk: Literal["none", "int8"] = "none"
+
+
+UNROLLED = Blocks()
+
+
+def runs(architecture: Architecture, frozen_layers: int, scan: bool) -> list[range]:
+    """The blocks, in order, as the runs that `through` goes through; each block is one of its own unless scanned."""
+    last = architecture.layers - 1
+    windows = architecture.windows or (None,) * architecture.layers
+    cuts = {0, frozen_layers, last, architecture.layers}
+    cuts |= {i for i in range(1, last) if not scan or windows[i] != windows[i - 1]}
+    return [range(first, end) for first, end in pairwise(sorted(cuts))]
+
+
+def through(layers: dict[str, Any], run: range, step: Step, carry: Any, inputs: Any = None) -> tuple[Any, Any]:
+    """`step` for each block of a run in turn.
+
+    Args:
+      layers: parameters by the names of runs.
+      run: of `runs`.
+      step: what one block does.
+      carry: goes into the first block, and from each into the next.
+      inputs: a pytree of what each block gets, the blocks as leading axis.
+
+    Returns:
+      `(carry, outputs)`, the outputs with the blocks as leading axis.
+    """
+    parameters = layers[stacks.name(run)]
+    if len(run) > 1:
+        return jax.lax.scan(lambda carry, x: step(x[0], carry, x[1]), carry, (parameters, inputs))
+    carry, output = step(parameters, carry, jax.tree.map(lambda x: x[0], inputs))
+    return carry, jax.tree.map(lambda x: x[None], output)
+
+
+def rematerialised(step: Step, remat: str, run: range) -> Step:
+    """`step` with what a backward pass needs saved as `remat` says (`Blocks`)."""
+    if remat == "none":
+        return step
+    return jax.checkpoint(step, policy=REMAT[remat], prevent_cse=len(run) == 1)

@@ -1,0 +1,237 @@
+"""A finished study as the report reads it: the JSON files of a run folder; and whether several are seeds of one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlhf_jax.data import records
+from rlhf_jax.errors import UserError
+
+ID, OOD = "id_test", "ood_test"
+
+_JUDGEMENT = {
+    "id": str,
+    "split": str,
+    "model": str,
+    "against": str,
+    "preference": (int, float),
+    "score": (int, float),
+    "against_score": (int, float),
+    "judge": str,
+}
+_BIN = {"confidence", "accuracy", "n"}
+_JUDGE = {"judge", "answers", "spent", "first_shown_wins", "order_consistency", "self_consistency"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """One run folder, read.
+
+    Attributes:
+      folder: the run folder.
+      config: its config.json; None where the folder has none.
+      corpus: its prepare/corpus.json; None where the folder has none.
+      evaluation: `{"encoder": name, "models": {model: {split: metrics}}}` of the evaluate stage.
+      judgements: one dict a prompt, model and opponent, of the judge stage.
+      samples: the prompts and outputs of every model.
+      training: metrics.jsonl of every training stage, one dict a step; empty where the stage left no such file.
+      reward_vs_kl: reward_vs_kl.json, by split; empty where the report names none.
+      quality: the splits of the reward model's quality.json; empty where the report names none.
+      judge: judge.json beside the judgements, which a language model leaves; None for other judges.
+    """
+
+    folder: Path
+    config: dict[str, Any] | None
+    corpus: dict[str, Any] | None
+    evaluation: dict[str, Any]
+    judgements: list[dict[str, Any]]
+    samples: dict[str, list[records.Samples]]
+    training: dict[str, list[dict[str, Any]]]
+    reward_vs_kl: dict[str, Any]
+    quality: dict[str, Any]
+    judge: dict[str, Any] | None
+
+
+def read_study(
+    folder: Path,
+    evaluation: str,
+    judgements: str,
+    samples: Mapping[str, str],
+    training: Mapping[str, str],
+    reward_vs_kl: str = "",
+    quality: str = "",
+) -> Study:
+    """Reads a run folder; the paths are relative to it.
+
+    Raises:
+      UserError: where a file is missing (metrics of training, config.json and corpus.json may be), does not parse, or
+        has no place for one of the models.
+    """
+    if not folder.is_dir():
+        raise UserError(f"runs names {folder}, which is not a folder; expected the folder of a finished study.")
+    path = folder / evaluation
+    evaluated = _object(path)
+    for model in samples:
+        if model not in evaluated.get("models", {}):
+            known = ", ".join(evaluated.get("models", {})) or "none"
+            raise UserError(
+                f"{path} evaluates the models {known}; expected {model} of the report's samples among them."
+            )
+    return Study(
+        folder=folder,
+        config=_optional(folder / "config.json"),
+        corpus=_optional(folder / "prepare" / "corpus.json"),
+        evaluation=evaluated,
+        judgements=_judgements(folder / judgements),
+        samples={model: _samples(folder / path) for model, path in samples.items()},
+        training={stage: _metrics(folder / path) for stage, path in training.items()},
+        reward_vs_kl=_object(folder / reward_vs_kl) if reward_vs_kl else {},
+        quality=_quality(folder / quality) if quality else {},
+        judge=_judge((folder / judgements).with_name("judge.json")),
+    )
+
+
+def with_ood(study: Study, split: str) -> Study:
+    """The study with `split` in the place of "ood_test" in what was evaluated, judged and sampled.
+
+    Raises:
+      UserError: a model was not sampled on that split.
+    """
+    if split == OOD:
+        return study
+    for model, samples in study.samples.items():
+        if all(sample.split != split for sample in samples):
+            raise UserError(f"ood is {split!r}, of which {study.folder} has no samples of {model}.")
+    places = {ID: ID, split: OOD}
+
+    def moved(splits: Mapping[str, Any]) -> dict[str, Any]:
+        return {places[name]: found for name, found in splits.items() if name in places}
+
+    models = {model: moved(splits) for model, splits in study.evaluation["models"].items()}
+    return replace(
+        study,
+        evaluation=study.evaluation | {"models": models},
+        judgements=[j | {"split": places[j["split"]]} for j in study.judgements if j["split"] in places],
+        samples={
+            model: [replace(sample, split=places[sample.split]) for sample in samples if sample.split in places]
+            for model, samples in study.samples.items()
+        },
+    )
+
+
+def require_seeds_of_one_study(studies: Sequence[Study]) -> None:
+    """Several runs may be averaged only if their configs differ in seeds, and in nothing else.
+
+    Every key named `seed` may differ, at any depth, and the mesh, whose size changes nothing but rounding. A path that
+    differs only in the run's own folder, written whole or as a study of several runs writes it (`{workdir}/<run>`), is
+    no difference.
+
+    Raises:
+      UserError: naming two runs and the keys that differ, or two runs of one seed.
+    """
+    if len(studies) == 1:
+        return
+    for study in studies:
+        if study.config is None:
+            raise UserError(f"{study.folder} has no config.json, which says whether several runs differ only in seed.")
+    for index, study in enumerate(studies):
+        for earlier in studies[:index]:
+            differing = _differing_keys(earlier, study)
+            seeds = [key for key in differing if key.rpartition(".")[2] == "seed"]
+            if len(differing) > len(seeds):
+                others = ", ".join(key for key in differing if key not in seeds)
+                raise UserError(
+                    f"{earlier.folder} and {study.folder} differ in {others}; "
+                    "expected runs whose config.json differ only in seed."
+                )
+            if not seeds:
+                raise UserError(f"{earlier.folder} and {study.folder} have the same seed; expected one run a seed.")
+
+
+def _differing_keys(one: Study, other: Study) -> list[str]:
+    ours, theirs = dict(_leaves(one.config)), dict(_leaves(other.config))
+    return sorted(
+        key
+        for key in ours.keys() | theirs.keys()
+        if ours.get(key) != theirs.get(key)
+        and _portable(ours.get(key), one) != _portable(theirs.get(key), other)
+        and ".mesh." not in f".{key}"
+    )
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every value that is no object, as JSON, with its keys joined by dots."""
+    if isinstance(value, dict) and value:
+        for name, child in value.items():
+            yield from _leaves(child, f"{key}.{name}" if key else name)
+    else:
+        yield key, json.dumps(value)
+
+
+def _portable(value: str | None, study: Study) -> str | None:
+    if value is None:
+        return None
+    return value.replace(str(study.folder), "{run}").replace(f"{{workdir}}/{study.folder.name}", "{run}")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; expected the file that a finished stage writes there.")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} does not parse as JSON ({error}).") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a JSON {type(value).__name__}; expected an object.")
+    return value
+
+
+def _optional(path: Path) -> dict[str, Any] | None:
+    return _object(path) if path.exists() else None
+
+
+def _quality(path: Path) -> dict[str, Any]:
+    splits = _object(path).get("splits")
+    if not isinstance(splits, dict):
+        raise UserError(f"{path} has splits = {splits!r}; expected an object, as the stage reward writes it.")
+    for split, found in splits.items():
+        bins = found.get("calibration") if isinstance(found, dict) else None
+        whole = isinstance(bins, list) and all(isinstance(entry, dict) and entry.keys() >= _BIN for entry in bins)
+        if not whole or not isinstance(found.get("calibration_error"), float):
+            raise UserError(f"{path} has no calibration of the split {split!r}, as the stage reward writes it.")
+    return splits
+
+
+def _judge(path: Path) -> dict[str, Any] | None:
+    judge = _optional(path)
+    if judge is not None and not (judge.keys() >= _JUDGE and isinstance(judge["spent"], dict)):
+        raise UserError(f"{path} has the keys {', '.join(judge) or '(none)'}; expected {', '.join(sorted(_JUDGE))}.")
+    return judge
+
+
+def _judgements(path: Path) -> list[dict[str, Any]]:
+    values = records.read_objects(path)
+    for number, value in enumerate(values, start=1):
+        for field, kind in _JUDGEMENT.items():
+            if not isinstance(value.get(field), kind):
+                raise UserError(f"{path}:{number} has {field} = {value.get(field)!r}; expected a judgement's {field}.")
+    return values
+
+
+def _samples(path: Path) -> list[records.Samples]:
+    samples = records.read(path, records.Samples)
+    if not samples:
+        raise UserError(f"{path} holds no samples; expected one line a prompt.")
+    return samples
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    values = records.read_objects(path) if path.exists() else []
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value.get("step"), int):
+            raise UserError(f"{path}:{number} has step = {value.get('step')!r}; expected an integer.")
+    return values

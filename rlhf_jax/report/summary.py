@@ -1,0 +1,281 @@
+"""The numbers of the report: one row a model, from one study or averaged over the seeds of several.
+
+A metric is `{"mean", "standard_error", "n"}` or `{"not_computed": reason}`, as in evaluation.json; where it has a 95 %
+interval, this is its `"interval"`, `[low, high]`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from scipy.stats import norm, t
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.metrics.best_of_n import best_of_n_kl
+from rlhf_jax.metrics.length_control import length_controlled_win_rate
+from rlhf_jax.metrics.ranking import bradley_terry
+from rlhf_jax.metrics.statistics import mean_and_error, mean_and_interval
+from rlhf_jax.metrics.winrate import generalisation_gap, preferences_by_prompt, shares
+from rlhf_jax.report.study import ID, OOD, Study
+
+type Metric = dict[str, Any]
+type Row = dict[str, dict[str, Metric]]
+
+REFERENCE = "reference"
+_PLAIN = ("reward", "rouge_l", "length", "copied", "finished")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the tables and plots show.
+
+    Attributes:
+      rows: by model, then metric, then part: `id_test`, `ood_test`, for `win_rate` also `gap`, for `kl` `k1` and `k3`.
+        Metrics: win_rate, head_to_head and length_controlled (percent), strength (Bradley-Terry's, log-odds), reward,
+        rouge_l, length (words), copied and finished (shares), per_input_ead, per_input_sentence_bert, per_input_nli,
+        the same three across_input, kl (nats a response).
+      reward_models: by training stage that logs the accuracy on held-out pairs, then metric (`accuracy`, percent;
+        `calibration_error`), then split.
+      judging: by language-model judge, how it judged: `comparisons` and `answers` (counts), `consistency` (percent),
+        `spent` (tokens, US dollars); empty for other judges.
+      baseline: the model that others are judged against head to head; "" where there is none.
+      judges: who judged.
+      encoder: the encoder behind Sentence-BERT diversity; "" where there is none.
+      runs: how many studies; with more than one, means and standard errors are over these and no longer over prompts.
+    """
+
+    rows: dict[str, Row]
+    reward_models: dict[str, Row]
+    judging: dict[str, Row]
+    baseline: str
+    judges: tuple[str, ...]
+    encoder: str
+    runs: int
+
+
+def summarise(studies: Sequence[Study]) -> Summary:
+    """Rows of all models in the order of the samples; with several studies the mean and standard error over seeds.
+
+    Raises:
+      UserError: where the studies were judged against different baselines, or one against several.
+    """
+    baselines = {judgement["against"] for study in studies for judgement in study.judgements} - {REFERENCE}
+    if len(baselines) > 1:
+        raise UserError(
+            f"the judgements are head to head against {', '.join(sorted(baselines))}; expected at most one baseline."
+        )
+    baseline = next(iter(baselines), "")
+    strengths = [_strengths(study) for study in studies]
+    rows = {
+        model: _over_seeds(
+            [
+                _row(study, model, baseline) | _strength(found, model)
+                for study, found in zip(studies, strengths, strict=True)
+            ]
+        )
+        for model in studies[0].samples
+    }
+    judging = [stage for stage in studies[0].training if _held_out(studies[0], stage)]
+    return Summary(
+        rows=rows,
+        reward_models={stage: _over_seeds([_reward_model(study, stage) for study in studies]) for stage in judging},
+        judging=_judging(studies),
+        baseline=baseline,
+        judges=tuple(sorted({judgement["judge"] for study in studies for judgement in study.judgements})),
+        encoder=studies[0].evaluation.get("encoder") or "",
+        runs=len(studies),
+    )
+
+
+def _row(study: Study, model: str, baseline: str) -> Row:
+    evaluated = study.evaluation["models"][model]
+
+    def metric(split: str, *keys: str) -> Metric:
+        value = evaluated.get(split)
+        if value is None:
+            return {"not_computed": f"no {split} prompts were evaluated"}
+        for key in keys:
+            value = value.get(key, {})
+        return value or {"not_computed": f"evaluation.json has no {' '.join(keys)}"}
+
+    row = _win_rates(study, model, baseline)
+    for name in _PLAIN:
+        row[name] = {split: metric(split, name) for split in (ID, OOD)}
+    for scope in ("per_input", "across_input"):
+        for name in ("ead", "sentence_bert", "nli"):
+            row[f"{scope}_{name}"] = {split: metric(split, scope, name) for split in (ID, OOD)}
+    row["kl"] = _kl(study, model, baseline)
+    row["length_controlled"] = {split: _length_controlled(study, model, split) for split in (ID, OOD)}
+    return row
+
+
+def _win_rates(study: Study, model: str, baseline: str) -> Row:
+    def preferences(split: str, against: str) -> list[float]:
+        return [
+            judgement["preference"]
+            for judgement in study.judgements
+            if (judgement["model"], judgement["split"], judgement["against"]) == (model, split, against)
+        ]
+
+    def rate(split: str, against: str) -> Metric:
+        if against == model:
+            return {"not_computed": "the baseline itself"}
+        found = preferences(split, against)
+        if not found:
+            opponent = against or "a baseline"
+            return {"not_computed": f"not judged against {opponent} on {split}"}
+        return mean_and_interval(100 * shares(found))
+
+    against_reference = {split: rate(split, REFERENCE) for split in (ID, OOD)}
+    missing = [value for value in against_reference.values() if "not_computed" in value]
+    if missing:
+        gap = missing[0]
+    else:
+        result = generalisation_gap(preferences(ID, REFERENCE), preferences(OOD, REFERENCE))
+        gap = {"mean": result["gap"], "standard_error": result["standard_error"]}
+        gap |= {"n": sum(value["n"] for value in against_reference.values()), "interval": result["interval"]}
+    return {
+        "win_rate": {**against_reference, "gap": gap},
+        "head_to_head": {split: rate(split, baseline) for split in (ID, OOD)},
+    }
+
+
+def _length_controlled(study: Study, model: str, split: str) -> Metric:
+    """Against the reference; a prompt's length is the mean of its outputs', in characters."""
+    records = {record.id: record for record in study.samples[model]}
+    try:
+        preferences = preferences_by_prompt(study.judgements, model, REFERENCE, split)
+        found = [records[key] for key in preferences]
+        lengths = [fmean(map(len, record.answers(record.outputs))) for record in found]
+        references = [len(record.reference) for record in found]
+        result = length_controlled_win_rate(list(preferences.values()), lengths, references)
+    except UserError as error:
+        return {"not_computed": str(error).rstrip(".")}
+    except KeyError as missing:
+        return {"not_computed": f"the samples of {model} have no prompt {missing}"}
+    return {"mean": result["win_rate"], "standard_error": result["standard_error"], "n": result["n"]}
+
+
+def _strengths(study: Study) -> dict[str, dict[str, Any] | str]:
+    """By split, `bradley_terry`'s entries by model, or why there are none."""
+    strengths: dict[str, dict[str, Any] | str] = {}
+    for split in (ID, OOD):
+        try:
+            ranking = bradley_terry([line for line in study.judgements if line["split"] == split])
+            strengths[split] = {entry["model"]: entry for entry in ranking}
+        except UserError as error:
+            strengths[split] = str(error).rstrip(".")
+    return strengths
+
+
+def _strength(strengths: Mapping[str, dict[str, Any] | str], model: str) -> Row:
+    """Its error is that of a normal distribution with the bootstrap's 95 % interval."""
+    row: dict[str, Metric] = {}
+    for split, found in strengths.items():
+        if isinstance(found, str) or model not in found:
+            row[split] = {"not_computed": found if isinstance(found, str) else f"{model} was not compared on {split}"}
+        else:
+            low, high = found[model]["interval"]
+            error = (high - low) / (2 * norm.ppf(0.975))
+            row[split] = {"mean": found[model]["strength"], "standard_error": error, "n": found[model]["comparisons"]}
+            row[split]["interval"] = (low, high)
+    return {"strength": row}
+
+
+def _held_out(study: Study, stage: str) -> list[str]:
+    """The splits on which a stage logs the accuracy of its scores, that out of distribution last."""
+    logged = {name for line in study.training[stage] for name in line}
+    splits = {found[1] for name in logged if (found := re.fullmatch("eval/([^/]+)/accuracy", name))}
+    return sorted(splits, key=lambda split: (split == OOD, split))
+
+
+def _reward_model(study: Study, stage: str) -> Row:
+    """As last logged; the calibration error is in shares."""
+    row: Row = {"accuracy": {}, "calibration_error": {}}
+    for split in _held_out(study, stage):
+
+        def last(name: str, split: str = split) -> float | None:
+            found = values(study.training[stage], f"eval/{split}/{name}")
+            return found[-1][1] if found else None
+
+        accuracy, error, calibration = map(last, ("accuracy", "accuracy_standard_error", "calibration_error"))
+        error = None if error is None else 100 * error
+        row["accuracy"][split] = {"mean": 100 * accuracy, "standard_error": error, "n": 1}
+        known = {"mean": calibration, "standard_error": None, "n": 1}
+        row["calibration_error"][split] = {"not_computed": "it was not logged"} if calibration is None else known
+    return row
+
+
+def _judging(studies: Sequence[Study]) -> dict[str, Row]:
+    if any(study.judge is None for study in studies):
+        return {}
+    names = dict.fromkeys(study.judge["judge"] for study in studies)
+    return {", ".join(names): _over_seeds([_judged(study.judge) for study in studies])}
+
+
+def _judged(found: Mapping[str, Any]) -> Row:
+    """Of judge.json; what an earlier version did not count is not there."""
+
+    def counted(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Metric]:
+        return {
+            name: {"mean": values[name], "standard_error": None, "n": 1}
+            if name in values
+            else {"not_computed": f"judge.json has no {name}"}
+            for name in names
+        }
+
+    spent = counted(found["spent"], ("prompt_tokens", "answer_tokens", "usd"))
+    if found["answers"] and found["spent"].get("usd") == 0:
+        spent["usd"] = {"not_computed": "no prices were given"}
+    return {
+        "comparisons": counted(found, ("matches", "identical")),
+        "answers": counted(found, ("answers", "ties", "reminded", "unparsable")),
+        "consistency": {name: found[name] for name in ("first_shown_wins", "order_consistency", "self_consistency")},
+        "spent": spent,
+    }
+
+
+def _kl(study: Study, model: str, baseline: str) -> dict[str, Metric]:
+    """KL to the baseline in nats a response: 0 for itself, log n - (n - 1) / n for best-of-n, else as last logged."""
+    sample = study.samples[model][0]
+    if model == baseline:
+        value = {"mean": 0.0, "standard_error": None, "n": 1}
+        return {"k1": value, "k3": value}
+    if sample.selected is not None:
+        value = {"mean": best_of_n_kl(sample.n), "standard_error": None, "n": 1}
+        return {"k1": value, "k3": value}
+    kl = {}
+    for estimator in ("k1", "k3"):
+        logged = values(study.training.get(model, []), f"kl_{estimator}")
+        kl[estimator] = (
+            {"mean": logged[-1][1], "standard_error": None, "n": 1}
+            if logged
+            else {"not_computed": f"no kl_{estimator} in its training metrics"}
+        )
+    return kl
+
+
+def values(metrics: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
+    """`(step, value)` of one scalar, leaving out steps that did not log it or logged no finite number."""
+    found = [(line["step"], line.get(name)) for line in metrics]
+    return [(step, float(value)) for step, value in found if isinstance(value, int | float) and math.isfinite(value)]
+
+
+def _over_seeds(rows: Sequence[Row]) -> Row:
+    if len(rows) == 1:
+        return rows[0]
+    return {name: {part: _mean([row[name][part] for row in rows]) for part in parts} for name, parts in rows[0].items()}
+
+
+def _mean(metrics: Sequence[Metric]) -> Metric:
+    missing = [metric for metric in metrics if "not_computed" in metric]
+    if missing:
+        return missing[0]
+    mean = mean_and_error([metric["mean"] for metric in metrics])
+    half = t.ppf(0.975, len(metrics) - 1) * mean["standard_error"]
+    return {**mean, "interval": (mean["mean"] - half, mean["mean"] + half)}

@@ -1,0 +1,278 @@
+"""The report's tables: which numbers stand in which column, and how a table looks on a console and in Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from rlhf_jax.report.study import ID, OOD
+from rlhf_jax.report.summary import Metric, Row, Summary
+
+_GAP = "  "
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number a model, or its interval: `rows[model][metric][part]`, under `name` in the columns' common `group`."""
+
+    group: str
+    name: str
+    metric: str
+    part: str
+    decimals: int
+    signed: bool = False
+    interval: bool = False
+
+
+_JUDGE = (
+    Column("comparisons", "all", "comparisons", "matches", 0),
+    Column("comparisons", "equal", "comparisons", "identical", 0),
+    Column("answers", "all", "answers", "answers", 0),
+    Column("answers", "ties", "answers", "ties", 0),
+    Column("answers", "again", "answers", "reminded", 0),
+    Column("answers", "unread", "answers", "unparsable", 0),
+    Column("verdicts, %", "first", "consistency", "first_shown_wins", 1),
+    Column("verdicts, %", "orders", "consistency", "order_consistency", 1),
+    Column("verdicts, %", "repeats", "consistency", "self_consistency", 1),
+    Column("tokens", "in", "spent", "prompt_tokens", 0),
+    Column("tokens", "out", "spent", "answer_tokens", 0),
+    Column("cost", "USD", "spent", "usd", 2),
+)
+_OF_JUDGE = (
+    "equal: the two texts are the same, so nothing was asked; again: could not be read and was asked once more; "
+    "unread: not then either, a tie; first: what the output shown first wins, 50 % where position does not matter; "
+    "orders, repeats: how often both orders, and repeats of one question, have the same verdict."
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number or interval as text, its standard error ("" where there is none), or the number of a footnote."""
+
+    mean: str = ""
+    error: str = ""
+    footnote: int = 0
+
+    def __str__(self) -> str:
+        if self.footnote:
+            return f"- [{self.footnote}]"
+        return f"{self.mean}±{self.error}" if self.error else self.mean
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells by model, in the order of the columns; footnote i stands at index i - 1. A note explains the columns."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: dict[str, list[Cell]]
+    footnotes: list[str]
+    note: str = ""
+
+    def groups(self) -> list[tuple[str, int]]:
+        """Header cells above the columns: group and number of columns."""
+        return [(group, len(list(columns))) for group, columns in groupby(self.columns, lambda column: column.group)]
+
+
+def make_tables(summary: Summary) -> list[Table]:
+    """Win rates, reward and KL; win rates further; diversity; the texts; the reward model on held-out pairs.
+
+    Diversity by inference and the reward model have a table only where there is something in it.
+    """
+    baseline = summary.baseline or "baseline"
+    wins = [
+        *_splits("wins against the reference, %", "win_rate", 1),
+        Column("wins against the reference, %", "gap", "win_rate", "gap", 1, signed=True),
+        *_splits(f"wins against {baseline}, %", "head_to_head", 1),
+        *_splits("reward", "reward", 2),
+        Column(f"KL to {baseline}, nats", "k1", "kl", "k1", 2),
+        Column(f"KL to {baseline}, nats", "k3", "kl", "k3", 2),
+    ]
+    against = "length-controlled wins against the reference, %"
+    further = [
+        *_splits(against, "length_controlled", 1),
+        Column("gap", "95 % interval", "win_rate", "gap", 1, signed=True, interval=True),
+        *_splits("strength, log-odds", "strength", 2),
+    ]
+    texts = [
+        *_splits("ROUGE-L", "rouge_l", 3),
+        *_splits("length, words", "length", 1),
+        *_splits("copied 4-grams, share", "copied", 2),
+        *_splits("finished, share", "finished", 2),
+    ]
+    held_out = list(next(iter(summary.reward_models.values()), {}).get("accuracy", ()))
+    judging = [
+        *(Column("pairs right, %", split, "accuracy", split, 1) for split in held_out),
+        *(Column("calibration error", split, "calibration_error", split, 3) for split in held_out),
+    ]
+    return [
+        _table("Win rates, reward and KL", wins, summary.rows),
+        _table("Win rates at equal length, gaps and ranking", further, summary.rows),
+        *(_table(title, columns, summary.rows) for title, columns in _diversity(summary).items()),
+        _table("Texts", texts, summary.rows),
+        *([_table("Reward model", judging, summary.reward_models)] if judging else []),
+    ]
+
+
+def wide_tables(summary: Summary) -> list[Table]:
+    """What is too wide for a console: the 95 % intervals of diversity; how a language model judged, where one did."""
+    intervals = [
+        _table(f"{title}, 95 % intervals", [replace(column, interval=True) for column in columns], summary.rows)
+        for title, columns in _diversity(summary).items()
+    ]
+    judge = _table("Language model as the judge", _JUDGE, summary.judging, _OF_JUDGE)
+    return [*intervals, judge] if summary.judging else intervals
+
+
+def _diversity(summary: Summary) -> dict[str, list[Column]]:
+    """Columns by the title of their table."""
+    inference = [*_splits("per-input NLI", "per_input_nli", 3), *_splits("across-input NLI", "across_input_nli", 3)]
+    inferred = any("mean" in row[column.metric][column.part] for row in summary.rows.values() for column in inference)
+    diversity = [
+        *_splits("per-input EAD", "per_input_ead", 3),
+        *_splits("per-input Sentence-BERT", "per_input_sentence_bert", 3),
+        *_splits("across-input EAD", "across_input_ead", 3),
+        *_splits("across-input Sentence-BERT", "across_input_sentence_bert", 3),
+    ]
+    return {"Diversity": diversity, **({"Diversity by inference": inference} if inferred else {})}
+
+
+def _splits(group: str, metric: str, decimals: int) -> list[Column]:
+    return [Column(group, "ID", metric, ID, decimals), Column(group, "OOD", metric, OOD, decimals)]
+
+
+def meaning_of_errors(summary: Summary) -> str:
+    """One sentence: what ± is in every table and plot."""
+    if summary.runs == 1:
+        return "± is one standard error over prompts; one run, so the spread between seeds is not in it."
+    from scipy.stats import t
+
+    factor = t.ppf(0.975, summary.runs - 1)
+    return (
+        f"Means over {summary.runs} seeds; ± is one standard error over seeds, and {factor:.1f} times that "
+        f"is a 95 % t interval."
+    )
+
+
+def console(table: Table) -> str:
+    """Aligned plain text with a two-line header and the footnotes below."""
+    names = ["model", *table.rows]
+    first = max(map(len, names))
+    widths = [
+        max(len(column.name), *(len(str(cells[index])) for cells in table.rows.values()))
+        for index, column in enumerate(table.columns)
+    ]
+    header, start = " " * first, 0
+    for group, count in table.groups():
+        end = start + count
+        room = sum(widths[start:end]) + len(_GAP) * (count - 1)
+        widths[start] += max(0, len(group) - room)
+        header += _GAP + group.rjust(max(room, len(group)))
+        start = end
+    lines = [
+        table.title,
+        header,
+        _line("model".ljust(first), [column.name for column in table.columns], widths),
+        *(_line(name.ljust(first), map(str, cells), widths) for name, cells in table.rows.items()),
+        *_below(table),
+    ]
+    return "\n".join(lines)
+
+
+def markdown(table: Table) -> str:
+    """A Markdown table under a heading, with the footnotes below."""
+    header = ["model", *(f"{column.group}: {column.name}" for column in table.columns)]
+    rows = [[_escape(name), *map(str, cells)] for name, cells in table.rows.items()]
+    lines = [
+        f"## {table.title}",
+        "",
+        _bar([_escape(cell) for cell in header]),
+        _bar(["---", *["---:"] * len(table.columns)]),
+        *map(_bar, rows),
+    ]
+    if below := _below(table):
+        lines += ["", *(f"- {line}" for line in below)]
+    return "\n".join(lines)
+
+
+def latex(table: Table) -> str:
+    """A LaTeX table for the package booktabs, with the footnotes below."""
+    groups = table.groups()
+    spans = " & ".join(rf"\multicolumn{{{count}}}{{c}}{{{_tex(group)}}}" for group, count in groups)
+    rules, start = [], 2
+    for _, count in groups:
+        rules.append(rf"\cmidrule(lr){{{start}-{start + count - 1}}}")
+        start += count
+    rows = [" & ".join([_tex(name), *map(_tex_cell, cells)]) + r" \\" for name, cells in table.rows.items()]
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{_tex(table.title)}}}",
+        rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+        r"\toprule",
+        rf" & {spans} \\",
+        "".join(rules),
+        " & ".join(["model", *(_tex(column.name) for column in table.columns)]) + r" \\",
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(rf"\par {_tex(note)}" for note in _below(table)),
+        r"\end{table}",
+    ]
+    return "\n".join(lines)
+
+
+def _tex_cell(cell: Cell) -> str:
+    if cell.footnote:
+        return f"-- [{cell.footnote}]"
+    return rf"${cell.mean} \pm {cell.error}$" if cell.error else f"${cell.mean}$"
+
+
+def _tex(text: str) -> str:
+    return re.sub(r"([&%$#_{}])", r"\\\1", text)
+
+
+def _table(title: str, columns: Sequence[Column], of_rows: Mapping[str, Row], note: str = "") -> Table:
+    footnotes: list[str] = []
+
+    def cell(metric: Metric, column: Column) -> Cell:
+        reason = metric.get("not_computed", "")
+        if column.interval and not reason and not metric.get("interval"):
+            reason = "its stage computed no interval"
+        if reason:
+            if reason not in footnotes:
+                footnotes.append(reason)
+            return Cell(footnote=footnotes.index(reason) + 1)
+        sign = "+" if column.signed else ""
+
+        def text(value: float) -> str:
+            return f"{value:{sign}z.{column.decimals}f}"
+
+        if column.interval:
+            return Cell(f"[{', '.join(map(text, metric['interval']))}]")
+        error = metric["standard_error"]
+        return Cell(text(metric["mean"]), "" if error is None else f"{error:.{column.decimals}f}")
+
+    rows = {
+        model: [cell(row[column.metric][column.part], column) for column in columns] for model, row in of_rows.items()
+    }
+    return Table(title, tuple(columns), rows, footnotes, note)
+
+
+def _below(table: Table) -> list[str]:
+    footnotes = [f"[{number}] not computed: {reason}" for number, reason in enumerate(table.footnotes, start=1)]
+    return [table.note, *footnotes] if table.note else footnotes
+
+
+def _line(name: str, cells: Sequence[str], widths: Sequence[int]) -> str:
+    return _GAP.join([name, *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])
+
+
+def _bar(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,68 @@
+"""Sample responses to a list of prompts: the call `rlhf_jax.generate`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import jax
+
+from rlhf_jax.data.tokenizer import decode, id_count
+from rlhf_jax.errors import UserError
+from rlhf_jax.models.transformer import Model, Params
+from rlhf_jax.sampling import rollouts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def generate(
+    model: Model,
+    params: Params,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[str],
+    n: int = 16,
+    temperature: float = 0.7,
+    max_new_tokens: int = 48,
+    seed: int = 0,
+) -> list[list[str]]:
+    """Samples n responses of each prompt; the prompts are read as they are, without truncation.
+
+    Args:
+      model: from `load_pretrained`.
+      params: all parameters.
+      tokenizer: of the model, with an EOS token.
+      prompts: texts.
+      n: samples a prompt.
+      temperature: 0 is greedy.
+      max_new_tokens: longest response, EOS included.
+      seed: of the samples; a prompt's depend on it and the prompt alone.
+
+    Returns:
+      For each prompt its n responses, without special tokens.
+
+    Raises:
+      UserError: a prompt is empty, n or max_new_tokens is below 1, or the temperature is negative.
+    """
+    for name, value in {"n": n, "max_new_tokens": max_new_tokens}.items():
+        if value < 1:
+            raise UserError(f"{name} is {value}, expected 1 or more")
+    for index, prompt in enumerate(prompts):
+        if not prompt:
+            raise UserError(f"prompts[{index}] is empty, expected a text")
+    eos = tokenizer.eos_token_id
+    model = dataclasses.replace(model, ids=id_count(tokenizer))
+    sample = rollouts.make_sample(model, samples=n, max_new_tokens=max_new_tokens, temperature=temperature, eos_id=eos)
+    batches = rollouts.sample_prompts(
+        sample,
+        {},
+        params,
+        [tokenizer(prompt, split_special_tokens=True).input_ids for prompt in prompts],
+        [rollouts.prompt_id(prompt) for prompt in prompts],
+        batch_size=min(len(prompts), max(1, 64 // n)) or 1,
+        pad_id=eos,
+        key=jax.random.key(seed),
+    )
+    by_index = {index: responses.tokens for batch in batches for index, responses in batch}
+    return [[decode(tokenizer, tokens) for tokens in by_index[i]] for i in range(len(prompts))]

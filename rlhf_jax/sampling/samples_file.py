@@ -1,0 +1,210 @@
+"""From prompts in a file to `samples.jsonl`: what `generate` and `best_of_n` share.
+
+The file grows batch by batch, so a run that stops loses at most one batch and the same command goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import jax
+
+from rlhf_jax.config import Count, CountOrZero, NonNegative, content_of, may_change
+from rlhf_jax.data.records import Example, Samples, append, read
+from rlhf_jax.data.remote import local
+from rlhf_jax.data.tokenizer import decode, encode_prompt, id_count, load_tokenizer
+from rlhf_jax.errors import UserError
+from rlhf_jax.models.scan import Blocks
+from rlhf_jax.models.transformer import Model
+from rlhf_jax.parallel import hosts, sharding
+from rlhf_jax.sampling import rollouts
+from rlhf_jax.sampling.score import make_edge_score
+from rlhf_jax.training.load import load_policy, load_reward
+from rlhf_jax.training.metrics_log import Progress
+from rlhf_jax.training.signals import stop_on_signal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """What to sample.
+
+    Attributes:
+      model: base model, as `assets.resolve` takes it.
+      policy: folder of the sft or ppo run to sample from; "" for the base model.
+      reward: folder of a reward run whose normalised scores go into `rewards`; "" for none.
+      data: `examples.jsonl` with the prompts, or a folder with it.
+      prompts: how many prompts of each split, the first ones; 0 is all.
+      n: samples a prompt.
+      temperature: of sampling; 0 is greedy.
+      top_k: draws from so many of the likeliest tokens alone; 0 from all (the study's code: 50, docs/method.md, M11).
+      max_new_tokens: R, EOS included.
+      max_prompt: tokens; a longer prompt is shortened.
+      truncation: what a too long prompt loses: "text", the end of its text field, or "left", its start but the BOS.
+      batch_size: prompts of one batch.
+      dtype: of computation: "auto", "bfloat16" or "float32".
+      mesh: how many devices share the batch, the parameters and the heads.
+      blocks: how the network's blocks are held, run and differentiated.
+      seed: of the samples.
+    """
+
+    model: str = content_of("model")
+    policy: str = content_of("run")
+    reward: str = content_of("run")
+    data: str = content_of("data")
+    prompts: dict[str, CountOrZero]
+    n: Count
+    temperature: NonNegative
+    top_k: CountOrZero
+    max_new_tokens: Count
+    max_prompt: Count
+    truncation: Literal["text", "left"]
+    batch_size: Count = may_change()
+    dtype: Literal["auto", "bfloat16", "float32"]
+    mesh: sharding.Mesh = may_change()
+    blocks: Blocks
+    seed: int
+
+
+def select_examples(path: str, prompts: dict[str, int]) -> list[Example]:
+    """The first examples of each split, in the file's order within a split.
+
+    Raises:
+      UserError: a split has none.
+    """
+    examples = read(local(path), Example)
+    chosen = []
+    for split, count in prompts.items():
+        of_split = [example for example in examples if example.split == split]
+        if not of_split:
+            raise UserError(f"{path} has no example of the split {split!r}")
+        chosen += of_split[: count or None]
+    return chosen
+
+
+def answered(
+    example: Example,
+    responses: rollouts.Responses,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    selected: int | None,
+    model: str,
+    checkpoint: str,
+    temperature: float,
+    seed: int,
+    kl_k1: list[float] | None = None,
+    kl_k3: list[float] | None = None,
+) -> Samples:
+    """The record of an example's prompt and the responses to it; the keyword arguments are the record's own fields."""
+    return Samples(
+        id=example.id,
+        split=example.split,
+        prompt=example.prompt,
+        reference=example.response,
+        outputs=[decode(tokenizer, tokens) for tokens in responses.tokens],
+        rewards=responses.scores,
+        finish=["eos" if finished else "length" for finished in responses.finished],
+        selected=selected,
+        model=model,
+        checkpoint=checkpoint,
+        temperature=temperature,
+        n=len(responses.tokens),
+        seed=seed,
+        kl_k1=kl_k1,
+        kl_k3=kl_k3,
+    )
+
+
+def sample_file(config: Sampling, workdir: Path, name: str, select: Callable[[list[float]], int] | None = None) -> None:
+    """Samples what is missing in `workdir/samples.jsonl`.
+
+    Args:
+      config: what to sample.
+      workdir: the run's folder.
+      name: what the records call the model.
+      select: which of a prompt's outputs a selecting policy answers with, from their scores.
+
+    Raises:
+      UserError: bad input, named.
+    """
+    examples = select_examples(config.data, config.prompts)
+    path = workdir / "samples.jsonl"
+    done = {record.id for record in read(path, Samples, partial=True)}
+    missing = [example for example in examples if example.id not in done]
+    if missing:
+        with sharding.use(config.mesh):
+            sample_missing(config, path, name, missing, len(done), select)
+
+
+def make_sampler(model: Model, config: Sampling, eos_id: int) -> rollouts.Sampler:
+    """What samples one file."""
+    return rollouts.make_sample(
+        model,
+        samples=config.n,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        eos_id=eos_id,
+    )
+
+
+def check_rows(config: Sampling) -> None:
+    """Raises UserError unless the devices of the mesh in use share batches evenly."""
+    sharding.check_rows(config, "batch_size", where="config.sampling")
+
+
+def sample_missing(
+    config: Sampling,
+    path: Path,
+    name: str,
+    missing: list[Example],
+    done: int,
+    select: Callable[[list[float]], int] | None,
+) -> None:
+    """Samples what `sample_file` found missing beside what is done, on the mesh in use."""
+    check_rows(config)
+    tokenizer = load_tokenizer(config.model)
+    base = load_policy(config.model, config.policy, config.dtype, id_count(tokenizer), config.blocks)
+    score = None
+    if config.reward:
+        score = make_edge_score(base.model, *load_reward(base, config.reward))
+    sample = make_sampler(base.model, config, tokenizer.eos_token_id)
+    batches = rollouts.sample_prompts(
+        sample,
+        base.trunk,
+        base.top,
+        [encode_prompt(tokenizer, example.prompt, config.max_prompt, config.truncation) for example in missing],
+        [rollouts.prompt_id(example.id) for example in missing],
+        batch_size=config.batch_size,
+        pad_id=tokenizer.eos_token_id,
+        key=jax.random.key(config.seed),
+        score=score,
+    )
+    with (
+        stop_on_signal() as stop,
+        Progress(done + len(missing), unit="prompt", description=name, initial=done) as progress,
+    ):
+        for batch in batches:
+            records = [
+                answered(
+                    missing[index],
+                    responses,
+                    tokenizer,
+                    selected=None if select is None else select(responses.scores),
+                    model=name,
+                    checkpoint=config.policy,
+                    temperature=config.temperature,
+                    seed=config.seed,
+                )
+                for index, responses in batch
+            ]
+            if hosts.is_main():
+                append(path, records)
+            progress.update(len(batch), sum(len(tokens) for _, responses in batch for tokens in responses.tokens))
+            if stop.agreed():
+                break

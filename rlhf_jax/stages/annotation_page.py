@@ -1,0 +1,74 @@
+"""Stage `annotation_page`: a page on which people compare outputs without being told who wrote them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf_jax.config import Count, CountOrZero, content_of
+from rlhf_jax.data.records import write_text
+from rlhf_jax.errors import UserError
+from rlhf_jax.judges.pairs import contests, read_samples
+from rlhf_jax.judges.people import questions
+from rlhf_jax.report.pages import embedded, render
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the stage.
+
+    Attributes:
+      stage: "annotation_page".
+      title: heading of the page.
+      instructions: what the reader is asked, a sentence or two.
+      samples: model name to its samples.jsonl; all on the same prompts.
+      baseline: the model that the others are compared with.
+      against_reference: whether models are compared with the human summaries, too.
+      prompts: of each split, the first ones; 0 for all.
+      pairs: pairs of outputs that are compared on a prompt, as in the stage `judge`.
+      seed: of the questions' order and of which text is A.
+    """
+
+    stage: str
+    title: str
+    instructions: str
+    samples: dict[str, str] = content_of("data")
+    baseline: str
+    against_reference: bool
+    prompts: CountOrZero
+    pairs: Count
+    seed: int
+
+
+def run(config: Config, workdir: Path) -> None:
+    """Writes annotation_page.html, one self-contained file, and key.jsonl, which says who wrote what; keep it apart.
+
+    The page saves its reader's answers in the browser as they come and as a file when asked: a line
+    `{"question", "choice", "annotator"}` each, the choice "a", "b" or "tie". The stage `judge` reads it (`people`).
+
+    Raises:
+      UserError: a file is missing or broken, or there is nothing to compare.
+    """
+    if config.pairs < 1 or config.prompts < 0:
+        raise UserError(f"pairs is {config.pairs} and prompts {config.prompts}, expected 1 or more, and 0 or more.")
+    samples = read_samples(config.samples, config.baseline)
+    kept, counts = set(), {}
+    for record in next(iter(samples.values())):
+        counts[record.split] = counts.get(record.split, 0) + 1
+        if not config.prompts or counts[record.split] <= config.prompts:
+            kept.add(record.id)
+    compared = [c for c in contests(samples, config.baseline, config.against_reference) if c.record.id in kept]
+    asked = questions(compared, config.pairs, config.seed)
+    if not asked:
+        raise UserError("There is nothing to compare: expected a second model, or against_reference = True.")
+    shown = embedded([question.shown() for question in asked if question.model_is != "both"])
+    page = render("annotation_page.html.j2", config=config, questions_json=shown)
+    write_text(workdir / "key.jsonl", "".join(json.dumps(question.key()) + "\n" for question in asked))
+    write_text(workdir / "annotation_page.html", page + "\n")
+    equal = sum(question.model_is == "both" for question in asked)
+    print(
+        f"{workdir / 'annotation_page.html'}: {len(asked) - equal} questions, {equal} pairs of equal texts are ties; "
+        f"the key is {workdir / 'key.jsonl'}.",
+        flush=True,
+    )

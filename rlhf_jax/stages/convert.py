@@ -1,0 +1,148 @@
+"""The stage `convert`: another system's outputs, and a judge's verdicts on them, as the stages here read them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rlhf_jax.config import content_of
+from rlhf_jax.data.records import Samples, write, write_text
+from rlhf_jax.errors import UserError
+from rlhf_jax.metrics.winrate import shares
+from rlhf_jax.report.alpaca_eval import Annotation, Outputs, prompt_id, read_annotations, read_outputs
+from rlhf_jax.report.summary import REFERENCE
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the stage; the last three are what the files do not say and a record has to.
+
+    Attributes:
+      stage: "convert".
+      model: the name that the system gets in samples and judgements.
+      split: of all prompts, e.g. "ood_test".
+      outputs: AlpacaEval's `model_outputs.json` or the study's `decodes.json`.
+      references: `model_outputs.json` of the reference, on the same prompts.
+      annotations: AlpacaEval's `annotations.json` on these outputs; "" where there is none.
+      temperature: at which the outputs were sampled.
+      finish: how the outputs ended, "eos" or "length"; the share finished of an evaluation then says only this.
+      seed: of the sampling.
+    """
+
+    stage: str
+    model: str
+    split: str
+    outputs: str = content_of("data")
+    references: str = content_of("data")
+    annotations: str = content_of("data")
+    temperature: float
+    finish: Literal["eos", "length"]
+    seed: int
+
+
+def run(config: Config, workdir: Path) -> None:
+    """Writes samples.jsonl and, with annotations, judgements.jsonl; the lines of several runs may be joined by `cat`.
+
+    Annotations against the reference's generator become judgements against "reference", others keep the opponent's
+    name. The annotator gives no scores: each side's score is the share of the comparison that it won.
+
+    Raises:
+      UserError: as in `read_outputs` and `read_annotations`; outputs and references are on different prompts; the
+        reference has several outputs a prompt; or the annotations leave out a prompt, or are of other prompts,
+        generators or outputs.
+    """
+    path = workdir / "samples.jsonl"
+    if path.exists():
+        print(f"{path} is complete, nothing to do.")
+        return
+    outputs, references = read_outputs(config.outputs), read_outputs(config.references)
+    _require_same_prompts(config, outputs, references)
+    samples = [_record(config, outputs, prompt, references.by_prompt[prompt][0]) for prompt in outputs.by_prompt]
+    if config.annotations:
+        judgements = _judgements(config, outputs, references)
+        text = "".join(json.dumps(judgement, allow_nan=False) + "\n" for judgement in judgements)
+        write_text(workdir / "judgements.jsonl", text)
+        print(f"{workdir / 'judgements.jsonl'}: {len(judgements)} judgements.")
+    write(path, samples)
+    print(f"{path}: {len(samples)} prompts, {samples[0].n} output(s) each.")
+
+
+def _require_same_prompts(config: Config, outputs: Outputs, references: Outputs) -> None:
+    strangers = outputs.by_prompt.keys() ^ references.by_prompt.keys()
+    if strangers:
+        raise UserError(
+            f"{len(strangers)} prompt(s) are only in one of {config.outputs} and {config.references}, the first is "
+            f"{min(strangers)[:60]!r}; expected the same prompts in both."
+        )
+    count = len(next(iter(references.by_prompt.values())))
+    if count > 1:
+        raise UserError(f"{config.references} has {count} outputs a prompt, expected one reference.")
+
+
+def _record(config: Config, outputs: Outputs, prompt: str, reference: str) -> Samples:
+    texts = outputs.by_prompt[prompt]
+    return Samples(
+        id=prompt_id(prompt),
+        split=config.split,
+        prompt=prompt,
+        reference=reference,
+        outputs=texts,
+        rewards=None,
+        finish=[config.finish] * len(texts),
+        selected=None,
+        model=config.model,
+        checkpoint=outputs.generator,
+        temperature=config.temperature,
+        n=len(texts),
+        seed=config.seed,
+    )
+
+
+def _judgements(config: Config, outputs: Outputs, references: Outputs) -> list[dict[str, Any]]:
+    if not references.generator:
+        raise UserError(f"{config.references} names no generator, expected the one that annotations are against.")
+    annotations = read_annotations(config.annotations)
+    generator = outputs.generator or annotations[0].generator
+    missing: dict[str, set[str]] = {}
+    for annotation in annotations:
+        _require_of_these_outputs(config, annotation, generator, outputs, references)
+        missing.setdefault(annotation.reference_generator, set(outputs.by_prompt)).remove(annotation.prompt)
+    for against, prompts in missing.items():
+        if prompts:
+            raise UserError(
+                f"{config.annotations} lacks {len(prompts)} of {len(outputs.by_prompt)} prompts against {against}, the "
+                f"first is {min(prompts)[:60]!r}; expected an annotation of every prompt."
+            )
+    return [_judgement(config, annotation, references.generator) for annotation in annotations]
+
+
+def _require_of_these_outputs(
+    config: Config, annotation: Annotation, generator: str, outputs: Outputs, references: Outputs
+) -> None:
+    about = f"{config.annotations} annotates {annotation.prompt[:60]!r}"
+    if annotation.prompt not in outputs.by_prompt:
+        raise UserError(f"{about}, which is no prompt of {config.outputs}; expected the same prompts in both.")
+    if annotation.generator != generator:
+        raise UserError(f"{about} for {annotation.generator}, expected {generator} alone.")
+    if annotation.output not in outputs.by_prompt[annotation.prompt]:
+        raise UserError(f"{about} with an output_2 that is not in {config.outputs}, expected the same outputs in both.")
+    against_reference = annotation.reference_generator == references.generator
+    if against_reference and annotation.reference_output not in references.by_prompt[annotation.prompt]:
+        raise UserError(f"{about} with an output_1 that is not in {config.references}, expected the same in both.")
+
+
+def _judgement(config: Config, annotation: Annotation, reference_generator: str) -> dict[str, Any]:
+    own = float(shares([annotation.preference])[0])
+    against = annotation.reference_generator
+    return {
+        "id": prompt_id(annotation.prompt),
+        "split": config.split,
+        "model": config.model,
+        "against": REFERENCE if against == reference_generator else against,
+        "preference": 1 + own,
+        "score": own,
+        "against_score": 1 - own,
+        "judge": annotation.annotator,
+    }

@@ -1,0 +1,39 @@
+"""Stage `generate`: N samples a prompt from one policy, as `samples.jsonl`; and the Python call of that name.
+
+The module has another name than both, or importing it would put it where the package offers the call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf_jax.sampling.samples_file import Sampling, sample_file
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sampling from one policy.
+
+    Attributes:
+      stage: "generate".
+      name: what the records call the model.
+      sampling: what to sample.
+    """
+
+    stage: str
+    name: str
+    sampling: Sampling
+
+
+def run(config: Config, workdir: Path) -> None:
+    """Writes `workdir/samples.jsonl`; resumes where it stopped.
+
+    Raises:
+      UserError: bad input, named.
+    """
+    sample_file(config.sampling, workdir, config.name)

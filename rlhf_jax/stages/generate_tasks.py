@@ -1,0 +1,111 @@
+"""Stage `generate_tasks`: a new test set of instructions, by a language model behind an OpenAI-compatible endpoint.
+
+The study's ID test set and Sequential Instructions were made so, by a model that can no longer be asked. The stage
+`prepare` reads what this writes in the place of either.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rlhf_jax.config import Count, content_of, may_change
+from rlhf_jax.data import self_instruct
+from rlhf_jax.data.records import write_text
+from rlhf_jax.data.self_instruct import Collection, Kind
+from rlhf_jax.errors import UserError
+from rlhf_jax.llm_api.batch import Question, ask_all
+from rlhf_jax.llm_api.budget import Spending, SpendingConfig
+from rlhf_jax.llm_api.cache import AnswerCache
+from rlhf_jax.llm_api.client import Endpoint, EndpointConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to make.
+
+    Attributes:
+      stage: "generate_tasks".
+      kind: the test set that it is like, by its name as a source of `prepare`.
+      seed_tasks: JSONL of tasks to show examples of, as `self_instruct.seed_tasks` reads it; "" for this project's own.
+      shown: examples in a request; the study shows 3.
+      tasks: how many to make; the study has 1,030 and 533.
+      requests: how many may be sent, at most; an answer has up to 17 tasks, of which the filters leave some.
+      seed: draws the examples of each request, and is of the random part of waits.
+      cache: SQLite file of answers; "" is `answers.sqlite` in the run's folder.
+      endpoint: the model. The study samples at temperature 1 and top-p 1.
+      spending: its prices, and the limit.
+    """
+
+    stage: str
+    kind: Kind
+    seed_tasks: str = content_of("data")
+    shown: int
+    tasks: Count
+    requests: Count = may_change()
+    seed: int
+    cache: str = may_change()
+    endpoint: EndpointConfig
+    spending: SpendingConfig
+
+
+def run(config: Config, workdir: Path) -> None:
+    """Writes generation.json, what was asked, left out and paid, and then tasks.jsonl, the test set.
+
+    A line of it is `{"dataset", "instruction", "output", "generator"}`, as AlpacaEval has them.
+
+    A request is determined by the seed and its number, and answers are kept as they come: a run that is killed, or
+    that stopped at a limit, goes on when it is started again, and its result is the same.
+
+    Raises:
+      UserError: a setting that does not fit, `requests` answers with too few tasks in them, or as `ask_all`.
+    """
+    path = workdir / "tasks.jsonl"
+    if path.exists():
+        print(f"{path} is complete, nothing to do.")
+        return
+    seeds = self_instruct.seed_tasks(config.kind, config.seed_tasks)
+    if not 1 <= config.shown <= len(seeds):
+        raise UserError(f"shown is {config.shown}, expected 1 to {len(seeds)}, as many as there are seed tasks.")
+    if config.tasks < 1 or config.requests < 1:
+        raise UserError(f"tasks is {config.tasks} and requests {config.requests}, expected 1 or more of both.")
+    endpoint, spending = Endpoint(config.endpoint, config.seed), Spending(config.spending)
+    cache = AnswerCache(Path(config.cache) if config.cache else workdir / "answers.sqlite")
+
+    def question(number: int) -> Question:
+        shown = np.random.default_rng((config.seed, number)).choice(len(seeds), config.shown, replace=False)
+        text = self_instruct.request(config.kind, [seeds[index] for index in shown])
+        return Question([{"role": "user", "content": text}], repeat=number)
+
+    collection = Collection(config.kind, seeds)
+    asked = 0
+    while len(collection.kept) < config.tasks:
+        if asked == config.requests:
+            raise UserError(
+                f"{asked} requests gave {len(collection.kept)} tasks, expected {config.tasks}; left out were "
+                f"{dict(collection.left_out)}. All answers are in {cache.path}: raise requests to go on."
+            )
+        numbers = range(asked, min(asked + config.endpoint.concurrency, config.requests))
+        for answer in ask_all([question(number) for number in numbers], endpoint, cache, spending, "requests"):
+            if len(collection.kept) < config.tasks:  # what is kept does not depend on how many were asked at a time
+                collection.add(answer.text, cut=answer.finish == "length")
+                asked += 1
+        print(f"{len(collection.kept):,} of {config.tasks:,} tasks after {asked:,} requests", flush=True)
+    tasks = collection.kept[: config.tasks]
+    facts = {
+        "generator": endpoint.model,
+        "requests": asked,
+        "tasks": len(tasks),
+        "left_out": dict(sorted(collection.left_out.items())),
+        "spent": spending.summary(),
+    }
+    rows = [
+        {"dataset": config.kind, "instruction": task.joined(), "output": task.output, "generator": endpoint.model}
+        for task in tasks
+    ]
+    write_text(workdir / "generation.json", json.dumps(facts, indent=2) + "\n")
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    print(f"{path}: {len(rows):,} tasks; {spending.in_words(spending.tokens)}.")

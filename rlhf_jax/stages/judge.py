@@ -1,0 +1,195 @@
+"""The stage `judge`: who wins on each prompt, a model or the human summary, a model or the baseline.
+
+The judge is one of five. The gold scorer (simulated), a language model behind an endpoint and people are not told which
+text is the reference, so they can compare with it; a reward model, by the rewards in the samples, and likeness to the
+reference compare models alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlhf_jax.config import Count, content_of
+from rlhf_jax.data.records import Samples, write_text
+from rlhf_jax.errors import UserError
+from rlhf_jax.judges.consistency import verdict_statistics
+from rlhf_jax.judges.gold import GoldConfig, make_scorer
+from rlhf_jax.judges.llm import LlmJudge, LlmJudgeConfig, Match, Verdict, match_share
+from rlhf_jax.judges.pairs import Contest, Judgement, contests, pairs_of, read_samples
+from rlhf_jax.judges.people import PeopleConfig, judge_by_people
+from rlhf_jax.judges.scores import ROUGE_L, Scores, gold_scores, reward_scores, similarity_scores
+from rlhf_jax.metrics.winrate import win_rate
+
+_CANNOT_JUDGE_REFERENCES = {
+    "reward": "samples.jsonl holds no reward of the human summaries",
+    "similarity": "it reads the human summary, which would win every time",
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the stage; exactly one of `gold`, `llm`, `people`, `reward` and `similarity` chooses the judge.
+
+    Attributes:
+      stage: "judge".
+      samples: model name to its samples.jsonl; all on the same prompts.
+      baseline: the model that the others are compared with head to head.
+      gold: the simulated judge.
+      llm: a language model behind an endpoint.
+      people: answers to a page that the stage `annotation_page` wrote, of the same samples.
+      reward: the reward model, by the rewards in the samples.
+      similarity: likeness to the human summary: "rouge_l", or the sentence encoder of a cosine.
+      against_reference: whether models are compared with the human summaries, too; `reward` and `similarity` cannot.
+      pairs: of `llm`: how many pairs of outputs are compared on a prompt, the i-th of the model with the i-th of the
+        opponent, or with its only one. The other judges compare every output with every one.
+    """
+
+    stage: str
+    samples: dict[str, str] = content_of("data")
+    baseline: str
+    gold: GoldConfig | None = None
+    llm: LlmJudgeConfig | None = None
+    people: PeopleConfig | None = None
+    reward: bool = False
+    similarity: str = content_of("model", default="")
+    against_reference: bool = True
+    pairs: Count = 1
+
+
+def run(config: Config, workdir: Path) -> None:
+    """Writes judgements.jsonl, one line per prompt, model and opponent, and prints the win rates.
+
+    A line is `{"id", "split", "model", "against", "preference", "score", "against_score", "judge"}`. `against` is
+    "reference" or the baseline, which is not compared with itself. `preference` is 1 plus the mean of 1 for a win, 0.5
+    for a tie and 0 for a loss, over all pairs of an output of the model and one of the opponent that were compared; the
+    scores are means over outputs. Of a best-of-N record only the selected output counts.
+
+    A language model and people give no scores: `score` and `against_score` are then each side's share of the
+    comparisons. Of a language model the line ends in `"answers", "unparsable"`, how often it was asked and how many of
+    its answers could not be read (each counts as a tie); comparisons.jsonl has every answer, judge.json their
+    statistics and what they cost.
+
+    Raises:
+      UserError: a file is missing or broken, the models were not sampled on the same prompts, the baseline is none of
+        them, there is not exactly one judge, or it cannot do what is asked of it.
+    """
+    path = workdir / "judgements.jsonl"
+    if path.exists():
+        print(f"{path} is complete, nothing to do.")
+        return
+    kind = _kind_of_judge(config)
+    samples = read_samples(config.samples, config.baseline)
+    compared = list(contests(samples, config.baseline, config.against_reference))
+    if not compared:
+        raise UserError("There is nothing to compare: expected a second model, or against_reference = True.")
+    if config.llm is not None:
+        judgements = _judge_by_llm(compared, LlmJudge(config.llm, workdir), config.pairs, workdir)
+    elif config.people is not None:
+        judgements = judge_by_people(compared, config.people)
+    else:
+        judgements = _judge_by_scores(compared, *_scores(kind, config, samples))
+    write_text(path, _jsonl(judgements))
+    for line in _win_rates(judgements):
+        print(line)
+    print(f"{path}: {len(judgements)} judgements.")
+
+
+def _kind_of_judge(config: Config) -> str:
+    chosen = [name for name in ("gold", "llm", "people", "reward", "similarity") if getattr(config, name)]
+    if len(chosen) != 1:
+        raise UserError(
+            f"The judge is {' and '.join(chosen) or 'missing'}, expected one of gold, llm, people, reward, similarity."
+        )
+    [kind] = chosen
+    if config.against_reference and kind in _CANNOT_JUDGE_REFERENCES:
+        raise UserError(
+            f"The judge {kind} cannot give a win rate against the reference ({_CANNOT_JUDGE_REFERENCES[kind]}), "
+            "expected against_reference = False."
+        )
+    if config.pairs < 1:
+        raise UserError(f"pairs is {config.pairs}, expected 1 or more.")
+    return kind
+
+
+def _scores(kind: str, config: Config, samples: Mapping[str, Sequence[Samples]]) -> tuple[Scores, str]:
+    """The scores of all that is judged, and the judge's name."""
+    if config.gold is not None:
+        return gold_scores(samples, make_scorer(config.gold)), config.gold.judge
+    if kind == "reward":
+        return reward_scores(samples), "reward model"
+    name = "ROUGE-L" if config.similarity == ROUGE_L else f"cosine ({config.similarity})"
+    return similarity_scores(samples, config.similarity), f"{name} to the reference"
+
+
+def _judge_by_scores(compared: Sequence[Contest], scores: Scores, judge: str) -> list[Judgement]:
+    judgements = []
+    for contest in compared:
+        own, other = (scores[side, contest.record.id] for side in (contest.model, contest.against))
+        won = (1 + np.sign(own[:, None] - other)) / 2
+        judgements.append(contest.judgement(float(won.mean()), float(own.mean()), float(other.mean()), judge))
+    return judgements
+
+
+def _judge_by_llm(compared: Sequence[Contest], judge: LlmJudge, pairs: int, workdir: Path) -> list[Judgement]:
+    indices = [pairs_of(contest, pairs) for contest in compared]
+    matches = [
+        Match(contest.record.prompt, contest.outputs[i], contest.opponents[j], contest.record.split)
+        for contest, found in zip(compared, indices, strict=True)
+        for i, j in found
+    ]
+    verdicts = judge.compare(matches)
+    left = iter(verdicts)
+    judgements, comparisons = [], []
+    for contest, found in zip(compared, indices, strict=True):
+        of_contest = [next(left) for _ in found]
+        share = float(np.mean([match_share(match) for match in of_contest]))
+        answers = [verdict for match in of_contest for verdict in match if verdict.answer is not None]
+        counts = {"answers": len(answers), "unparsable": sum(verdict.share is None for verdict in answers)}
+        judgements.append(contest.judgement(share, share, 1 - share, judge.name) | counts)
+        comparisons += [
+            _comparison(contest, *pair, verdict)
+            for pair, match in zip(found, of_contest, strict=True)
+            for verdict in match
+        ]
+    statistics = {"judge": judge.name, **verdict_statistics(verdicts), "spent": judge.spent()}
+    write_text(workdir / "comparisons.jsonl", _jsonl(comparisons))
+    write_text(workdir / "judge.json", json.dumps(statistics, indent=2, allow_nan=False) + "\n")
+    print(
+        f"{judge.name}: {statistics['answers']:,} answers to {statistics['matches']:,} comparisons, "
+        f"{statistics['unparsable']:,} unparsable and counted as ties; {judge.spent_in_words()}."
+    )
+    return judgements
+
+
+def _comparison(contest: Contest, output: int, opponent: int, verdict: Verdict) -> dict[str, Any]:
+    """A verdict as a line of comparisons.jsonl; `output` and `opponent` count among those that are judged."""
+    return {
+        "id": contest.record.id,
+        "split": contest.record.split,
+        "model": contest.model,
+        "against": contest.against,
+        "output": output,
+        "opponent": opponent,
+        **verdict._asdict(),
+    }
+
+
+def _jsonl(values: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(value, allow_nan=False) + "\n" for value in values)
+
+
+def _win_rates(judgements: Sequence[Judgement]) -> Iterator[str]:
+    groups: dict[tuple[str, str, str], list[float]] = {}
+    for judgement in judgements:
+        key = (judgement["model"], judgement["against"], judgement["split"])
+        groups.setdefault(key, []).append(judgement["preference"])
+    for (model, against, split), preferences in groups.items():
+        rate = win_rate(preferences)
+        error = "" if rate["standard_error"] is None else f" +- {rate['standard_error']:.1f}"
+        yield f"{model} against {against}, {split}: win rate {rate['win_rate']:.1f}{error} % of {rate['n']}"

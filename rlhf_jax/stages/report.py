@@ -1,0 +1,251 @@
+"""Stage `report`: one finished study, or the seeds of one, as report.html, report.json, report.md and a console table.
+
+The same input gives the same bytes: nothing in a report comes from a clock.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rlhf_jax
+from rlhf_jax.data.records import Samples, write_text
+from rlhf_jax.errors import UserError
+from rlhf_jax.judges.gold import GoldConfig
+from rlhf_jax.report import plots
+from rlhf_jax.report.pages import SERIES, embedded, render
+from rlhf_jax.report.study import Study, read_study, require_seeds_of_one_study, with_ood
+from rlhf_jax.report.summary import REFERENCE, Summary, summarise
+from rlhf_jax.report.tables import Table, console, latex, make_tables, markdown, meaning_of_errors, wide_tables
+
+PROMPTS_A_SPLIT = 40
+EMBEDDED_BYTES = 1_500_000
+CONSOLE_WIDTH = 120
+_LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "tokenizers", "numpy", "matplotlib")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the stage.
+
+    Attributes:
+      stage: "report".
+      title: heading of the report.
+      runs: folders of finished studies; several are the seeds of one study, and are averaged.
+      evaluation: evaluation.json of a run, relative to its folder, as all paths below.
+      judgements: judgements.jsonl; the baseline that its head to head rows name is taken for the policy from which the
+        others started, so the KL column is the divergence from it.
+      ood: the split that is out of distribution.
+      samples: samples.jsonl by model; its order is the order of the tables.
+      training: metrics.jsonl by training stage; the one under a model's name supplies that model's KL.
+      reward_vs_kl: reward_vs_kl.json; "" for none.
+      quality: quality.json of the reward model; "" for none.
+      notes: sentences for the reader.
+    """
+
+    stage: str
+    title: str
+    runs: tuple[str, ...]
+    evaluation: str
+    judgements: str
+    ood: str
+    samples: dict[str, str]
+    training: dict[str, str]
+    reward_vs_kl: str
+    quality: str
+    notes: tuple[str, ...]
+
+
+def run(config: Config, workdir: Path) -> None:
+    """Writes workdir/report.html, report.json, report.md and tables.tex, and prints the tables.
+
+    Raises:
+      UserError: a run that lacks a file, a file that does not parse, or runs that differ in more than their seeds.
+    """
+    if not config.runs or not config.samples:
+        raise UserError("the report has no runs or no samples; expected at least one run folder and one model.")
+    paths = config.evaluation, config.judgements, config.samples, config.training, config.reward_vs_kl, config.quality
+    studies = [with_ood(read_study(Path(folder), *paths), config.ood) for folder in config.runs]
+    require_seeds_of_one_study(studies)
+    summary = summarise(studies)
+    printed = make_tables(summary)
+    tables = [*printed, *wide_tables(summary)]
+    write_text(workdir / "report.json", _json(config, summary))
+    write_text(workdir / "report.md", _markdown(config, summary, tables))
+    write_text(workdir / "tables.tex", "\n\n".join(map(latex, tables)) + "\n")
+    write_text(workdir / "report.html", _html(config, studies, summary, tables))
+    paragraphs = [config.title, *map(console, printed), *map(_wrap, [*_reading(summary), *_about(summary)])]
+    print("\n\n".join(paragraphs), f"\nreport: {workdir / 'report.html'}", sep="\n")
+
+
+def _about(summary: Summary) -> list[str]:
+    """What a reader has to know about judge and encoder before any number."""
+    judges = ", ".join(summary.judges) or "none"
+    if all(judge.startswith("gold (") for judge in summary.judges):
+        about = [
+            f"The judge, {judges}, is a simulated gold scorer: a formula that rates an output against its text without "
+            "reading the human summary. It is neither people nor a language model, and a win rate says only what that "
+            "formula prefers."
+        ]
+    else:
+        about = [f"The judge is {judges}; a win rate says only what it prefers."]
+    if GoldConfig(summary.encoder).judge in summary.judges:
+        about.append(
+            f"The encoder behind Sentence-BERT diversity, {summary.encoder}, is the judge's own, so win rates and that "
+            "diversity are not independent of each other."
+        )
+    return about
+
+
+def _reading(summary: Summary) -> list[str]:
+    """How to read the tables."""
+    brackets = "by a bootstrap over prompts, across inputs by their half-samples" if summary.runs == 1 else "over seeds"
+    baseline = summary.baseline or "the baseline"
+    return [
+        f"{meaning_of_errors(summary)} Brackets are 95 % intervals {brackets}.",
+        f"ID is in distribution, OOD out of distribution, gap is ID minus OOD in percent points; ties count half. "
+        f"KL to {baseline}: of a trained policy the estimates k1 and k3 at its last logged step, of best-of-n "
+        "log n - (n - 1) / n in both columns, which is relative to sampling at its own temperature. Length-controlled "
+        "wins are those that a logistic model predicts at equal length; strength is Bradley and Terry's over all "
+        "comparisons of a split, the reference among them.",
+    ]
+
+
+def _sampling(study: Study) -> list[str]:
+    lines = []
+    for model, samples in study.samples.items():
+        first = samples[0]
+        splits: dict[str, int] = {}
+        for sample in samples:
+            splits[sample.split] = splits.get(sample.split, 0) + 1
+        prompts = " and ".join(f"{count} {split}" for split, count in splits.items())
+        outputs = f"best of {first.n}" if first.selected is not None else f"{first.n} outputs"
+        lines.append(f"{model}: {prompts} prompts, {outputs} each at temperature {first.temperature:g}")
+    return lines
+
+
+def _json(config: Config, summary: Summary) -> str:
+    report = {
+        "title": config.title,
+        "runs": [Path(folder).name for folder in config.runs],
+        "errors": meaning_of_errors(summary),
+        "judges": summary.judges,
+        "encoder": summary.encoder,
+        "baseline": summary.baseline,
+        "models": summary.rows,
+        "reward_models": summary.reward_models,
+        "judging": summary.judging,
+        "about": _about(summary),
+        "notes": config.notes,
+    }
+    return json.dumps(report, indent=2, allow_nan=False) + "\n"
+
+
+def _markdown(config: Config, summary: Summary, tables: Sequence[Table]) -> str:
+    parts = [
+        f"# {config.title}",
+        *config.notes,
+        *map(markdown, tables),
+        "## How to read this",
+        *_reading(summary),
+        *_about(summary),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _html(config: Config, studies: Sequence[Study], summary: Summary, tables: Sequence[Table]) -> str:
+    training = [study.training for study in studies]
+    of_run = f" of run {studies[0].folder.name}" if len(studies) > 1 else ""
+    browser = _browser(studies[0])
+    return render(
+        "report.html.j2",
+        config=config,
+        summary=summary,
+        tables=tables,
+        about=_about(summary),
+        reading=_reading(summary),
+        models=list(summary.rows),
+        series=SERIES,
+        figures={
+            "Diversity against win rate": plots.diversity_against_win_rate(summary),
+            "In distribution against out of distribution": plots.in_against_out(summary),
+            "Policy optimisation": plots.policy_curves(training)
+            + plots.reward_vs_kl_plots(studies[0].reward_vs_kl, f"Reward against KL{of_run}", list(summary.rows)),
+            "Supervised and reward model training": plots.training_curves(training)
+            + plots.reliability(studies[0].quality, f"Reliability{of_run}"),
+        },
+        browser=browser,
+        browser_json=embedded(browser),
+        sampling=_sampling(studies[0]),
+        runs=[{"name": study.folder.name, "config": _pretty(study.config)} for study in studies],
+        corpus=studies[0].corpus,
+        versions={
+            "rlhf_jax": rlhf_jax.__version__,
+            "Python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+        },
+        pretty=_pretty,
+    )
+
+
+def _browser(study: Study) -> dict[str, Any]:
+    """The samples that the page embeds: of each split up to PROMPTS_A_SPLIT prompts, fewer where texts are long."""
+    verdicts = {(j["id"], j["model"]): j for j in study.judgements if j["against"] == REFERENCE}
+    samples = {(sample.id, model): sample for model, found in study.samples.items() for sample in found}
+    by_split: dict[str, list[Samples]] = {}
+    for prompt in next(iter(study.samples.values())):
+        by_split.setdefault(prompt.split, []).append(prompt)
+
+    def entry(prompt: Samples) -> dict[str, Any]:
+        keys = [(prompt.id, model) for model in study.samples]
+        return {
+            "id": prompt.id,
+            "split": prompt.split,
+            "prompt": prompt.prompt,
+            "reference": prompt.reference,
+            "answers": [_answer(samples[key], verdicts.get(key)) if key in samples else None for key in keys],
+        }
+
+    limit = PROMPTS_A_SPLIT
+    while True:
+        shown = {split: _spread(found, limit) for split, found in by_split.items()}
+        entries = [entry(prompt) for found in shown.values() for prompt in found]
+        if limit == 1 or len(json.dumps(entries, ensure_ascii=False).encode()) <= EMBEDDED_BYTES:
+            break
+        limit //= 2
+    return {
+        "models": list(study.samples),
+        "shown": {split: len(found) for split, found in shown.items()},
+        "of": {split: len(found) for split, found in by_split.items()},
+        "prompts": entries,
+    }
+
+
+def _answer(sample: Samples, verdict: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "outputs": sample.outputs,
+        "rewards": sample.rewards,
+        "finish": sample.finish,
+        "selected": sample.selected,
+        "verdict": verdict and {key: verdict[key] for key in ("preference", "score", "against_score")},
+    }
+
+
+def _spread(samples: Sequence[Samples], limit: int) -> list[Samples]:
+    """At most `limit` of them, evenly spaced: a file sorted by origin still shows every origin."""
+    count = min(limit, len(samples))
+    return [samples[index * len(samples) // count] for index in range(count)]
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _wrap(text: str) -> str:
+    return textwrap.fill(text, CONSOLE_WIDTH)

@@ -1,0 +1,134 @@
+"""Services that show a run's scalars: TensorBoard's event files, Weights and Biases."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from rlhf_jax.config import Count
+from rlhf_jax.errors import UserError
+
+Line = Mapping[str, Any]
+"""`step`, scalars by name, None for what is not finite, and in a step's last line `time` (seconds since 1970)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Logging:
+    """What a run logs and profiles beyond its files (docs/logging.md).
+
+    Attributes:
+      profile_steps: the first and the last step of a profile; () for none.
+      signal_steps: how many steps a profile has that SIGUSR1 asks for.
+      wandb_project: the project at Weights and Biases that the metrics go to as well; "" for none.
+    """
+
+    profile_steps: tuple[int, ...] = ()
+    signal_steps: Count = 3
+    wandb_project: str = ""
+
+    def check(self) -> None:
+        """Raises UserError for steps that are none, or if the package of a chosen service is missing."""
+        steps = self.profile_steps
+        if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
+            raise UserError(f"config.logging.profile_steps is {steps}, expected () or a first and a last step")
+        if self.signal_steps < 1:
+            raise UserError(f"config.logging.signal_steps is {self.signal_steps}, expected 1 or more")
+        if self.wandb_project and importlib.util.find_spec("wandb") is None:
+            raise UserError(
+                f"config.logging.wandb_project is {self.wandb_project!r} and wandb is not installed; "
+                "pip install -e '.[wandb]' brings it"
+            )
+
+
+class Sink(Protocol):
+    """Takes the lines of `metrics.jsonl` and `timing.jsonl` as they are written."""
+
+    def add(self, line: Line) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def scalars(line: Line) -> dict[str, float]:
+    """What a line measures."""
+    return {name: value for name, value in line.items() if name not in ("step", "time") and value is not None}
+
+
+class TensorBoard:
+    """Event files in the workdir. They cannot be cut back, so they are written anew from the lines that stay.
+
+    Args:
+      workdir: the run's folder.
+      kept: lines of a run that goes on.
+    """
+
+    def __init__(self, workdir: Path, kept: Iterable[Line]) -> None:
+        from tensorboardX import SummaryWriter
+
+        for events in workdir.glob("events.out.tfevents.*"):
+            events.unlink()
+        self._events = SummaryWriter(str(workdir), flush_secs=10)
+        kept = list(kept)
+        times = {line["step"]: line["time"] for line in kept if "time" in line}
+        for line in kept:
+            self.add({"time": times.get(line["step"]), **line})
+
+    def add(self, line: Line) -> None:
+        for name, value in scalars(line).items():
+            self._events.add_scalar(name, value, line["step"], walltime=line.get("time"))
+
+    def close(self) -> None:
+        self._events.close()
+
+
+class WeightsAndBiases:
+    """A run of a project at Weights and Biases; `WANDB_MODE=offline` keeps it below `workdir/wandb` to be synced later.
+
+    A run that goes on goes on there too, by the id in `workdir/wandb_id`. Steps that it already has are not sent again:
+    what is done again after a kill comes out the same.
+
+    Args:
+      workdir: the run's folder; its `config.json`, if it is there, becomes the run's config.
+      project: its name.
+
+    Raises:
+      UserError: the service refuses, e.g. for want of a key.
+    """
+
+    def __init__(self, workdir: Path, project: str) -> None:
+        import wandb
+
+        config = workdir / "config.json"
+        try:
+            self._run = wandb.init(
+                project=project,
+                id=_kept_id(workdir / "wandb_id"),
+                resume="allow",
+                name=f"{workdir.absolute().parent.name}/{workdir.absolute().name}",
+                dir=workdir,
+                config=json.loads(config.read_text()) if config.exists() else None,
+                settings=wandb.Settings(console="off"),
+            )
+        except wandb.Error as error:
+            raise UserError(f"config.logging.wandb_project is {project!r} and wandb says: {error}") from error
+
+    def add(self, line: Line) -> None:
+        if line["step"] >= self._run.step:
+            self._run.log(scalars(line), step=line["step"], commit="time" in line)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _kept_id(path: Path) -> str:
+    """The id in a file, which is made if it is not there."""
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        partial.write_text(secrets.token_hex(8) + "\n")
+        os.replace(partial, path)
+    return path.read_text().strip()

@@ -1,0 +1,158 @@
+"""A run's numbers: `metrics.jsonl`, `timing.jsonl`, what shows them, and the progress that a person watches."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.parallel import hosts
+from rlhf_jax.training.goodput import Goodput
+from rlhf_jax.training.loggers import Sink, TensorBoard, WeightsAndBiases
+
+
+class MetricsWriter:
+    """Appends scalars to a run's files, one JSON object a line, and gives them to what shows them (`sinks`).
+
+    `metrics.jsonl` holds what the run computed, without clock readings, so that a run that was killed and resumed
+    writes the same bytes as one that was not; `timing.jsonl` holds seconds and rates. For that, write a step's metrics
+    before the step's checkpoint. A value that is not finite is written as null, because JSON has no other word for it.
+
+    Args:
+      workdir: the run's folder; it must exist.
+      resume_step: the checkpoint's step that the run goes on from; later lines are cut off first. None starts afresh.
+      wandb_project: where the scalars go at Weights and Biases; "" for nowhere.
+
+    Raises:
+      UserError: a line is not a JSON object with a step, or Weights and Biases refuses.
+    """
+
+    def __init__(self, workdir: Path, resume_step: int | None, wandb_project: str = "") -> None:
+        paths = (workdir / "metrics.jsonl", workdir / "timing.jsonl")
+        (metrics, _), (timing, lost) = (_cut_back(path, resume_step) for path in paths)
+        self._sinks: list[Sink] = [TensorBoard(workdir, [*metrics, *timing])]
+        if wandb_project:
+            self._sinks.append(WeightsAndBiases(workdir, wandb_project))
+        self._goodput = Goodput(workdir, resume_step, timing, lost)
+        self._metrics, self._timing = (path.open("a") for path in paths)
+
+    def write(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Appends `scalars` (Python, NumPy or JAX numbers) to `metrics.jsonl`, sorted by name, at full precision."""
+        self._append(self._metrics, {"step": int(step), **_finite(scalars)})
+
+    def timing(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Appends `scalars`, `time` (seconds since 1970) and the run's goodput to `timing.jsonl`; ends the step."""
+        now = time.time()
+        scalars = {**scalars, **self._goodput.after(now, scalars)}
+        self._append(self._timing, {"step": int(step), "time": now, **_finite(scalars)})
+
+    def _append(self, file: TextIO, line: dict[str, Any]) -> None:
+        file.write(json.dumps(line, allow_nan=False) + "\n")
+        file.flush()
+        for sink in self._sinks:
+            sink.add(line)
+
+    def close(self) -> None:
+        for each in (self._metrics, self._timing, *self._sinks):
+            each.close()
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _finite(scalars: Mapping[str, Any]) -> dict[str, float | None]:
+    values = {name: float(scalars[name]) for name in sorted(scalars)}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _cut_back(path: Path, step: int | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Leaves in `path` the lines up to `step` and returns them and the others; a half-written last line goes too."""
+    *lines, _ = path.read_text().split("\n") if path.exists() else [""]
+    last = -1 if step is None else step
+    kept, records, lost = [], [], []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            if record["step"] <= last:
+                kept.append(line + "\n")
+                records.append(record)
+            else:
+                lost.append(record)
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {number} is {line[:60]!r}, expected a JSON object with a step") from error
+    partial = path.with_suffix(".jsonl.partial")
+    partial.write_text("".join(kept))
+    os.replace(partial, path)
+    return records, lost
+
+
+class Progress:
+    """How far a loop is: a bar with ETA and tokens/s in a terminal, else a plain line each 10 s or 10 %.
+
+    Of several hosts the main one's is seen.
+
+    Args:
+      total: units in the whole loop.
+      unit: what is counted, e.g. "step".
+      description: the loop's name.
+      initial: units done before, when the loop is resumed.
+      stream: where to write.
+    """
+
+    def __init__(
+        self, total: int, unit: str = "step", description: str = "", initial: int = 0, stream: TextIO | None = None
+    ) -> None:
+        self._total, self._unit, self._description = total, unit, description
+        self._initial = self._done = initial
+        self._tokens = 0
+        self._stream = stream or sys.stderr
+        self._start = self._last_line = time.monotonic()
+        self._bar = None
+        if self._stream.isatty() and hosts.is_main():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=total, initial=initial, desc=description, unit=unit, file=self._stream, dynamic_ncols=True
+            )
+
+    def update(self, units: int = 1, tokens: int = 0) -> None:
+        """Counts `units` more as done, in which `tokens` were processed."""
+        tenths = 10 * self._done // self._total
+        self._done += units
+        self._tokens += tokens
+        now = time.monotonic()
+        if self._bar is not None:
+            if self._tokens:
+                self._bar.set_postfix_str(self._rate(now), refresh=False)
+            self._bar.update(units)
+        elif hosts.is_main() and (now - self._last_line >= 10 or 10 * self._done // self._total > tenths):
+            self._last_line = now
+            self._print_line(now)
+
+    def _rate(self, now: float) -> str:
+        return f"{self._tokens / max(now - self._start, 1e-9):,.0f} tokens/s"
+
+    def _print_line(self, now: float) -> None:
+        remaining = (now - self._start) * (self._total - self._done) / max(self._done - self._initial, 1)
+        parts = [f"{self._description}: {self._unit} {self._done}/{self._total}"]
+        if self._tokens:
+            parts.append(self._rate(now))
+        if self._done < self._total:
+            parts.append(f"{remaining:.0f} s left")
+        print(", ".join(parts), file=self._stream, flush=True)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.metrics import statistics
+from rlhf_jax.metrics.statistics import (
+    bootstrap_interval,
+    mean_and_error,
+    mean_and_interval,
+    resampled_means,
+    sign_flip_p_value,
+)
+
+
+def test_mean_and_error():
+    assert mean_and_error([1.0, 3.0]) == {"mean": 2.0, "standard_error": 1.0, "n": 2}
+    with pytest.raises(UserError, match="no values"):
+        mean_and_error([])
+
+
+def test_mean_and_interval():
+    values = [1.0, 3.0, 4.0]
+    expected = {**mean_and_error(values), "interval": list(bootstrap_interval(values, seed=5))}
+    assert mean_and_interval(values, seed=5) == expected
+    assert mean_and_interval([1.0])["interval"] is None
+
+
+def test_bootstrap_interval_is_near_the_normal_one_and_repeats():
+    values = np.random.default_rng(3).normal(10, 2, 200)
+    low, high = bootstrap_interval(values, resamples=2000)
+    error = mean_and_error(values)["standard_error"]
+    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.2 * error)
+    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.2 * error)
+    assert bootstrap_interval(values, resamples=2000) == (low, high)
+    assert bootstrap_interval(values, resamples=2000, seed=1) != (low, high)
+
+
+def test_bootstrap_interval_narrows_with_less_confidence_and_holds_a_constant():
+    values = np.arange(20.0)
+    wide, narrow = (bootstrap_interval(values, confidence, 500) for confidence in (0.95, 0.5))
+    assert wide[0] < narrow[0] < 9.5 < narrow[1] < wide[1]
+    assert bootstrap_interval([4.0, 4.0], resamples=10) == (4.0, 4.0)
+
+
+@pytest.mark.parametrize(("values", "confidence"), [([], 0.95), ([1.0], 1.0), ([1.0], 95)])
+def test_bootstrap_interval_refuses_bad_input(values, confidence):
+    with pytest.raises(UserError, match="expected"):
+        bootstrap_interval(values, confidence)
+
+
+def test_resampled_means_are_means_of_the_values_and_do_not_depend_on_the_batches(monkeypatch):
+    values = [0.0, 1.0, 10.0]
+    means = resampled_means(values, 500, np.random.default_rng(0))
+    possible = {sum(drawn) / 3 for drawn in itertools.product(values, repeat=3)}
+    assert {round(mean, 9) for mean in means.tolist()} == {round(mean, 9) for mean in possible}
+    assert means.mean() == pytest.approx(11 / 3, abs=0.5)
+    monkeypatch.setattr(statistics, "_DRAWS_AT_ONCE", 7)
+    np.testing.assert_array_equal(resampled_means(values, 500, np.random.default_rng(0)), means)
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0, -0.5, 3.0, 0.0, 1.0, 1.5], [0.5, -0.5, 1.0, -1.0, 0.1]])
+def test_sign_flips_agree_with_all_of_them(values):
+    sums = [np.dot(signs, values) for signs in itertools.product([-1, 1], repeat=len(values))]
+    exact = np.mean([abs(total) >= abs(sum(values)) - 1e-9 for total in sums])
+    assert sign_flip_p_value(values) == pytest.approx(exact, abs=0.02)
+    assert sign_flip_p_value(values) == sign_flip_p_value(np.negative(values))
+
+
+def test_no_difference_has_p_1_and_a_clear_one_the_smallest():
+    assert sign_flip_p_value([0.0, 0.0, 0.0]) == 1
+    assert sign_flip_p_value(np.ones(100), resamples=999) == 1 / 1000
+    with pytest.raises(UserError, match="no differences"):
+        sign_flip_p_value([])

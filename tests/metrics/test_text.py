@@ -1,0 +1,48 @@
+import pytest
+
+from rlhf_jax.metrics.text import copied_share, length_in_words, repetition, rouge_l
+
+TEXT = "Compute the inverse of a matrix, which must be square. The result is dense."
+
+
+def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence():
+    # "the cat mat" is common in order: precision 3/4, recall 3/6.
+    assert rouge_l("the cat quietly mat", "the cat sat on the mat") == pytest.approx(2 * 0.75 * 0.5 / 1.25)
+
+
+def test_rouge_l_stems_and_ignores_case():
+    assert rouge_l("Computing matrices", "compute matrices") == 1.0
+
+
+@pytest.mark.parametrize(("output", "reference"), [("", "a b"), ("a b", ""), ("", "")])
+def test_rouge_l_of_an_empty_text_is_zero(output, reference):
+    assert rouge_l(output, reference) == 0.0
+
+
+def test_length_counts_words():
+    assert length_in_words("  two\n words ") == 2
+    assert length_in_words(" ") == 0
+
+
+def test_a_copied_sentence_is_copied_whole_whatever_its_case_and_punctuation():
+    assert copied_share("compute the Inverse of a matrix which must be square!", TEXT) == 1.0
+
+
+def test_copied_share_counts_four_grams():
+    # "compute the inverse of", "the inverse of a", "inverse of a tensor": two of three.
+    assert copied_share("Compute the inverse of a tensor", TEXT) == 2 / 3
+    assert copied_share("Inverts square matrices by elimination", TEXT) == 0.0
+
+
+def test_short_outputs_are_one_ngram():
+    assert copied_share("the inverse", TEXT) == 1.0
+    assert copied_share("inverse the", TEXT) == 0.0
+    assert copied_share("", TEXT) == 0.0
+    assert copied_share("the inverse", "") == 0.0
+
+
+def test_repetition_is_the_share_of_ngrams_seen_before():
+    assert repetition("a b c d e f") == 0.0
+    assert repetition("go on and on go on and on") == pytest.approx(1 / 5)
+    assert repetition("no " * 10) == pytest.approx(6 / 7)
+    assert repetition("") == repetition("no no no no") == 0.0

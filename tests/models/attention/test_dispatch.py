@@ -1,0 +1,91 @@
+"""Which implementation runs where, and that the network's attention is the one chosen."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.models import attention
+from rlhf_jax.models.attention import KeysValues, chunked
+from rlhf_jax.models.attention.cudnn import cudnn
+from rlhf_jax.models.attention.splash import splash
+from tests import tiny
+from tests.dense_attention import holes, normal
+
+CPU = SimpleNamespace(platform="cpu")
+TPU = SimpleNamespace(platform="tpu")
+AMPERE, TURING, AMD = (
+    SimpleNamespace(platform="gpu", compute_capability=capability) for capability in ("8.0", "7.5", "gfx942")
+)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "width", "window", "kernel"),
+    [
+        (CPU, "float32", 64, None, None),
+        (CPU, "bfloat16", 64, None, None),
+        (TPU, "bfloat16", 128, None, splash),
+        (TPU, "float32", 80, None, splash),
+        (TPU, "float16", 128, None, None),
+        (TPU, "bfloat16", 128, 1024, splash),
+        (TPU, "bfloat16", 128, 1023, None),
+        (AMPERE, "bfloat16", 128, None, cudnn),
+        (AMPERE, "float16", 80, 1024, cudnn),
+        (AMPERE, "bfloat16", 64, 1023, None),
+        (AMPERE, "float32", 64, None, None),
+        (AMPERE, "bfloat16", 100, None, None),
+        (AMPERE, "bfloat16", 256, None, None),
+        (TURING, "float16", 64, None, None),
+        (AMD, "bfloat16", 64, None, None),
+    ],
+)
+def test_the_kernel_follows_from_platform_dtype_width_and_window(device, dtype, width, window, kernel):
+    assert attention.choose(device, jnp.dtype(dtype), width, 1024, window) is kernel
+
+
+def test_on_cpu_it_is_attention_in_parts_bit_for_bit():
+    q, own = normal(0, 2, 2, 2, 3, 5, 4), KeysValues(normal(1, 2, 2, 2, 5, 4), normal(2, 2, 2, 2, 5, 4))
+    prompt = KeysValues(normal(3, 2, 2, 7, 4), normal(4, 2, 2, 7, 4))
+    mask, prompt_mask = holes(5, 2, 2, 5), np.arange(7) < np.array([[7], [3]])
+    positions = prompt_mask.sum(-1)[:, None, None] + np.cumsum(mask, -1) - 1
+    rows = q, own, prompt, mask, prompt_mask, positions, 3
+    own_part = chunked.causal(q, own, mask, 3)
+    prompt_part = chunked.shared(q, prompt, prompt_mask, positions, 3)
+    in_parts = chunked.merge(own_part, prompt_part)
+    np.testing.assert_array_equal(attention.responses(*rows), in_parts)
+    row = q[:, :, 0], KeysValues(own.keys[:, :, 0], own.values[:, :, 0]), mask[:, 0], 3
+    np.testing.assert_array_equal(attention.causal(*row), chunked.causal(*row).out)
+
+
+@pytest.fixture(scope="module")
+def results():
+    """A function that computes a loss, over states that the heads read, and its gradients by the parameters.
+
+    Prompts are of any length, one of one token, and responses end early.
+    """
+    model, params = tiny.network(layers=2)
+    batch = tiny.sequences([7, 1, 4], [[5, 8], [1, 3], [8, 2]], prompt=9, response=8)
+
+    def loss(params):
+        states = model.top(params, batch, model.trunk(params, batch))[:, :, :-1]
+        return jnp.sum(jnp.sin(states) * batch.response_mask[..., None])
+
+    return lambda: jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.fixture(scope="module")
+def expected(results):
+    return results()
+
+
+@pytest.mark.parametrize(
+    "kernel", [partial(splash, interpret=True), partial(cudnn, implementation="xla")], ids=["splash", "cudnn"]
+)
+def test_a_network_computes_the_same_by_every_kernel(kernel, results, expected, monkeypatch):
+    monkeypatch.setattr(attention, "choose", lambda *_: kernel)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), results(), expected)

@@ -1,0 +1,175 @@
+"""A `config.json` is read whole or refused: nothing that changes the result is passed over."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.models.architecture import Rotary
+from rlhf_jax.models.hf.families import from_hugging_face, read_config, to_hugging_face
+from tests import tiny
+from tests.families import FAMILIES, LLAMA3, OPT
+
+LLAMA_7B = {
+    "model_type": "llama",
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "intermediate_size": 11008,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 2048,
+}
+
+
+@pytest.mark.parametrize("changes", FAMILIES.values(), ids=FAMILIES)
+def test_what_is_written_is_read_back(changes):
+    architecture = tiny.architecture(**changes)
+    config = json.loads(json.dumps(to_hugging_face(architecture)))
+    assert from_hugging_face(config, "config.json") == architecture
+
+
+@pytest.mark.parametrize("changes", FAMILIES.values(), ids=FAMILIES)
+def test_transformers_reads_the_same_from_what_is_written(tmp_path, changes):
+    """Its own config class writes it back, in its newer form, to the same architecture."""
+    import transformers
+
+    architecture = tiny.architecture(**changes)
+    (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(architecture)))
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert from_hugging_face(json.loads(config.to_json_string(use_diff=False)), "config.json") == architecture
+
+
+QWEN2 = {**LLAMA_7B, "model_type": "qwen2", "sliding_window": 64, "num_hidden_layers": 4, "max_window_layers": 1}
+SLIDING = ["sliding_attention", "full_attention", "full_attention", "full_attention"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "windows"),
+    [
+        ({}, ()),
+        ({"use_sliding_window": True}, (None, 64, 64, 64)),
+        ({"use_sliding_window": True, "max_window_layers": 4}, ()),
+        ({"use_sliding_window": True, "sliding_window": None}, ()),
+        ({"use_sliding_window": False, "layer_types": SLIDING}, ()),
+        ({"use_sliding_window": True, "layer_types": SLIDING}, (64, None, None, None)),
+    ],
+)
+def test_windows_of_qwen(changes, windows):
+    assert from_hugging_face({**QWEN2, **changes}, "config.json").windows == windows
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "opt"])
+def test_what_a_config_leaves_out_is_what_transformers_takes_for_it(family):
+    """The sizes alone are given; all that `FAMILIES` adds is compared with transformers' own config class."""
+    import transformers
+
+    sizes = {"vocab_size": 96, "hidden_size": 8192, "num_hidden_layers": 30, "num_attention_heads": 64}
+    sizes |= {"max_position_embeddings": 64, "use_sliding_window": True}
+    sizes |= {"ffn_dim": 48} if family == "opt" else {"intermediate_size": 48, "rms_norm_eps": 1e-5}
+    theirs = transformers.AutoConfig.for_model(family, **sizes).to_dict()
+    minimal = from_hugging_face({"model_type": family, **sizes}, "config.json")
+    assert minimal == from_hugging_face({**theirs, "model_type": family}, "config.json")
+
+
+def test_the_older_form_of_rope_scaling_counts_where_both_are():
+    """As in transformers, which reads it first."""
+    both = {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": "linear", "factor": 2.0}}
+    assert from_hugging_face({**LLAMA_7B, **both}, "config.json").rotary == Rotary(1e4, "linear", 2.0)
+
+
+def test_mistral_slides_unless_it_says_not_to():
+    """The default of transformers is 4096; the later releases of the model say null."""
+    config = {**LLAMA_7B, "model_type": "mistral"}
+    assert from_hugging_face(config, "config.json").windows == (4096,) * 32
+    assert from_hugging_face({**config, "sliding_window": None}, "config.json").windows == ()
+
+
+def test_the_stretched_frequencies_of_llama_3():
+    """Long wavelengths eight times longer, short ones as they were, and in between a line in the inverse wavelength."""
+    plain, stretched = (rotary.frequencies(128).astype(np.float64) for rotary in (Rotary(5e5), LLAMA3))
+    turns = 8192 * plain / (2 * np.pi)
+    between = (turns > 1) & (turns < 4)
+    share = (turns[between] - 1) / 3
+    assert between.sum() > 2
+    np.testing.assert_allclose(stretched[turns < 1], plain[turns < 1] / 8, rtol=1e-6)
+    np.testing.assert_array_equal(stretched[turns > 4], plain[turns > 4])
+    np.testing.assert_allclose(stretched[between], plain[between] * (share + (1 - share) / 8), rtol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [OPT, {"rotary": Rotary(1e4, "dynamic", 2.0)}])
+def test_rows_beyond_the_last_position_are_refused(changes):
+    model, params = tiny.network(0.0, layers=2, **changes)
+    tokens = np.ones((1, 257), np.int32)
+    with pytest.raises(UserError, match="rows are 257 tokens long, padding included, and this network has 256 positi"):
+        model.logits(params, tokens, tokens > 0)
+    tiny.network(0.0, rotary=LLAMA3)[0].check_length(100_000)
+
+
+def test_an_old_config_without_the_newer_fields():
+    """LLaMA-1's own: no KV heads, no head width, no rotary parameters, an untied head."""
+    architecture = from_hugging_face(LLAMA_7B, "config.json")
+    assert (architecture.kv_heads, architecture.group, architecture.head_dim) == (32, 1, 128)
+    assert (architecture.rotary.theta, architecture.tied) == (10000.0, False)
+    assert from_hugging_face({**LLAMA_7B, "rope_theta": 5e5}, "config.json").rotary == Rotary(5e5)
+    newer = {**LLAMA_7B, "rope_parameters": {"rope_type": "default", "rope_theta": 3e5}}
+    assert from_hugging_face(newer, "config.json").rotary == Rotary(3e5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "gpt2"}, "model_type is 'gpt2'; supported: 'llama', 'mistral', 'qwen2', 'qwen3', 'opt'"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu' is supported"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_type is 'yarn'; supported: 'default', 'linear'"),
+        ({"rope_scaling": {"type": "linear"}}, "the field 'factor' is missing"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "the field 'low_freq_factor' is missing"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; only 1.0"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is .*only None"),
+        ({"model_type": "qwen2", "use_sliding_window": True, "layer_types": ["chunked"] * 32}, "layer_types is "),
+        ({"rope_scaling": [1]}, r"rope_scaling is \[1\]; expected an object"),
+        ({"rope_scaling": {"type": "linear", "factor": None}}, "factor is None; expected a positive number"),
+        ({"rope_theta": -1}, "rope_theta is -1; expected a positive number"),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4}},
+            "low_freq",
+        ),
+        ({"vocab_size": "32000"}, "vocab_size is '32000'; expected a whole number of at least 1"),
+        ({"num_hidden_layers": 2.5}, "num_hidden_layers is 2.5; expected a whole number"),
+        ({"hidden_size": None}, "hidden_size is None; expected a whole number"),
+        ({"num_attention_heads": True}, "num_attention_heads is True; expected a whole number"),
+        ({"rms_norm_eps": None}, "rms_norm_eps is None; expected a positive number"),
+        ({"attention_bias": 1}, "attention_bias is 1; expected true or false"),
+        ({"model_type": "mistral", "sliding_window": -1}, "sliding_window is -1; expected a whole number"),
+        ({"model_type": ["llama"]}, "model_type is .*; supported"),
+        ({"head_dim": 33}, "head_dim is 33; rotary positions need an even one"),
+        ({"num_key_value_heads": 5}, "5 key-value heads do not divide 32 attention heads"),
+    ],
+)
+def test_what_would_change_the_result_is_refused(changes, message):
+    with pytest.raises(UserError, match=f"^config.json: {message}"):
+        from_hugging_face({**LLAMA_7B, **changes}, "config.json")
+
+
+@pytest.mark.parametrize("field", [name for name in LLAMA_7B if name != "model_type"])
+def test_a_missing_field_is_named(field):
+    config = {name: value for name, value in LLAMA_7B.items() if name != field}
+    with pytest.raises(UserError, match=f"the field '{field}' is missing"):
+        from_hugging_face(config, "config.json")
+
+
+def test_a_folder_without_a_readable_config(tmp_path):
+    with pytest.raises(UserError, match="no config.json; expected a Hugging Face model folder"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": ')
+    with pytest.raises(UserError, match="config.json: not valid JSON"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="config.json: not valid JSON"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="config.json: holds list, expected an object"):
+        read_config(tmp_path)

@@ -1,0 +1,211 @@
+"""Hugging Face to parameters and back is the identity; what is missing, foreign or misshapen is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import rlhf_jax
+from rlhf_jax.errors import UserError
+from rlhf_jax.models.hf.pretrained import load, load_pretrained, save_pretrained
+from rlhf_jax.models.transformer import merge
+from tests import tiny
+
+FLOAT32, BFLOAT16 = jnp.dtype("float32"), jnp.dtype("bfloat16")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """`(folder, tensors)` of a tied network; copy the folder to change it."""
+    folder = tmp_path_factory.mktemp("saved")
+    save_pretrained(folder, *tiny.network())
+    return folder, load_file(folder / "model.safetensors")
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy that a test may spoil."""
+    return shutil.copytree(saved[0], tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"tied": False}, {"kv_heads": 4}, {"kv_heads": 1, "tied": False, "head_dim": 12}]
+)
+def test_there_and_back_is_the_identity(tmp_path, changes):
+    """Invariant 15, tensor by tensor and bit by bit: tied and untied, with one, two and all KV heads."""
+    model, params = tiny.network(0.0, **changes)
+    save_pretrained(tmp_path / "first", model, params)
+    loaded_model, loaded = load_pretrained(str(tmp_path / "first"))
+    assert loaded_model == model
+    tiny.assert_same(loaded, params)
+    save_pretrained(tmp_path / "second", loaded_model, loaded)
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+    assert sorted(first) == sorted(second)
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+    configs = [(tmp_path / name / "config.json").read_text() for name in ("first", "second")]
+    assert configs[0] == configs[1]
+
+
+def test_tensors_have_the_names_and_shapes_of_transformers(saved):
+    _, tensors = saved
+    shapes = {name.removeprefix("model.layers.0."): t.shape for name, t in tensors.items() if ".1." not in name}
+    assert {name: shape for name, shape in shapes.items() if "layers" not in name} == {
+        "model.embed_tokens.weight": (300, 32),
+        "model.norm.weight": (32,),
+        "input_layernorm.weight": (32,),
+        "self_attn.q_proj.weight": (32, 32),
+        "self_attn.k_proj.weight": (16, 32),
+        "self_attn.v_proj.weight": (16, 32),
+        "self_attn.o_proj.weight": (32, 32),
+        "post_attention_layernorm.weight": (32,),
+        "mlp.gate_proj.weight": (48, 32),
+        "mlp.up_proj.weight": (48, 32),
+        "mlp.down_proj.weight": (32, 48),
+    }
+
+
+def test_transformers_reads_the_config(saved):
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(saved[0])
+    assert isinstance(config, transformers.LlamaConfig)
+    assert (config.num_key_value_heads, config.head_dim, config.tie_word_embeddings) == (2, 8, True)
+    assert config.rope_parameters["rope_theta"] == 10000.0
+
+
+def test_the_trunk_comes_in_the_compute_dtype_and_the_top_in_float32(saved):
+    folder, _ = saved
+    loaded = load(str(folder), tiny.FREEZE, BFLOAT16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded.trunk)} == {BFLOAT16}
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded.top)} == {FLOAT32}
+    _, params = tiny.network()
+    trunk, top = loaded.model.split(params)
+    tiny.assert_same(loaded.top, top)
+    tiny.assert_same(loaded.trunk, jax.tree.map(lambda leaf: leaf.astype(BFLOAT16), trunk))
+
+
+def test_a_fingerprint_is_of_the_frozen_source_tensors_alone(saved, folder):
+    """Neither the compute dtype nor a trained tensor changes it; any frozen tensor does."""
+    place, tensors = saved
+    fingerprint = load(str(place), tiny.FREEZE, FLOAT32).fingerprint
+    assert load(str(place), tiny.FREEZE, BFLOAT16).fingerprint == fingerprint
+    assert load(str(place), 0.0, FLOAT32).fingerprint == "none"
+    assert load(str(place), 0.7, FLOAT32).fingerprint != fingerprint
+    for name, same in {
+        "model.norm.weight": True,
+        "model.layers.1.mlp.up_proj.weight": True,
+        "model.layers.0.mlp.up_proj.weight": False,
+        "model.embed_tokens.weight": False,
+    }.items():
+        save_file({**tensors, name: tensors[name] + np.float32(1e-3)}, folder / "model.safetensors")
+        assert (load(str(folder), tiny.FREEZE, FLOAT32).fingerprint == fingerprint) == same, name
+
+
+def test_heads_of_roles_are_left_out_and_half_precision_is_kept(tmp_path):
+    model, params = tiny.network()
+    params = jax.tree.map(lambda leaf: leaf.astype(BFLOAT16), tiny.with_role(params, "value"))
+    save_pretrained(tmp_path, model, params)
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert not any("value" in name for name in tensors)
+    assert {tensor.dtype for tensor in tensors.values()} == {np.dtype(ml_dtypes.bfloat16)}
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+    _, loaded = load_pretrained(str(tmp_path))
+    tiny.assert_same(loaded, jax.tree.map(lambda leaf: leaf.astype(FLOAT32), {k: params[k] for k in loaded}))
+
+
+def test_shards_are_read_by_their_index(saved, folder):
+    _, tensors = saved
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    files = {name: f"model-{i % 2}.safetensors" for i, name in enumerate(names)}
+    for file in set(files.values()):
+        save_file({name: tensors[name] for name in names if files[name] == file}, folder / file)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": files}))
+    tiny.assert_same(load_pretrained(str(folder))[1], load_pretrained(str(saved[0]))[1])
+    (folder / "model-1.safetensors").unlink()
+    with pytest.raises(UserError, match="model-1.safetensors: no such file"):
+        load_pretrained(str(folder))
+    for broken in ('{"weight_map": ', "{}"):
+        index.write_text(broken)
+        with pytest.raises(UserError, match="model.safetensors.index.json"):
+            load_pretrained(str(folder))
+
+
+def test_what_carries_no_information_may_be_there(saved, folder):
+    """What old exports store, and the head of a tied network written out."""
+    _, tensors = saved
+    extra = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32),
+        "model.layers.0.self_attn.masked_bias": np.ones(1, np.float32),
+        "model.decoder.version": np.ones(1, np.float32),
+        "lm_head.weight": tensors["model.embed_tokens.weight"].copy(),
+    }
+    save_file({**tensors, **extra}, folder / "model.safetensors")
+    tiny.assert_same(load_pretrained(str(folder))[1], load_pretrained(str(saved[0]))[1])
+
+
+def test_missing_and_unexpected_tensors_are_named(saved, folder):
+    _, tensors = saved
+    for tensor, message in {
+        "model.layers.1.mlp.up_proj.weight": "1 tensors are missing: model.layers.1.mlp.up_proj.weight",
+        "model.layers.3.mlp.up_proj.weight": "1 tensors are unexpected: model.layers.3.mlp.up_proj.weight",
+        "model.layers.0.self_attn.q_proj.bias": "1 tensors are unexpected: model.layers.0.self_attn.q_proj.bias",
+    }.items():
+        changed = {**tensors, tensor: np.ones(3, np.float32)}
+        if tensor in tensors:
+            del changed[tensor]
+        save_file(changed, folder / "model.safetensors")
+        with pytest.raises(UserError, match=f"{folder}: {message}"):
+            load_pretrained(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("model.embed_tokens.weight", (299, 32)),
+        ("model.norm.weight", (31,)),
+        ("model.layers.0.self_attn.q_proj.weight", (24, 32)),
+        ("model.layers.0.self_attn.k_proj.weight", (16, 31)),
+        ("model.layers.1.self_attn.o_proj.weight", (32, 16)),
+        ("model.layers.1.mlp.gate_proj.weight", (47, 32)),
+        ("model.layers.1.mlp.down_proj.weight", (48, 32)),
+    ],
+)
+def test_wrong_shapes_are_named(saved, folder, name, shape):
+    _, tensors = saved
+    save_file({**tensors, name: np.ones(shape, np.float32)}, folder / "model.safetensors")
+    with pytest.raises(UserError, match=f"{folder}: .*shape") as error:
+        load_pretrained(str(folder))
+    assert str(shape[0]) in str(error.value)
+
+
+def test_weights_that_are_missing_or_cut_short(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match="model.safetensors: not a readable safetensors file"):
+        load_pretrained(str(folder))
+    weights.unlink()
+    with pytest.raises(UserError, match="neither model.safetensors nor pytorch_model.bin is there; expected weights"):
+        load_pretrained(str(folder))
+
+
+def test_another_dtype_is_a_sentence(saved):
+    with pytest.raises(UserError, match="the dtype is 'float16', expected 'float32' or 'bfloat16'"):
+        load_pretrained(str(saved[0]), dtype="float16")
+
+
+def test_the_contract_is_reached_from_the_package(saved):
+    model, params = rlhf_jax.load_pretrained(str(saved[0]), dtype="bfloat16")
+    logits = model.logits(params, np.array([[5, 6, 7]]), np.ones((1, 3), bool))
+    assert (logits.shape, logits.dtype) == ((1, 3, 300), jnp.float32)
+    assert rlhf_jax.save_pretrained is save_pretrained
+    assert merge({}, params).keys() == params.keys()

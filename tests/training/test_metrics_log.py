@@ -1,0 +1,136 @@
+"""Metrics files: valid JSON at full precision, the same bytes after a resume, events cut back with them."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.training import metrics_log
+from rlhf_jax.training.metrics_log import MetricsWriter, Progress
+
+
+def events(workdir: Path) -> list[tuple[int, str, float]]:
+    """(step, name, value) of every scalar in a folder's event files, read record by record from the format itself."""
+    found = []
+    for path in sorted(workdir.glob("events.out.tfevents.*")):
+        data = path.read_bytes()
+        while data:
+            length = int.from_bytes(data[:8], "little")
+            event = Event.FromString(data[12 : 12 + length])
+            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+            data = data[16 + length :]
+    return found
+
+
+def write_steps(workdir: Path, resume_step: int | None, steps: range) -> None:
+    with MetricsWriter(workdir, resume_step) as writer:
+        for step in steps:
+            writer.write(step, {"loss": np.float32(1 / (step + 1)), "eval/id/loss": jnp.float32(step), "count": step})
+            writer.timing(step, {"seconds": 0.5})
+
+
+def test_a_line_is_sorted_and_exact(tmp_path: Path) -> None:
+    with MetricsWriter(tmp_path, None) as writer:
+        writer.write(jnp.int32(3), {"z": np.float32(0.1), "a": jnp.bfloat16(1.5), "b": 1e-30, "m": 2})
+    assert (tmp_path / "metrics.jsonl").read_text() == (
+        '{"step": 3, "a": 1.5, "b": 1e-30, "m": 2.0, "z": 0.10000000149011612}\n'
+    )
+
+
+def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
+    with MetricsWriter(tmp_path, None) as writer:
+        writer.write(1, {"loss": float("nan"), "norm": jnp.inf, "ok": 1.0})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": None, "norm": None, "ok": 1.0}
+    assert events(tmp_path) == [(1, "ok", 1.0)]
+
+
+def test_killed_and_resumed_writes_the_same_bytes_and_events(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    write_steps(whole, None, range(1, 9))
+    write_steps(killed, None, range(1, 7))
+    with (killed / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "los')
+    write_steps(killed, 4, range(5, 9))
+    assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    lasting = [
+        sorted(event for event in events(folder) if event[1] not in ("goodput", "lost_seconds"))
+        for folder in (killed, whole)
+    ]
+    assert lasting[0] == lasting[1]
+    assert len(lasting[1]) == 8 * 4
+    assert {(name, value) for _, name, value in events(killed) if name == "lost_seconds"} == {
+        ("lost_seconds", 0.0),
+        ("lost_seconds", 1.0),
+    }
+    timing = [json.loads(line) for line in (killed / "timing.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in timing] == list(range(1, 9))
+    assert all(line["time"] > 1e9 and line["seconds"] == 0.5 for line in timing)
+
+
+def test_starting_afresh_empties_the_files(tmp_path: Path) -> None:
+    write_steps(tmp_path, None, range(3))
+    write_steps(tmp_path, None, range(1))
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+    assert {step for step, _, _ in events(tmp_path)} == {0}
+
+
+def test_resuming_at_step_0_keeps_step_0(tmp_path: Path) -> None:
+    write_steps(tmp_path, None, range(3))
+    write_steps(tmp_path, 0, range(1, 2))
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [0, 1]
+
+
+@pytest.mark.parametrize("line", ["{oops}", "3", '{"loss": 1.0}'])
+def test_a_line_that_is_no_metrics_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + line + "\n")
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2 is "):
+        MetricsWriter(tmp_path, 5)
+
+
+def test_progress_in_a_pipe_is_a_line_each_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(metrics_log.time, "monotonic", lambda: clock[0])
+    stream = io.StringIO()
+    with Progress(100, description="sft", initial=20, stream=stream) as progress:
+        for _ in range(80):
+            clock[0] += 0.5
+            progress.update(tokens=50)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "sft: step 30/100, 100 tokens/s, 35 s left"
+    assert lines[-1] == "sft: step 100/100, 100 tokens/s"
+    assert len(lines) == 8
+
+
+def test_progress_of_a_slow_loop_is_a_line_each_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(metrics_log.time, "monotonic", lambda: clock[0])
+    stream = io.StringIO()
+    with Progress(1000, description="ppo", unit="rollout", stream=stream) as progress:
+        for _ in range(10):
+            clock[0] += 6.0
+            progress.update()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 5
+    assert lines[0] == "ppo: rollout 2/1000, 5988 s left"
+
+
+def test_progress_in_a_terminal_is_a_bar() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    with Progress(4, description="reward", stream=stream) as progress:
+        for _ in range(4):
+            progress.update(tokens=10)
+    assert "reward: 100%" in stream.getvalue()
+    assert "tokens/s" in stream.getvalue()
