@@ -365,7 +365,6 @@ def endpoint(**parameters) -> ConfigDict:
             "requests_per_minute": 0,
             "timeout": 60.0,
             "attempts": 8,
-            "first_wait": 1.0,
         }
     )
 

@@ -163,6 +163,8 @@ def serving(
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("CHAT_KEY", "secret-of-the-test")
             environment.setenv("NO_PROXY", "127.0.0.1")
+            environment.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+            environment.setattr("rlhf_jax.llm_api.client._PAUSE", 0.01)
             yield server
     finally:
         server.closing.set()
@@ -182,7 +184,6 @@ def endpoint_config(server: ChatServer, **changes) -> EndpointConfig:
             "requests_per_minute": 0,
             "timeout": PATIENCE,
             "attempts": 6,
-            "first_wait": 0.01,
         }
         | changes
     )

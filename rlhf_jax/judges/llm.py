@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple
 
 from rlhf_jax.config import Count, content_of, may_change
 from rlhf_jax.data.formats import TAIL
-from rlhf_jax.errors import UserError
 from rlhf_jax.judges.prompt import REMINDER, load_prompt, parse_ranking
 from rlhf_jax.llm_api.batch import Question, ask_all
 from rlhf_jax.llm_api.budget import Spending, SpendingConfig
@@ -28,7 +27,7 @@ class LlmJudgeConfig:
       order: "both": every pair is asked in both orders, and verdicts that contradict each other make a tie; "single":
         in one, drawn from the seed and the texts.
       repeats: how often each question is asked; with 2 or more, self-consistency is measured.
-      seed: of orders and of the random part of waits.
+      seed: of orders.
       cache: SQLite file of answers, which runs may share; "" is `answers.sqlite` in the run's folder.
       endpoint: the model.
       spending: its prices, and the limit.
@@ -90,12 +89,10 @@ class LlmJudge:
         Raises:
           UserError: a setting that does not fit, a prompt that is not there, no key, or a cache that cannot be opened.
         """
-        if config.repeats < 1:
-            raise UserError(f"repeats is {config.repeats}, expected 1 or more.")
         self._config = config
         self._prompt = load_prompt(config.prompt)
         self._prompts = {split: load_prompt(name) for split, name in config.prompts.items()}
-        self._endpoint = Endpoint(config.endpoint, config.seed)
+        self._endpoint = Endpoint(config.endpoint)
         self._spending = Spending(config.spending)
         self._cache = AnswerCache(Path(config.cache) if config.cache else folder / "answers.sqlite")
 

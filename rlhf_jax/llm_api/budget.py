@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_jax.config import NonNegative, may_change
-from rlhf_jax.errors import UserError
 from rlhf_jax.llm_api.cache import Answer, Message
 
 _BYTES_A_TOKEN = 4
@@ -53,14 +52,6 @@ class Spending:
     """
 
     def __init__(self, config: SpendingConfig) -> None:
-        """Nothing is spent.
-
-        Raises:
-          UserError: a price or the limit is negative.
-        """
-        for name in ("prompt_price", "answer_price", "limit"):
-            if not getattr(config, name) >= 0:
-                raise UserError(f"spending.{name} is {getattr(config, name)}, expected US dollars, 0 or more.")
         self.config = config
         self.tokens = Tokens(0, 0)
         self.uncounted = 0

@@ -1,46 +1,41 @@
-"""One question to an endpoint that speaks OpenAI's chat completions API: sent until an answer comes back whole."""
+"""A client for one endpoint that speaks OpenAI's chat completions API."""
 
 from __future__ import annotations
 
-import email.utils
 import json
 import os
-import random
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from rlhf_jax.config import Count, CountOrZero, NonNegative, Positive, may_change
+from rlhf_jax.config import Count, CountOrZero, Positive, may_change
 from rlhf_jax.errors import UserError
 from rlhf_jax.llm_api.cache import Answer, Message
 
-LONGEST_WAIT = 60.0
-"""Seconds between two attempts, at most."""
-
-# The endpoint will never answer this question, whatever is sent again; the others can still be asked.
+# The endpoint never answers such a question, however often it is sent. Other questions can still be asked.
 _REFUSALS = frozenset({"content_filter", "context_length_exceeded"})
-_PASSING = frozenset({408, 409, 425, 429})
+_PAUSE = 0.5
 
 
 @dataclass(frozen=True)
 class EndpointConfig:
-    """Where to ask, and how. The key is read from the environment alone and is never written anywhere.
+    """The address of an endpoint and the settings of requests. The key is only read from the environment.
 
     Attributes:
-      base_url: the API's address, up to and with `/v1`; "" is OPENAI_BASE_URL, or OpenAI's own where that is not set.
-      model: its name there, best with its date; "" is OPENAI_MODEL.
+      base_url: the API's address, up to and with `/v1`. "" is OPENAI_BASE_URL, or OpenAI's own if that is not set.
+      model: its name there, best with its date. "" is OPENAI_MODEL.
       key_variable: the environment variable that holds the key.
-      parameters: what else each request says, as the API names it. It must bound the answer by `max_tokens` or
+      parameters: further fields of each request, as the API names them. They must bound the answer by `max_tokens` or
         `max_completion_tokens`.
-      concurrency: questions asked at a time.
-      requests_per_minute: attempts started a minute at most; 0 for no limit.
+      concurrency: number of questions asked at once.
+      requests_per_minute: largest number of attempts started per minute. 0 for no limit.
       timeout: seconds to wait for the connection, and then for each part of the answer.
       attempts: how often a question is sent before the run gives up.
-      first_wait: seconds before the second attempt; doubled with each further one, times a random factor in [0.5, 1).
-        A `Retry-After` of the endpoint counts instead where it is longer; neither is waited for longer than a minute.
     """
+
+    RENAMED: ClassVar[dict[str, str | None]] = {"first_wait": None}
 
     base_url: str
     model: str
@@ -50,7 +45,6 @@ class EndpointConfig:
     requests_per_minute: CountOrZero = may_change()
     timeout: Positive = may_change()
     attempts: Count = may_change()
-    first_wait: NonNegative = may_change()
 
 
 class Stopped(Exception):
@@ -66,19 +60,15 @@ class Endpoint:
       stop: once set, nothing more is sent and waiting questions raise `Stopped`.
     """
 
-    def __init__(self, config: EndpointConfig, seed: int) -> None:
-        """Connects nothing yet.
-
-        Args:
-          config: where and how.
-          seed: of the random factor of waits.
+    def __init__(self, config: EndpointConfig) -> None:
+        """Reads the key. Nothing is sent yet.
 
         Raises:
-          UserError: no model, no key, an address that is none, or a setting out of its range.
+          UserError: no model, no key, an address that is not a URL, or parameters that do not fit.
         """
         import openai
 
-        _check(config)
+        _check(config.parameters)
         self.config = config
         self.model = config.model or os.environ.get("OPENAI_MODEL", "")
         if not self.model:
@@ -86,157 +76,112 @@ class Endpoint:
         key = os.environ.get(config.key_variable)
         if not key:
             raise UserError(
-                f"The environment has no {config.key_variable} (endpoint.key_variable), expected the endpoint's key; "
-                "one that asks for none takes any word."
+                f"The environment has no {config.key_variable} (endpoint.key_variable), expected the endpoint's key. "
+                "An endpoint without keys takes any word."
             )
         self._client = openai.OpenAI(
-            api_key=key, base_url=config.base_url or None, timeout=config.timeout, max_retries=0
+            api_key=key,
+            base_url=config.base_url or None,
+            timeout=config.timeout,
+            http_client=openai.DefaultHttpxClient(event_hooks={"request": [self._wait_for_turn]}),
         )
         self.base_url = str(self._client.base_url)
         if self._client.base_url.scheme not in ("http", "https") or not self._client.base_url.host:
             raise UserError(f"The endpoint's address is {self.base_url!r}, expected one like http://localhost:8000/v1.")
         self.stop = threading.Event()
-        self._seed = seed
-        self._turns = _Turns(config.requests_per_minute, self.stop)
+        self._interval = 60 / config.requests_per_minute if config.requests_per_minute else 0.0
+        self._next_turn = time.monotonic()
+        self._lock = threading.Lock()
 
     def request(self, messages: Sequence[Message]) -> dict[str, Any]:
-        """All that is sent for a question, and so all that determines its answer, but for the address."""
+        """The body of a request. Together with the address it determines the answer."""
         return {"model": self.model, "messages": list(messages), **self.config.parameters}
 
     @property
     def longest_answer(self) -> int:
-        """Tokens that an answer can have."""
+        """Largest number of tokens in an answer."""
         return _longest_answer(self.config.parameters)
 
     def ask(self, messages: Sequence[Message]) -> Answer:
         """Sends a question until it is answered.
 
-        Sent again are: connections that fail or are cut, time-outs, status 408, 409, 425, 429 and 5xx, and bodies that
-        are not a whole completion. A question that the endpoint refuses for its content or its length is answered by
-        "" with the refusal as its `finish`.
+        The openai client sends it again after connections that fail or are cut, time-outs, and status 408, 409, 429
+        and 5xx. It waits for `Retry-After`, or for a time that doubles. Bodies that are not a whole completion count
+        as attempts too. A question that the endpoint refuses for its content or its length is answered by "" with the
+        refusal as its `finish`.
 
         Raises:
-          UserError: any other status (the key, the model's name, a parameter), a used-up quota, or no answer after
-            all attempts.
+          UserError: any other status (the key, the model's name, a parameter), or no answer after all attempts.
           Stopped: `stop` was set meanwhile.
         """
-        waits = random.Random(json.dumps([self._seed, list(messages)]))
-        for attempt in range(self.config.attempts):
-            self._turns.wait()
-            outcome = self._send(messages)
-            if isinstance(outcome, Answer):
-                return outcome
-            wait = min(self.config.first_wait * 2**attempt, LONGEST_WAIT) * waits.uniform(0.5, 1)
-            wait = max(wait, min(outcome.retry_after, LONGEST_WAIT))
-            if outcome.throttled:
-                self._turns.hold(wait)
-            elif attempt + 1 < self.config.attempts:
-                self.stop.wait(wait)
-        raise UserError(
-            f"{self.base_url} did not answer a question in {self.config.attempts} attempts, the last one: "
-            f"{outcome.reason}."
-        )
-
-    def _send(self, messages: Sequence[Message]) -> Answer | _Failure:
         import openai
 
-        request = self.request(messages)
-        try:
-            # extra_body: parameters that the client does not know of are sent like those it does.
-            response = self._client.chat.completions.with_raw_response.create(
-                model=self.model, messages=request["messages"], extra_body=self.config.parameters
-            )
-            return _read(response.text)
-        except openai.APIStatusError as error:
-            return self._judge_status(error)
-        except openai.APIConnectionError as error:
-            return _Failure(f"{error.message.rstrip('.')} ({type(error.__cause__).__name__})")
+        left = self.config.attempts
+        while True:
+            completions = self._client.with_options(max_retries=left - 1).chat.completions
+            try:
+                # extra_body: parameters that the client does not know are sent too.
+                response = completions.with_raw_response.create(
+                    model=self.model, messages=list(messages), extra_body=self.config.parameters
+                )
+                return _read(response.text)
+            except openai.APIStatusError as error:
+                if error.code in _REFUSALS:
+                    return Answer("", error.code, 0, 0)
+                raise self._failure(f"status {error.status_code}, {error.message}") from None
+            except openai.APIConnectionError as error:
+                raise self._failure(f"{error.message.rstrip('.')} ({type(error.__cause__).__name__})") from None
+            except ValueError as error:
+                left -= 1 + response.retries_taken
+                if left < 1:
+                    raise self._failure(str(error)) from None
+                self.stop.wait(_PAUSE)
 
-    def _judge_status(self, error: Any) -> Answer | _Failure:
-        reason = f"status {error.status_code}, {' '.join(str(error.message).split())[:300].rstrip('.')}"
-        if error.code in _REFUSALS:
-            return Answer("", error.code, 0, 0)
-        if error.code != "insufficient_quota" and (error.status_code in _PASSING or error.status_code >= 500):
-            retry_after = _retry_after(error.response.headers)
-            return _Failure(reason, retry_after, throttled=error.status_code == 429)
-        raise UserError(f"{self.base_url} refuses questions to {self.model!r} with {reason}.")
+    def _failure(self, reason: str) -> UserError:
+        reason = " ".join(reason.split())[:300].rstrip(".")
+        return UserError(
+            f"{self.base_url} gives no answer by {self.model!r} in up to {self.config.attempts} attempts, the last "
+            f"one: {reason}."
+        )
 
-
-@dataclass(frozen=True)
-class _Failure:
-    """Why an attempt is to be repeated, and after how many seconds at least."""
-
-    reason: str
-    retry_after: float = 0.0
-    throttled: bool = False
-
-
-class _Turns:
-    """Starts at most so many attempts a minute, evenly spaced, and none while the endpoint asks for a pause."""
-
-    def __init__(self, a_minute: int, stop: threading.Event) -> None:
-        self._interval = 60 / a_minute if a_minute else 0.0
-        self._next = time.monotonic()
-        self._lock = threading.Lock()
-        self._stop = stop
-
-    def wait(self) -> None:
+    def _wait_for_turn(self, request: Any) -> None:
+        """Spaces the attempts of all threads evenly."""
         with self._lock:
-            turn = max(self._next, time.monotonic())
-            self._next = turn + self._interval
-        if self._stop.wait(max(turn - time.monotonic(), 0)):
+            turn = max(self._next_turn, time.monotonic())
+            self._next_turn = turn + self._interval
+        if self.stop.wait(max(turn - time.monotonic(), 0)):
             raise Stopped
 
-    def hold(self, seconds: float) -> None:
-        with self._lock:
-            self._next = max(self._next, time.monotonic() + seconds)
 
+def _read(body: str) -> Answer:
+    """Returns the answer in a completion's JSON.
 
-def _read(body: str) -> Answer | _Failure:
-    """The answer in a completion's JSON. Checked here: the client library takes any JSON for a completion."""
+    The client library takes any JSON for a completion, so it is checked here. Raises ValueError.
+    """
     try:
         value = json.loads(body)
         choice = value["choices"][0]
         text, finish, usage = choice["message"]["content"], choice.get("finish_reason"), value.get("usage") or {}
         counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
     except (ValueError, LookupError, TypeError, AttributeError):
-        return _Failure(f"a body that is no whole chat completion, {body[:80]!r}")
+        raise ValueError(f"a body that is not a whole chat completion, {body[:80]!r}") from None
     texts_fit = isinstance(text, str | None) and isinstance(finish, str | None)
     if not texts_fit or not all(isinstance(count, int | None) for count in counts):
-        return _Failure(f"a chat completion with fields of the wrong types, {body[:80]!r}")
+        raise ValueError(f"a chat completion with fields of the wrong types, {body[:80]!r}")
     return Answer(text or "", finish, *counts)
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that the header `Retry-After` asks for, given as such or as a date; 0 where there is none."""
-    value = headers.get("retry-after", "")
-    try:
-        return max(float(value), 0.0)
-    except ValueError:
-        pass
-    try:
-        return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except ValueError:
-        return 0.0
 
 
 def _longest_answer(parameters: Mapping[str, Any]) -> int:
     return parameters.get("max_completion_tokens", parameters.get("max_tokens", 0))
 
 
-def _check(config: EndpointConfig) -> None:
-    least = {"concurrency": 1, "requests_per_minute": 0, "attempts": 1, "first_wait": 0}
-    for name, bound in least.items():
-        if getattr(config, name) < bound:
-            raise UserError(f"endpoint.{name} is {getattr(config, name)}, expected {bound} or more.")
-    if config.timeout <= 0:
-        raise UserError(f"endpoint.timeout is {config.timeout}, expected seconds above 0.")
-    longest = _longest_answer(config.parameters)
+def _check(parameters: Mapping[str, Any]) -> None:
+    longest = _longest_answer(parameters)
     if not isinstance(longest, int) or longest < 1:
         raise UserError(
-            f"endpoint.parameters has {sorted(config.parameters)}, expected max_tokens or max_completion_tokens of 1 "
-            "or more among them: it bounds what an answer costs."
+            f"endpoint.parameters has {sorted(parameters)}, expected max_tokens or max_completion_tokens of 1 or more "
+            "among them: it bounds the cost of an answer."
         )
-    taken = {"model", "messages", "stream", "n"} & config.parameters.keys()
-    if taken:
-        raise UserError(f"endpoint.parameters has {sorted(taken)}, which this client sets itself: leave it out.")
+    reserved = {"model", "messages", "stream", "n"} & parameters.keys()
+    if reserved:
+        raise UserError(f"endpoint.parameters has {sorted(reserved)}, which this client sets itself: leave it out.")

@@ -56,8 +56,6 @@ def run(config: Config, workdir: Path) -> None:
         return
     if (config.gold is None) == (config.llm is None):
         raise UserError("The judge has to be one of gold and llm, expected the section of one and not of the other.")
-    if config.pairs < 1:
-        raise UserError(f"pairs is {config.pairs}, expected 1 or more.")
     pairs = {split: _draw(config, split) for split in config.splits}
     if config.gold is not None:
         result = {"judge": config.gold.judge, "splits": _by_gold(pairs, config.gold)}

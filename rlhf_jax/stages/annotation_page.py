@@ -50,8 +50,6 @@ def run(config: Config, workdir: Path) -> None:
     Raises:
       UserError: a file is missing or broken, or there is nothing to compare.
     """
-    if config.pairs < 1 or config.prompts < 0:
-        raise UserError(f"pairs is {config.pairs} and prompts {config.prompts}, expected 1 or more, and 0 or more.")
     samples = read_samples(config.samples, config.baseline)
     kept, counts = set(), {}
     for record in next(iter(samples.values())):

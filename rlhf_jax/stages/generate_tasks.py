@@ -34,7 +34,7 @@ class Config:
       shown: examples in a request; the study shows 3.
       tasks: how many to make; the study has 1,030 and 533.
       requests: how many may be sent, at most; an answer has up to 17 tasks, of which the filters leave some.
-      seed: draws the examples of each request, and is of the random part of waits.
+      seed: draws the examples of each request.
       cache: SQLite file of answers; "" is `answers.sqlite` in the run's folder.
       endpoint: the model. The study samples at temperature 1 and top-p 1.
       spending: its prices, and the limit.
@@ -43,7 +43,7 @@ class Config:
     stage: str
     kind: Kind
     seed_tasks: str = content_of("data")
-    shown: int
+    shown: Count
     tasks: Count
     requests: Count = may_change()
     seed: int
@@ -68,11 +68,9 @@ def run(config: Config, workdir: Path) -> None:
         print(f"{path} is complete, nothing to do.")
         return
     seeds = self_instruct.seed_tasks(config.kind, config.seed_tasks)
-    if not 1 <= config.shown <= len(seeds):
+    if config.shown > len(seeds):
         raise UserError(f"shown is {config.shown}, expected 1 to {len(seeds)}, as many as there are seed tasks.")
-    if config.tasks < 1 or config.requests < 1:
-        raise UserError(f"tasks is {config.tasks} and requests {config.requests}, expected 1 or more of both.")
-    endpoint, spending = Endpoint(config.endpoint, config.seed), Spending(config.spending)
+    endpoint, spending = Endpoint(config.endpoint), Spending(config.spending)
     cache = AnswerCache(Path(config.cache) if config.cache else workdir / "answers.sqlite")
 
     def question(number: int) -> Question:

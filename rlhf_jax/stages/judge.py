@@ -112,8 +112,6 @@ def _kind_of_judge(config: Config) -> str:
             f"The judge {kind} cannot give a win rate against the reference ({_CANNOT_JUDGE_REFERENCES[kind]}), "
             "expected against_reference = False."
         )
-    if config.pairs < 1:
-        raise UserError(f"pairs is {config.pairs}, expected 1 or more.")
     return kind
 
 

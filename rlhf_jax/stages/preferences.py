@@ -54,10 +54,6 @@ def run(config: Config, workdir: Path) -> None:
     if path.exists():
         print(f"{path} is complete, nothing to do.")
         return
-    if not 0 <= config.noise <= 1:
-        raise UserError(f"noise is {config.noise}, expected a probability.")
-    if config.pairs_per_prompt < 1:
-        raise UserError(f"pairs_per_prompt is {config.pairs_per_prompt}, expected 1 or more.")
     samples = read(config.samples, Samples)
     if not samples:
         raise UserError(f"{config.samples} holds no samples, expected one line a prompt.")

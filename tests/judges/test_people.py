@@ -196,5 +196,3 @@ def test_nothing_to_compare_is_refused(config, tmp_path):
     with pytest.raises(UserError, match="There is nothing to compare"):
         alone = {"sft": config.samples["sft"]}
         annotation_page.run(dataclasses.replace(config, samples=alone, against_reference=False), tmp_path / "out")
-    with pytest.raises(UserError, match="pairs is 0"):
-        annotation_page.run(dataclasses.replace(config, pairs=0), tmp_path / "out")

@@ -32,7 +32,7 @@ def echo(messages) -> str:
 
 
 def ask(server, asked, path, spending=None, **changes) -> list[str]:
-    endpoint = Endpoint(endpoint_config(server, **changes), seed=0)
+    endpoint = Endpoint(endpoint_config(server, **changes))
     answers = ask_all(asked, endpoint, AnswerCache(path), spending or Spending(PRICES), "questions")
     return [answer.text for answer in answers]
 
@@ -140,7 +140,7 @@ from tests.llm_api.test_batch import PRICES, questions
 class Server:
     url = sys.argv[1]
 
-endpoint = Endpoint(endpoint_config(Server, timeout=60.0), seed=0)
+endpoint = Endpoint(endpoint_config(Server, timeout=60.0))
 ask_all(questions(12), endpoint, AnswerCache(Path(sys.argv[2])), Spending(PRICES), "questions")
 """
 

@@ -67,7 +67,6 @@ def test_pairs_are_drawn_by_the_seed(tmp_path, data):
     ("changes", "message"),
     [
         ({"splits": ("test",), "gold": GoldConfig("lexical")}, 'no pairs in the split "test"'),
-        ({"pairs": 0, "gold": GoldConfig("lexical")}, "pairs is 0"),
         ({}, "one of gold and llm"),
     ],
 )

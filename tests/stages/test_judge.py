@@ -222,7 +222,6 @@ def test_likeness_to_the_reference_judges_head_to_head(tmp_path):
         ({"reward": True, "against_reference": False}, "have no rewards"),
         ({"gold": GOLD, "reward": True}, "The judge is gold and reward, expected one"),
         ({"pairs": 1}, "The judge is missing, expected one of gold, llm, people, reward, similarity"),
-        ({"gold": GOLD, "pairs": 0}, "pairs is 0"),
     ],
 )
 def test_a_judge_that_cannot_do_it_is_refused(tmp_path, changes, message):

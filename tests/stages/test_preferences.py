@@ -107,16 +107,14 @@ def test_a_finished_stage_is_left_alone(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("records", "settings", "message"),
+    ("records", "message"),
     [
-        (samples(2), {"noise": 1.5}, "noise is 1.5"),
-        (samples(2), {"pairs": 0}, "pairs_per_prompt is 0"),
-        ([], {}, "holds no samples"),
-        ([sample("a", ["one"])], {}, '"a" has one output'),
-        ([sample("a", ["one", "one"])], {}, "no pair could be labelled"),
+        ([], "holds no samples"),
+        ([sample("a", ["one"])], '"a" has one output'),
+        ([sample("a", ["one", "one"])], "no pair could be labelled"),
     ],
 )
-def test_bad_input_is_refused(tmp_path, records, settings, message):
+def test_bad_input_is_refused(tmp_path, records, message):
     with pytest.raises(UserError, match=message):
-        labelled(tmp_path, records, **settings)
+        labelled(tmp_path, records)
     assert not (tmp_path / "out").exists()
