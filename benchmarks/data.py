@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from configs import common
 from configs import prepare as prepare_configs
+from configs import sft as sft_config
 from rlhf_jax.config import parse, to_dict
 from rlhf_jax.data import records, tokenise
 from rlhf_jax.data.batches import Batches, Buckets, Encoding
@@ -94,7 +94,7 @@ def throughput(folder: Path, tokens: tokenise.Config, workers: int, batches: int
 
 def step_wait(folder: Path, workdir: Path, tokens: tokenise.Config, steps: int) -> None:
     """Prints the wait of SFT steps of 16 examples."""
-    config = common.sft("", tokens.model, seed=0)
+    config = sft_config.stage("", tokens.model, seed=0)
     config.update(
         {
             "data": str(folder),

@@ -18,7 +18,7 @@ def get_config(argument: str = "runs/quickstart") -> ConfigDict:
     """The stage's config, by the study's folder; "FOLDER,judge" for the judge that reads the answers."""
     study, _, what = argument.partition(",")
     common.check_argument("annotation_page.py:FOLDER", what, "", "judge")
-    page = common.annotation_page(study, 0)
+    page = stage(study, 0)
     if not what:
         return page
     people = ConfigDict({"key": "runs/annotation_page/key.jsonl", "answers": ("answers.jsonl",)})
@@ -30,5 +30,22 @@ def get_config(argument: str = "runs/quickstart") -> ConfigDict:
             "people": people,
             "against_reference": page.against_reference,
             "pairs": page.pairs,
+        }
+    )
+
+
+def stage(folder: str, seed) -> ConfigDict:
+    """A page for people: every model against the human summary and against SFT, 20 prompts a split."""
+    return ConfigDict(
+        {
+            "stage": "annotation_page",
+            "title": "Which summary is better?",
+            "instructions": "Choose the summary that says most of what matters in the text, and nothing false.",
+            "samples": common.samples(folder),
+            "baseline": "sft",
+            "against_reference": True,
+            "prompts": 20,
+            "pairs": 1,
+            "seed": seed,
         }
     )

@@ -11,12 +11,12 @@ PPO's do. Not run.
 
 from ml_collections import ConfigDict
 
-from configs import common, rows
+from configs import best_of_n, rows
 
 
 def stage(folder: str, preset: str, seed) -> ConfigDict:
     """The stage of the row in `folder`."""
-    config = rows.sampling(common.best_of_n(folder, rows.model(folder, preset), seed), rows.ALPACA, preset)
+    config = rows.sampling(best_of_n.stage(folder, rows.model(folder, preset), seed), rows.ALPACA, preset)
     return rows.sized(config, preset)
 
 

@@ -18,12 +18,14 @@ from the test in distribution to AlpacaEval; on Sequential Instructions PPO is f
 
 from ml_collections import ConfigDict
 
-from configs import common, rows
+from configs import common, judge_llm, rows
+from configs import evaluate as evaluate_config
+from configs import report as report_config
 
 
 def judge(folder: str, seed, how: str) -> ConfigDict:
     """Win rates by a language model, or offline by likeness to the reference."""
-    config = common.judge_llm(folder, "instruction", seed)
+    config = judge_llm.stage(folder, "instruction", seed)
     if how == "offline":
         del config.llm, config.pairs
         config.update({"similarity": "rouge_l", "against_reference": False})
@@ -32,10 +34,10 @@ def judge(folder: str, seed, how: str) -> ConfigDict:
 
 def stages(folder: str, preset: str, seed, title: str, how: str = "") -> ConfigDict:
     """All of it, for the row in `folder`."""
-    report, sequential = (common.report(f"{title}: {name}", (folder,)) for name in ("AlpacaEval", "Sequential"))
+    report, sequential = (report_config.stage(f"{title}: {name}", (folder,)) for name in ("AlpacaEval", "Sequential"))
     report.reward_vs_kl = sequential.reward_vs_kl = ""
     sequential.ood = "sequential_test"
-    evaluate = common.evaluate(folder, common.MINILM, seed)
+    evaluate = evaluate_config.stage(folder, common.MINILM, seed)
     return common.ordered(
         sample_sft=rows.generate(folder, rows.ALPACA, preset, "sft", seed),
         sample_ppo=rows.generate(folder, rows.ALPACA, preset, "ppo", seed),

@@ -23,7 +23,10 @@ OPT-6.7B, per input (Table 11): EAD 0.07 and 0.79, Sentence-BERT 0.06 and 0.45; 
 
 from ml_collections import ConfigDict
 
-from configs import common, rows
+from configs import common, judge_llm, rows
+from configs import evaluate as evaluate_config
+from configs import judge as judge_config
+from configs import report as report_config
 
 ENCODER = "sentence-transformers/bert-large-nli-stsb-mean-tokens"  # the study's
 WORDS = 40  # ours: what 48 tokens hold, so that the simulated scorer takes nothing off for length
@@ -32,10 +35,10 @@ WORDS = 40  # ours: what 48 tokens hold, so that the simulated scorer takes noth
 def judge(folder: str, preset: str, seed, how: str, news: bool) -> ConfigDict:
     """Win rates by a language model, or offline by the gold scorer."""
     if how == "offline":
-        config = common.judge(folder, "lexical" if preset == rows.TINY else common.MINILM)
+        config = judge_config.stage(folder, "lexical" if preset == rows.TINY else common.MINILM)
         config.gold.free_words = WORDS
         return config
-    config = common.judge_llm(folder, "tldr", seed)
+    config = judge_llm.stage(folder, "tldr", seed)
     if news:
         config.llm.prompts = ConfigDict({"ood_test": "cnn_dailymail"})
     return config
@@ -43,7 +46,7 @@ def judge(folder: str, preset: str, seed, how: str, news: bool) -> ConfigDict:
 
 def evaluate(folder: str, preset: str, seed) -> ConfigDict:
     """Diversity as in the paper's tables."""
-    config = common.evaluate(folder, ENCODER, seed)
+    config = evaluate_config.stage(folder, ENCODER, seed)
     config.mode = "paper"
     return rows.sized(config, preset)
 
@@ -54,7 +57,7 @@ def stages(folder: str, preset: str, seed, title: str, how: str = "", news: bool
     pool.sampling.update({"n": 4 * pool.sampling.n, "temperature": 0.7})
     evaluation = evaluate(folder, preset, seed)
     evaluation.pools = ConfigDict({"bon": f"{folder}/sample_pool/samples.jsonl"})
-    report = common.report(title, (folder,))
+    report = report_config.stage(title, (folder,))
     report.reward_vs_kl = ""
     return common.ordered(
         sample_sft=rows.generate(folder, rows.TLDR, preset, "sft", seed),

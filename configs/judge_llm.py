@@ -4,8 +4,8 @@
     python -m rlhf_jax.main --config=configs/judge_llm.py:runs/quickstart --workdir=runs/judge_llm \\
         --config.llm.spending.prompt_price=... --config.llm.spending.answer_price=... --config.llm.spending.limit=5.0
 
-The argument is the folder of the study whose samples it reads. Prices are US dollars for a million tokens; without them
-nothing is limited. `--config.llm.prompt` chooses another prompt: tldr, cnn_dailymail, instruction, or a file.
+The argument is the folder of a study whose samples are there. Prices are US dollars per million tokens. Without prices
+there is no limit. `--config.llm.prompt` chooses another prompt: tldr, cnn_dailymail, instruction, or a file.
 """
 
 from ml_collections import ConfigDict
@@ -15,4 +15,18 @@ from configs import common
 
 def get_config(study: str = "runs/quickstart") -> ConfigDict:
     """The stage's config, by the study's folder."""
-    return common.judge_llm(study, "documentation", seed=0)
+    return stage(study, "documentation", seed=0)
+
+
+def stage(folder: str, prompt: str, seed) -> ConfigDict:
+    """The stage of the study in `folder`: one output per prompt, since each comparison has a price."""
+    return ConfigDict(
+        {
+            "stage": "judge",
+            "samples": common.samples(folder),
+            "baseline": "sft",
+            "llm": common.llm(prompt, seed),
+            "against_reference": True,
+            "pairs": 1,
+        }
+    )

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
 from configs import common, evaluate_tldr, ppo_tldr, rows
+from configs import report as report_config
 
 COEFFICIENTS = (0.01, 0.025, 0.05, 0.1, 0.2)
 
@@ -36,7 +37,7 @@ def get_config(argument: str = "llama7b") -> ConfigDict:
     judge = evaluate_tldr.judge("{workdir}", preset, seed, how, news=True)
     evaluate = evaluate_tldr.evaluate("{workdir}", preset, seed)
     judge.samples = evaluate.samples = common.ordered(**{name: f"{{workdir}}/{path}" for name, path in samples.items()})
-    report = common.report(title, ("{workdir}",))
+    report = report_config.stage(title, ("{workdir}",))
     report.update({"reward_vs_kl": "", "quality": ""})
     report.samples, report.training = common.ordered(**samples), common.ordered(**training)
     everything = common.ordered(**stages, judge=judge, evaluate=evaluate, report=report)

@@ -2,7 +2,8 @@
 
     python -m rlhf_jax.main --config=configs/preferences.py:runs/quickstart --workdir=runs/preferences
 
-The argument is the folder of the study whose sample_pairs stage it reads.
+The argument is the folder of a study whose sample_pairs stage is finished. A tenth of the labels is flipped, since
+people's labels are noisy too.
 """
 
 from ml_collections import ConfigDict
@@ -12,4 +13,18 @@ from configs import common
 
 def get_config(study: str = "runs/quickstart") -> ConfigDict:
     """The stage's config, by the study's folder."""
-    return common.preferences(study, common.MINILM, 0)
+    return stage(study, common.MINILM, 0)
+
+
+def stage(folder: str, encoder: str, seed) -> ConfigDict:
+    """The stage of the study in `folder`."""
+    return ConfigDict(
+        {
+            "stage": "preferences",
+            "samples": f"{folder}/sample_pairs/samples.jsonl",
+            "gold": common.gold(encoder),
+            "noise": 0.1,
+            "pairs_per_prompt": 3,  # of the 6 that 4 samples make
+            "seed": seed,
+        }
+    )

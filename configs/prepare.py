@@ -21,47 +21,86 @@ OWN = {"train": "train", "validation": "validation", "id_test": "test"}
 REST = {name: name for name in ("ood_validation", "ood_test", "full_validation", "full_test")}
 
 
+def documentation(seed) -> ConfigDict:
+    """The corpus: docstrings in distribution, READMEs out of distribution."""
+    return ConfigDict(
+        {
+            "stage": "prepare",
+            "task": "docstrings",
+            "packages": (),
+            "splits": {"train": 0, "validation": 0, "id_test": 0, "ood_test": 0},
+            "max_text": 380,
+            "seed": seed,
+        }
+    )
+
+
+def part(source: str, splits: dict[str, str], shift: ConfigDict | None = None) -> ConfigDict:
+    """What a study takes from one dataset; `path` may name a mirror or a local folder instead of the study's.
+
+    Rows that hold no record are left out and counted: the published sets have some.
+    """
+    return ConfigDict(
+        {
+            "source": source,
+            "path": "",
+            "splits": common.ordered(**splits),
+            "columns": {},
+            "shift": shift,
+            "drop": ("rows",),
+        }
+    )
+
+
+def datasets(task: str, seed, **parts: ConfigDict) -> ConfigDict:
+    """Records from datasets, all that each split has."""
+    splits = {split: 0 for part in parts.values() for split in part.splits}
+    return common.ordered(
+        stage="prepare", task=task, sources=common.ordered(**parts), splits=common.ordered(**splits), seed=seed
+    )
+
+
 def shifted(source: str, shift: str) -> ConfigDict:
     """TL;DR or its preferences under a shift; a random one has no rest."""
     splits = OWN if shift.startswith("random") else {**OWN, **REST}
     by = ConfigDict({"name": shift, "indices": "", "mode": "default", "classifier": ""})
-    return common.part(source, splits, by)
+    return part(source, splits, by)
 
 
 def tldr(shift: str) -> ConfigDict:
     """Posts; out of distribution news, or the rest of the posts."""
     if shift:
-        return common.prepare_from("examples", 0, tldr=shifted("tldr", shift))
-    news = common.part("cnn_dailymail", {"ood_test": "test"})
-    return common.prepare_from("examples", 0, tldr=common.part("tldr", OWN), cnn_dailymail=news)
+        return datasets("examples", 0, tldr=shifted("tldr", shift))
+    news = part("cnn_dailymail", {"ood_test": "test"})
+    return datasets("examples", 0, tldr=part("tldr", OWN), cnn_dailymail=news)
 
 
 def tldr_preferences(shift: str) -> ConfigDict:
     """Compared summaries of posts; out of distribution those of news, or the rest of the posts."""
     if shift:
-        return common.prepare_from("preferences", 0, tldr=shifted("tldr_preferences", shift))
-    return common.prepare_from(
+        return datasets("preferences", 0, tldr=shifted("tldr_preferences", shift))
+    return datasets(
         "preferences",
         0,
-        tldr=common.part("tldr_preferences", OWN),
-        cnn_dailymail=common.part("cnn_dailymail_preferences", {"ood_test": "validation"}),
+        tldr=part("tldr_preferences", OWN),
+        cnn_dailymail=part("cnn_dailymail_preferences", {"ood_test": "validation"}),
     )
 
 
 def cnn_dailymail() -> ConfigDict:
     """News alone."""
-    return common.prepare_from("examples", 0, cnn_dailymail=common.part("cnn_dailymail", OWN))
+    return datasets("examples", 0, cnn_dailymail=part("cnn_dailymail", OWN))
 
 
 def alpaca() -> ConfigDict:
     """AlpacaFarm's split for SFT; the study's test in distribution, and its two out of it."""
-    return common.prepare_from(
+    return datasets(
         "examples",
         0,
-        alpaca_farm=common.part("alpaca_farm", {"train": "sft", "validation": "validation"}),
-        id_test=common.part("alpaca_farm_id_test", {"id_test": "test"}),
-        alpaca_eval=common.part("alpaca_eval", {"ood_test": "test"}),
-        sequential=common.part("sequential_instructions", {"sequential_test": "test"}),
+        alpaca_farm=part("alpaca_farm", {"train": "sft", "validation": "validation"}),
+        id_test=part("alpaca_farm_id_test", {"id_test": "test"}),
+        alpaca_eval=part("alpaca_eval", {"ood_test": "test"}),
+        sequential=part("sequential_instructions", {"sequential_test": "test"}),
     )
 
 
@@ -74,8 +113,8 @@ def alpaca_prompts() -> ConfigDict:
 
 def alpaca_preferences() -> ConfigDict:
     """AlpacaFarm's human preferences, the first 500 held out."""
-    human = common.part("alpaca_farm_preferences", {"train": "human[500:]", "validation": "human[:500]"})
-    return common.prepare_from("preferences", 0, alpaca_farm=human)
+    human = part("alpaca_farm_preferences", {"train": "human[500:]", "validation": "human[:500]"})
+    return datasets("preferences", 0, alpaca_farm=human)
 
 
 def hh_rlhf() -> ConfigDict:
@@ -86,7 +125,7 @@ def hh_rlhf() -> ConfigDict:
         "id_test": "helpful_test",
         "ood_test": "harmless_test",
     }
-    return common.prepare_from("preferences", 0, hh_rlhf=common.part("hh_rlhf", splits))
+    return datasets("preferences", 0, hh_rlhf=part("hh_rlhf", splits))
 
 
 def tokens(truncation: str) -> ConfigDict:
@@ -114,7 +153,7 @@ def get_config(study: str = "") -> ConfigDict:
     if shift:
         common.check_argument(f"prepare.py:NAME,{shift}", name, *SHIFTING)
     if not name:
-        return common.prepare(0)
+        return documentation(0)
     config = SHIFTING[name](shift) if name in SHIFTING else STUDIES[name]()
     # What is no summary of a text has no text field in its prompt, which could lose its end.
     config.tokens = tokens("left" if name in INSTRUCTIONS else "text")

@@ -21,14 +21,22 @@ adaptive coefficient and twice the missing-EOS penalty: 63, 72 and 69 % at 4.3, 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
-from configs import common
+from configs import (
+    best_of_n,
+    common,
+    evaluate,
+    generate,
+    judge,
+    ppo,
+    preferences,
+    prepare,
+    report,
+    reward,
+    reward_vs_kl,
+    sft,
+)
 
 TITLE = "RLHF on documentation: SmolLM2-135M, simulated judge"
-
-
-def one_seed(seed) -> ConfigDict:
-    """The demo's stages with one seed."""
-    return common.stages(common.SMOLLM2, common.MINILM, seed)
 
 
 def get_config(size: str = "") -> ConfigDict:
@@ -40,15 +48,15 @@ def get_config(size: str = "") -> ConfigDict:
 def demo() -> ConfigDict:
     """One seed, minutes."""
     seed = FieldReference(0)
-    stages = one_seed(seed)
+    stages = study(common.SMOLLM2, common.MINILM, seed)
     return common.ordered(
         stage="pipeline",
         title=TITLE,
         seed=seed,
         stages=common.ordered(
-            prepare=common.prepare(seed),
+            prepare=prepare.documentation(seed),
             **{name: stages[name] for name in stages},
-            report=common.report(TITLE, ("{workdir}",)),
+            report=report.stage(TITLE, ("{workdir}",)),
         ),
     )
 
@@ -56,20 +64,20 @@ def demo() -> ConfigDict:
 def long() -> ConfigDict:
     """Three seeds of the same study where effects show, and one report over them; hours."""
     seeds = {f"seed_{seed}": long_seed(seed) for seed in range(3)}
-    corpus = common.prepare(0)
+    corpus = prepare.documentation(0)
     runs = tuple(f"{{workdir}}/{name}" for name in seeds)
-    report = common.report(f"{TITLE}, three seeds", runs)
+    across = report.stage(f"{TITLE}, three seeds", runs)
     return common.ordered(
         stage="pipeline",
         title=f"{TITLE}, three seeds",
         seed=0,
-        stages=common.ordered(prepare=corpus, **seeds, report=report),
+        stages=common.ordered(prepare=corpus, **seeds, report=across),
     )
 
 
 def long_seed(seed: int) -> ConfigDict:
     """One seed of the longer study; the corpus is shared."""
-    stages = one_seed(seed)
+    stages = study(common.SMOLLM2, common.MINILM, seed)
     for stage in (stages.sft, stages.ppo):
         stage.data = "{workdir}/../prepare/examples.jsonl"
     for stage in (stages.sample_pairs, stages.sample_sft, stages.sample_ppo, stages.best_of_n):
@@ -85,3 +93,21 @@ def long_seed(seed: int) -> ConfigDict:
     # With a fixed coefficient of 0.1 one seed of three reached 10 nats, by long outputs that never end.
     stages.ppo.algorithm.update({"kl_coef": 0.2, "kl_target": 4.0, "kl_horizon": 200, "missing_eos_penalty": 2.0})
     return common.ordered(stage="pipeline", title=TITLE, seed=seed, stages=stages)
+
+
+def study(model: str, encoder: str, seed, folder: str = "{workdir}") -> ConfigDict:
+    """The stages of one study in their order, without the corpus, the model and the report."""
+    samples = common.samples(folder)
+    return common.ordered(
+        sft=sft.stage(folder, model, seed),
+        sample_pairs=generate.pairs(folder, model, seed),
+        preferences=preferences.stage(folder, encoder or "lexical", seed),
+        reward=reward.stage(folder, model, seed),
+        ppo=ppo.stage(folder, model, seed),
+        sample_sft=generate.stage(folder, model, "sft", seed),
+        sample_ppo=generate.stage(folder, model, "ppo", seed),
+        best_of_n=best_of_n.stage(folder, model, seed),
+        judge=judge.stage(folder, encoder or "lexical"),
+        evaluate=evaluate.stage(folder, encoder, seed),
+        reward_vs_kl=reward_vs_kl.stage({name: samples[name] for name in ("sft", "bon")}, folder, seed),
+    )

@@ -13,12 +13,12 @@ reward models the study used, of human or of simulated preferences, was not foun
 
 from ml_collections import ConfigDict
 
-from configs import common, rows
+from configs import common, reward, rows
 
 
 def stage(folder: str, preset: str, seed) -> ConfigDict:
     """The stage of the row in `folder`."""
-    config = rows.training(common.reward(folder, rows.model(folder, preset), seed), rows.ALPACA, preset)
+    config = rows.training(reward.stage(folder, rows.model(folder, preset), seed), rows.ALPACA, preset)
     config.update(
         {
             "data": f"{folder}/prepare_preferences/preferences.jsonl",

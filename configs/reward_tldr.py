@@ -15,12 +15,12 @@ The study's LLaMA-7B: 75.8 % of the pairs right on TL;DR, 71.6 % on CNN/DailyMai
 
 from ml_collections import ConfigDict
 
-from configs import common, rows
+from configs import common, reward, rows
 
 
 def stage(folder: str, preset: str, seed) -> ConfigDict:
     """The stage of the row in `folder`."""
-    config = rows.training(common.reward(folder, rows.model(folder, preset), seed), rows.TLDR, preset)
+    config = rows.training(reward.stage(folder, rows.model(folder, preset), seed), rows.TLDR, preset)
     config.update(
         {
             "data": f"{folder}/prepare_preferences/preferences.jsonl",

@@ -1,44 +1,29 @@
-"""Reward against KL on one seed of the long study: best-of-n up to 64 and PPO as it goes on, of the same prompts.
+"""Reward against KL on a study's samples: best-of-n from its pools, and PPO at each evaluation.
 
-    python -m rlhf_jax.main --config=configs/reward_vs_kl.py:runs/long/seed_0 --workdir=runs/reward_vs_kl
+    python -m rlhf_jax.main --config=configs/reward_vs_kl.py:runs/quickstart --workdir=runs/reward_vs_kl
 
-The argument is the folder of the seed whose SFT policy and reward model are taken. PPO is run anew, as in the study,
-now with samples of the test prompts along the way; the pool of best-of-n is drawn at temperature 1, where PPO's KL is
-measured, and once more at 0.7, where the study samples it, for a curve apart. The pool at 0.7 also gives the per-input
-diversity of best-of-16, by simulated sets.
+The argument is the folder of a study whose ppo stage and samples are finished. `reward_vs_kl_pool.py`
+draws larger pools first.
 """
 
 from ml_collections import ConfigDict
 
-from configs import common, quickstart
-
-PROMPTS = {"id_test": 48, "ood_test": 48}
+from configs import common
 
 
-def get_config(study: str = "runs/long/seed_0") -> ConfigDict:
-    """The pipeline's config, by the folder of the seed."""
-    data = f"{study}/../prepare/examples.jsonl"
-    seed = 0
-    ppo = quickstart.long_seed(seed).stages.ppo
-    ppo.update({"policy": f"{study}/sft", "reward": f"{study}/reward", "data": data})
-    ppo.evaluate_prompts = ConfigDict(PROMPTS)
-    ppo.evaluate_every = 4
-    pool, cold = (common.generate(study, common.SMOLLM2, "sft", seed) for _ in range(2))
-    for stage, temperature in ((pool, 1.0), (cold, 0.7)):
-        stage.sampling.update({"data": data, "n": 64, "temperature": temperature})
-        stage.sampling.prompts = ConfigDict(PROMPTS)
-    pools = {name: f"{{workdir}}/{name}/samples.jsonl" for name in ("pool", "pool_cold")}
-    evaluate = common.evaluate(study, common.MINILM, seed)
-    evaluate.pools = ConfigDict({"bon": "{workdir}/pool_cold/samples.jsonl"})
+def get_config(study: str = "runs/quickstart") -> ConfigDict:
+    """The stage's config, by the study's folder."""
+    samples = common.samples(study)
+    return stage({name: samples[name] for name in ("sft", "bon")}, study, 0)
+
+
+def stage(pools: dict[str, str], folder: str, seed) -> ConfigDict:
+    """Reward against KL of best-of-n, by its pools of samples, and of a study's PPO as it goes on."""
+    policies = {"ppo": f"{folder}/ppo"}
     return common.ordered(
-        stage="pipeline",
+        stage="reward_vs_kl",
         title="Reward against KL",
+        pools=common.ordered(**pools),
+        policies=common.ordered(**policies),
         seed=seed,
-        stages=common.ordered(
-            pool=pool,
-            pool_cold=cold,
-            ppo=ppo,
-            reward_vs_kl=common.reward_vs_kl(pools, "{workdir}", seed),
-            evaluate=evaluate,
-        ),
     )

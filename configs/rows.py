@@ -7,6 +7,8 @@
 from ml_collections import ConfigDict
 
 from configs import common
+from configs import generate as generate_config
+from configs import ppo as ppo_config
 
 TINY = "tiny"
 
@@ -91,7 +93,7 @@ def training(config: ConfigDict, task: ConfigDict, preset: str) -> ConfigDict:
 
 def ppo(where: str, task: ConfigDict, preset: str, seed) -> ConfigDict:
     """PPO as on both tasks: one response a prompt, gradients that are not clipped, no penalty for a missing EOS."""
-    config = training(common.ppo(where, model(where, preset), seed), task, preset)
+    config = training(ppo_config.stage(where, model(where, preset), seed), task, preset)
     config.update(
         {
             "sampling_batch": 64,  # on LLaMA-7B a token's keys and values take 0.5 MB in bfloat16
@@ -122,7 +124,7 @@ def sampling(config: ConfigDict, task: ConfigDict, preset: str) -> ConfigDict:
 
 def generate(where: str, task: ConfigDict, preset: str, policy: str, seed) -> ConfigDict:
     """The samples of one policy of the row in the folder `where`."""
-    config = sampling(common.generate(where, model(where, preset), policy, seed), task, preset)
+    config = sampling(generate_config.stage(where, model(where, preset), policy, seed), task, preset)
     config.sampling.n = task.samples
     return sized(config, preset)
 

@@ -18,7 +18,7 @@ strict for these summaries (docs/results.md). Set `free_words` to 40 in `prefere
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
-from configs import common
+from configs import common, prepare, quickstart, report, reward
 
 TITLE = "RLHF on abstracts of papers: SmolLM2-135M, simulated judge"
 PROMPT, RESPONSE = 256, 48  # tokens: two of three abstracts are whole, and nearly all of their summaries
@@ -28,7 +28,7 @@ PEOPLE = 128  # tokens of a summary that people rated
 def get_config(folder: str = "data") -> ConfigDict:
     """The pipeline's config; `folder` has the files."""
     seed = FieldReference(0)
-    stages = common.stages(common.SMOLLM2, common.MINILM, seed)
+    stages = quickstart.study(common.SMOLLM2, common.MINILM, seed)
     for stage in (stages.sft, stages.reward, stages.ppo):
         stage.update({"prompt_buckets": (PROMPT,), "microbatch": 8})
     stages.sft.response_buckets = (RESPONSE,)
@@ -41,7 +41,7 @@ def get_config(folder: str = "data") -> ConfigDict:
         everything[name] = stage
         if name == "reward":
             everything.reward_people = reward_of_people(seed)
-    everything.report = common.report(TITLE, ("{workdir}",))
+    everything.report = report.stage(TITLE, ("{workdir}",))
     return common.ordered(stage="pipeline", title=TITLE, seed=seed, stages=everything)
 
 
@@ -50,27 +50,27 @@ def corpus(folder: str, seed) -> ConfigDict:
     held_out = "scitldr_validation.jsonl.gz"
     columns = {"prompt": "TITLE: {title}\nTEXT: {text}\nTL;DR:", "response": "{summary}"}
     splits = {"train": "scitldr_train.jsonl.gz", "validation": f"{held_out}[:300]", "id_test": f"{held_out}[300:]"}
-    papers = common.part("columns", splits)
+    papers = prepare.part("columns", splits)
     papers.update({"path": folder, "columns": columns})
-    news = common.part("columns", {"ood_test": "cnn_dailymail.jsonl.gz"})
+    news = prepare.part("columns", {"ood_test": "cnn_dailymail.jsonl.gz"})
     news.update({"path": folder, "columns": {"prompt": "ARTICLE: {text}\nTL;DR:", "response": "{summary}"}})
-    return common.prepare_from("examples", seed, papers=papers, news=news)
+    return prepare.datasets("examples", seed, papers=papers, news=news)
 
 
 def rated(folder: str, seed) -> ConfigDict:
     """Summaries of news compared by people; 400 pairs of the last ten of seventy articles are held out."""
     articles = "summeval_pairs.jsonl.gz"  # cut where an article ends, among the pairs of two different texts
-    pairs = common.part("columns", {"train": f"{articles}[:6044]", "validation": f"{articles}[6044:]"})
+    pairs = prepare.part("columns", {"train": f"{articles}[:6044]", "validation": f"{articles}[6044:]"})
     columns = {"prompt": "ARTICLE: {prompt}\nTL;DR:", "chosen": "{chosen}", "rejected": "{rejected}"}
     pairs.update({"path": folder, "columns": columns})
-    config = common.prepare_from("preferences", seed, summeval=pairs)
+    config = prepare.datasets("preferences", seed, summeval=pairs)
     config.splits.validation = 400
     return config
 
 
 def reward_of_people(seed) -> ConfigDict:
     """A reward model of what people preferred."""
-    config = common.reward("{workdir}", common.SMOLLM2, seed)
+    config = reward.stage("{workdir}", common.SMOLLM2, seed)
     config.update(
         {
             "data": "{workdir}/people/preferences.jsonl",

@@ -13,12 +13,12 @@ The study retrained none of this: it took AlpacaFarm's released LLaMA-7B models.
 
 from ml_collections import ConfigDict
 
-from configs import common, rows
+from configs import common, rows, sft
 
 
 def stage(folder: str, preset: str, seed) -> ConfigDict:
     """The stage of the row in `folder`."""
-    config = rows.training(common.sft(folder, rows.model(folder, preset), seed), rows.ALPACA, preset)
+    config = rows.training(sft.stage(folder, rows.model(folder, preset), seed), rows.ALPACA, preset)
     config.update(
         {
             "evaluate_examples": 500,

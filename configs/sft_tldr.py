@@ -14,12 +14,12 @@ gives no figure for this stage alone. Not run.
 
 from ml_collections import ConfigDict
 
-from configs import common, rows
+from configs import common, rows, sft
 
 
 def stage(folder: str, preset: str, seed) -> ConfigDict:
     """The stage of the row in `folder`."""
-    config = rows.training(common.sft(folder, rows.model(folder, preset), seed), rows.TLDR, preset)
+    config = rows.training(sft.stage(folder, rows.model(folder, preset), seed), rows.TLDR, preset)
     config.update(
         {
             "evaluate_examples": 500,

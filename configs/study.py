@@ -35,6 +35,7 @@ from configs import (
     common,
     evaluate_alpaca,
     evaluate_tldr,
+    initialize,
     ppo_alpaca,
     ppo_tldr,
     prepare,
@@ -54,7 +55,7 @@ def data(preset: str, seed, **stages: ConfigDict) -> ConfigDict:
         stage.seed = seed
         rows.sized(stage, preset)
     if preset == rows.TINY:
-        stages["initialize"] = common.initialize("{workdir}", seed)
+        stages["initialize"] = initialize.stage("{workdir}", seed)
     return common.ordered(**stages)
 
 

@@ -11,7 +11,7 @@ read from a few modules of the standard library; the gold scorer is lexical and 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
-from configs import common
+from configs import common, initialize, prepare, quickstart, report
 
 MODEL = "{workdir}/initialize/model"
 TITLE = "The tiny study: random weights, for tests"
@@ -20,8 +20,8 @@ TITLE = "The tiny study: random weights, for tests"
 def get_config() -> ConfigDict:
     """The pipeline's config."""
     seed = FieldReference(0)
-    stages = common.stages(MODEL, encoder="", seed=seed)
-    corpus = common.prepare(seed)
+    stages = quickstart.study(MODEL, encoder="", seed=seed)
+    corpus = prepare.documentation(seed)
     corpus.packages = ("argparse", "asyncio", "collections", "email", "json", "logging", "pathlib", "typing", "urllib")
     corpus.splits = ConfigDict({"train": 64, "validation": 8, "id_test": 4, "ood_test": 4})
     corpus.max_text = 350
@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
         stage.sampling.update({"max_new_tokens": 12, "dtype": "float32", "batch_size": 4, "n": 4})
         stage.sampling.prompts = ConfigDict({"id_test": 4, "ood_test": 4})
     stages.sample_pairs.sampling.prompts = ConfigDict({"train": 16, "validation": 4, "ood_test": 4})
-    report = common.report(TITLE, ("{workdir}",))
-    before, after = {"prepare": corpus, "initialize": common.initialize("{workdir}", seed)}, {"report": report}
+    last = report.stage(TITLE, ("{workdir}",))
+    before, after = {"prepare": corpus, "initialize": initialize.stage("{workdir}", seed)}, {"report": last}
     everything = common.ordered(**before, **{name: stages[name] for name in stages}, **after)
     return common.ordered(stage="pipeline", title=TITLE, seed=seed, stages=everything)

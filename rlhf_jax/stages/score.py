@@ -11,7 +11,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class Config:
       samples: a `samples.jsonl`.
       model: the reward model's base model, as `assets.resolve` takes it.
       reward: folder of its run.
-      against: `samples.jsonl` files of the same outputs with the rewards of other reward models, by their names.
+      compare_with: other reward models' `samples.jsonl` of the same outputs, by name, to measure agreement.
       max_prompt: tokens; a longer prompt is shortened.
       truncation: "text" or "left", as the reward model was trained.
       separator: between prompt and response, as the reward model was trained.
@@ -57,12 +57,14 @@ class Config:
       blocks: how the network's blocks are held, run and differentiated.
     """
 
+    RENAMED: ClassVar[dict[str, str]] = {"against": "compare_with"}
+
     stage: str
     name: str
     samples: str = content_of("data")
     model: str = content_of("model")
     reward: str = content_of("run")
-    against: dict[str, str] = content_of("data")
+    compare_with: dict[str, str] = content_of("data")
     max_prompt: Count
     truncation: Literal["text", "left"]
     separator: str
@@ -135,7 +137,7 @@ def read_scores(path: str, samples: Sequence[Samples]) -> dict[str, list[float]]
 
 
 def summary(
-    config: Config, rated: Sequence[Samples], against: Mapping[str, Mapping[str, list[float]]]
+    config: Config, rated: Sequence[Samples], others: Mapping[str, Mapping[str, list[float]]]
 ) -> dict[str, Any]:
     """The mean score by split, of what each record is judged by, and how far the reward models agree.
 
@@ -148,7 +150,7 @@ def summary(
         by_split.setdefault(record.split, []).append(float(np.mean(record.answers(record.rewards))))
     means = {split: mean_and_error(values) for split, values in by_split.items()}
     own = {config.name: {record.id: record.rewards for record in rated}}
-    matrix = {"agreement": agreement_matrix({**own, **against})} if against else {}
+    matrix = {"agreement": agreement_matrix({**own, **others})} if others else {}
     return {"name": config.name, "splits": means, **matrix}
 
 
@@ -160,12 +162,12 @@ def run(config: Config, workdir: Path) -> None:
     Raises:
       UserError: bad input, named.
     """
-    if config.name in config.against:
-        raise UserError(f"config.against has the name {config.name!r} of the reward model itself, expected another")
+    if config.name in config.compare_with:
+        raise UserError(f"config.compare_with has the reward model's own name {config.name!r}, expected another")
     samples = read(config.samples, Samples)
     if not samples:
         raise UserError(f"{config.samples} holds no samples, expected one line a prompt")
-    against = {name: read_scores(path, samples) for name, path in config.against.items()}
+    others = {name: read_scores(path, samples) for name, path in config.compare_with.items()}
     path = workdir / "samples.jsonl"
     done = {record.id for record in read(path, Samples, partial=True)}
     missing = [record for record in samples if record.id not in done]
@@ -182,5 +184,5 @@ def run(config: Config, workdir: Path) -> None:
                 if stop.agreed():
                     break
     if hosts.is_main():
-        found = summary(config, read(path, Samples), against)
+        found = summary(config, read(path, Samples), others)
         write_text(workdir / "scores.json", json.dumps(found, indent=2) + "\n")

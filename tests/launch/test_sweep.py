@@ -140,10 +140,10 @@ def get_config():
 """
 CORPUS = """
 from ml_collections import ConfigDict
-from configs import common
+from configs import prepare
 
 def get_config():
-    config = common.prepare(0)
+    config = prepare.documentation(0)
     config.splits = ConfigDict({"train": 8, "validation": 2, "id_test": 2, "ood_test": 2})
     return config
 """

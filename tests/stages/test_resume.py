@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from configs import common, tiny
+from configs import judge, tiny
 from rlhf_jax.config import to_dict
 from rlhf_jax.errors import UserError
 from rlhf_jax.stages import runner
@@ -105,9 +105,7 @@ def claimed(tmp_path: Path):
     """`claimed(...)` claims a folder with results for a judge of two files."""
     for name in ("sft", "ppo"):
         (tmp_path / f"{name}.jsonl").write_text(name)
-    plain = to_dict(common.judge("", "lexical")) | {
-        "samples": {n: str(tmp_path / f"{n}.jsonl") for n in ("sft", "ppo")}
-    }
+    plain = to_dict(judge.stage("", "lexical")) | {"samples": {n: str(tmp_path / f"{n}.jsonl") for n in ("sft", "ppo")}}
 
     def claim_again(**changes: Any) -> Path:
         config = changed(plain, **changes)

@@ -45,7 +45,7 @@ def config(tmp_path_factory):
         samples=str(folder / "samples.jsonl"),
         model=model,
         reward=write_reward(folder / "reward", model),
-        against={},
+        compare_with={},
         max_prompt=96,
         truncation="text",
         separator=" ",
@@ -116,9 +116,9 @@ def test_a_reward_model_of_another_trunk_and_tokenizer_reads_the_texts_its_own_w
 
 def test_the_summary_has_the_mean_by_split_and_the_agreement(finished, config, tmp_path):
     """Against the file's own rewards 0, 1, 2 of each prompt's outputs, and against itself."""
-    against = {"before": config.samples, "again": str(finished / "samples.jsonl")}
+    compare_with = {"before": config.samples, "again": str(finished / "samples.jsonl")}
     (tmp_path / "samples.jsonl").write_bytes((finished / "samples.jsonl").read_bytes())
-    score.run(dataclasses.replace(config, against=against), tmp_path)
+    score.run(dataclasses.replace(config, compare_with=compare_with), tmp_path)
     summary = json.loads((tmp_path / "scores.json").read_text())
     rated = read(finished / "samples.jsonl", Samples)
     for split, found in summary["splits"].items():
@@ -148,7 +148,7 @@ def test_a_run_that_was_cut_goes_on(finished, config, tmp_path):
         ({"samples": "nowhere.jsonl"}, "nowhere.jsonl does not exist"),
         ({"reward": "/nowhere"}, "/nowhere/checkpoints holds no complete checkpoint"),
         ({"batch_size": 0}, "config.batch_size is 0, expected 1 or more"),
-        ({"against": {"proxy": "x"}}, "config.against has the name 'proxy' of the reward model itself"),
+        ({"compare_with": {"proxy": "x"}}, "config.compare_with has the reward model's own name 'proxy'"),
     ],
 )
 def test_bad_input_is_a_sentence(config, tmp_path, changes, message):
@@ -174,7 +174,7 @@ def test_bad_input_is_a_sentence(config, tmp_path, changes, message):
 def test_scores_of_other_outputs_are_refused_before_anything_runs(config, tmp_path, change, message):
     write(tmp_path / "other.jsonl", change(made_samples()))
     with pytest.raises(UserError, match=message):
-        score.run(dataclasses.replace(config, against={"other": str(tmp_path / "other.jsonl")}), tmp_path)
+        score.run(dataclasses.replace(config, compare_with={"other": str(tmp_path / "other.jsonl")}), tmp_path)
     assert not (tmp_path / "samples.jsonl").exists()
 
 
