@@ -2,24 +2,23 @@
 
 Such a file is a zip archive of uncompressed records: `data.pkl`, a pickle that describes the tensors, and one record
 `data/<key>` of raw bytes for each storage that they view. A pickle is a program, and a file from the hub is a
-stranger's. `pickle.Unpickler` calls only what its `find_class` admits, but still sets attributes (BUILD), hashes
-tuples nested until the stack overflows, and allocates a memo of any size, so the program is read here by
-`pickletools`, which only parses, and followed by `_Unpickler`, which can make nothing but the plain values below.
+stranger's. `safe_pickle` therefore allows only the globals that describe tensors, and none of them is torch's.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-import pickletools
 import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO
 
 import ml_dtypes
 import numpy as np
 
+from rlhf_jax import safe_pickle
 from rlhf_jax.errors import UserError
 
 _STORAGES = {
@@ -36,13 +35,6 @@ _STORAGES = {
     "torch.ComplexFloatStorage": np.dtype(np.complex64),
     "torch.ComplexDoubleStorage": np.dtype(np.complex128),
 }
-_ADMITTED = {
-    "collections.OrderedDict",
-    "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_parameter",
-    *_STORAGES,
-}
-
 # A description of a thousand tensors takes about 0.2 MB.
 _LARGEST_PICKLE = 2**24
 # NumPy's limits: axes, and elements of at most 16 bytes with empty axes left out of the count.
@@ -114,7 +106,7 @@ def open_checkpoint(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if byte_order != b"little":
         raise UserError(f"{path}: the byte order is {byte_order!r}, expected b'little'; {_CONVERT}")
-    checkpoint = _Unpickler(path, records).load(program)
+    checkpoint = _load(path, records, program)
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: holds {_kind(checkpoint)}, expected a flat dict from names to tensors")
     for name, value in checkpoint.items():
@@ -191,13 +183,6 @@ def _content(path: Path, file: BinaryIO, record: _Record, limit: int) -> bytes:
 
 
 @dataclass(frozen=True)
-class _Global:
-    """The name of something in a module, in place of the thing."""
-
-    name: str
-
-
-@dataclass(frozen=True)
 class _Storage:
     """A flat array in the file: position in bytes, length in elements."""
 
@@ -206,167 +191,65 @@ class _Storage:
     size: int
 
 
-class _Unpickler:
-    """A pickle machine that imports nothing, calls nothing of the file's choice and sets no attributes.
+def _load(path: Path, records: dict[str, _Record], program: bytes) -> object:
+    """Makes the dicts, lists and tensors that a `data.pkl` describes."""
+    names = {
+        "collections.OrderedDict": lambda: {},
+        "torch._utils._rebuild_tensor_v2": functools.partial(_tensor, path),
+        "torch._utils._rebuild_parameter": _parameter,
+        **_STORAGES,
+    }
+    # torch keeps the versions of its modules as attributes of an OrderedDict.
+    set_state = {dict: _ignore_metadata}
+    return safe_pickle.load(program, str(path), names, functools.partial(_storage, records), set_state)
 
-    It knows the instructions that torch.save writes for dicts, lists, tuples, scalars, strings and tensors; the only
-    objects it makes are those, `Tensor`, `_Storage` and `_Global`. Keys of a dict are strings and integers, so that
-    hashing one is cheap.
-    """
 
-    def __init__(self, path: Path, records: dict[str, _Record]) -> None:
-        self._path = path
-        self._records = records
+def _ignore_metadata(target: dict, state: object) -> None:
+    if not isinstance(state, dict):
+        raise ValueError(f"the attributes of a dict are {_kind(state)}, expected dict")
 
-    def load(self, program: bytes) -> object:
-        """What the program describes.
 
-        Raises:
-          UserError: it is damaged, or uses an instruction, a global or arguments that are not admitted.
-        """
-        try:
-            return self._follow(program)
-        except ValueError as error:
-            raise UserError(f"{self._path}: data.pkl is damaged ({error})") from None
-        except (IndexError, KeyError):
-            raise UserError(f"{self._path}: data.pkl is damaged (an instruction takes what none has put)") from None
-
-    def _follow(self, program: bytes) -> object:
-        stack: list = []
-        below: list[list] = []  # the stack under each mark
-        memo: dict[int, object] = {}
-        for opcode, argument, _ in pickletools.genops(program):
-            match opcode.name:
-                case "PROTO" | "FRAME":
-                    pass
-                case "STOP":
-                    return stack.pop()
-                case "MARK":
-                    below.append(stack)
-                    stack = []
-                case "NONE":
-                    stack.append(None)
-                case "NEWTRUE" | "NEWFALSE":
-                    stack.append(opcode.name == "NEWTRUE")
-                case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE" | "SHORT_BINUNICODE":
-                    stack.append(argument)
-                case "EMPTY_TUPLE":
-                    stack.append(())
-                case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                    items = [stack.pop() for _ in range(int(opcode.name[-1]))]
-                    stack.append(tuple(reversed(items)))
-                case "TUPLE":
-                    items, stack = stack, below.pop()
-                    stack.append(tuple(items))
-                case "EMPTY_LIST":
-                    stack.append([])
-                case "APPEND":
-                    item = stack.pop()
-                    self._of(list, stack[-1]).append(item)
-                case "APPENDS":
-                    items, stack = stack, below.pop()
-                    self._of(list, stack[-1]).extend(items)
-                case "EMPTY_DICT":
-                    stack.append({})
-                case "SETITEM":
-                    value, key = stack.pop(), stack.pop()
-                    self._set(stack[-1], [key], [value])
-                case "SETITEMS":
-                    items, stack = stack, below.pop()
-                    self._set(stack[-1], items[::2], items[1::2])
-                case "BINPUT" | "LONG_BINPUT":
-                    memo[argument] = stack[-1]
-                case "MEMOIZE":
-                    memo[len(memo)] = stack[-1]
-                case "BINGET" | "LONG_BINGET":
-                    stack.append(memo[argument])
-                case "GLOBAL":
-                    stack.append(self._global(argument.replace(" ", ".")))
-                case "STACK_GLOBAL":
-                    name, module = self._of(str, stack.pop()), self._of(str, stack.pop())
-                    stack.append(self._global(f"{module}.{name}"))
-                case "BINPERSID":
-                    stack.append(self._storage(stack.pop()))
-                case "REDUCE":
-                    arguments, function = stack.pop(), self._of(_Global, stack.pop())
-                    stack.append(self._call(function.name, arguments))
-                case "BUILD":  # an OrderedDict's attributes, where torch keeps the versions of its modules
-                    self._of(dict, stack.pop())
-                    self._of(dict, stack[-1])
-                case "INST":
-                    self._refuse(argument.replace(" ", "."))
-                case _:
-                    shown = "" if argument is None else f" {_shown(argument)}"
-                    raise UserError(f"{self._path}: refused the pickle instruction {opcode.name}{shown}")
-        raise AssertionError("genops returns after STOP and raises ValueError where there is none")
-
-    @staticmethod
-    def _of[T](kind: type[T], value: object) -> T:
-        if not isinstance(value, kind):
-            raise ValueError(f"found {_kind(value)} in place of {kind.__name__.lstrip('_').lower()}")
-        return value
-
-    def _set(self, target: object, keys: list, values: list) -> None:
-        target = self._of(dict, target)
-        for key, value in zip(keys, values, strict=True):
-            if not isinstance(key, str | int):
-                raise ValueError(f"a key of a dict is {_kind(key)}")
-            target[key] = value
-
-    def _global(self, name: str) -> _Global:
-        if name not in _ADMITTED:
-            self._refuse(name)
-        return _Global(name)
-
-    def _refuse(self, name: str) -> NoReturn:
-        raise UserError(
-            f"{self._path}: refused {_shown(name)}, which the file asks to call or make; expected only a flat dict of "
-            "tensors (nothing in the file was run)"
+def _storage(records: dict[str, _Record], identity: object) -> _Storage:
+    match identity:
+        case "storage", np.dtype() as dtype, str(key), str(), int(size):
+            record = records.get(f"data/{key}")
+        case _:
+            raise ValueError("a storage is not described as torch.save does")
+    if record is None:
+        raise ValueError(f"the record {_shown(f'data/{key}')} is missing")
+    if record.length != size * dtype.itemsize:
+        raise ValueError(
+            f"{_shown(record.name)} has {record.length} bytes, expected {size} of {dtype}, {dtype.itemsize} bytes each"
         )
+    return _Storage(dtype, record.start, size)
 
-    def _call(self, function: str, arguments: object) -> object:
-        match function, arguments:
-            case "collections.OrderedDict", ():
-                return {}
-            case "torch._utils._rebuild_tensor_v2", (_Storage() as storage, offset, shape, strides, bool(), dict()):
-                return self._tensor(storage, offset, shape, strides)
-            case "torch._utils._rebuild_parameter", (Tensor() as tensor, bool(), dict()):
-                return tensor
-            case _:
-                raise UserError(f"{self._path}: refused {function!r} with arguments that no plain tensor has")
 
-    def _storage(self, identity: object) -> _Storage:
-        match identity:
-            case "storage", _Global(kind), str(key), str(), int(size) if kind in _STORAGES:
-                record = self._records.get(f"data/{key}")
-            case _:
-                raise UserError(f"{self._path}: refused a storage that is not described as torch.save does")
-        if record is None:
-            raise UserError(f"{self._path}: the record {_shown(f'data/{key}')} is missing")
-        dtype = _STORAGES[kind]
-        if record.length != size * dtype.itemsize:
-            raise UserError(
-                f"{self._path}: {_shown(record.name)} has {record.length} bytes, expected {size} of {dtype}, "
-                f"{dtype.itemsize} bytes each"
-            )
-        return _Storage(dtype, record.start, size)
+def _parameter(tensor: object, requires_grad: object, hooks: object) -> Tensor:
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"a parameter is {_kind(tensor)}, expected tensor")
+    return tensor
 
-    def _tensor(self, storage: _Storage, offset: object, shape: object, strides: object) -> Tensor:
-        axes = isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) <= _MOST_AXES
-        if not axes or not all(type(n) is int and n >= 0 for n in (offset, *shape, *strides)):
-            raise UserError(f"{self._path}: refused a tensor whose offset, shape or strides torch.save would not write")
-        count = math.prod(shape)
-        if count == 0:
-            fits = math.prod(max(n, 1) for n in shape) <= _MOST_ELEMENTS
-        else:
-            last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-            # Repeated elements are no error in torch, but a small file could then ask for any amount of memory.
-            fits = last < storage.size and count <= storage.size
-        if not fits:
-            raise UserError(
-                f"{self._path}: a tensor of shape {shape}, strides {strides} and offset {offset} does not fit its "
-                f"storage of {storage.size} elements"
-            )
-        size = storage.dtype.itemsize
-        steps = tuple(stride * size if n > 1 and count else 0 for n, stride in zip(shape, strides, strict=True))
-        return Tensor(self._path, storage.dtype, shape, storage.start + offset * size, steps)
+
+def _tensor(
+    path: Path, storage: object, offset: object, shape: object, strides: object, requires_grad: object, hooks: object
+) -> Tensor:
+    if not isinstance(storage, _Storage):
+        raise ValueError(f"a tensor views {_kind(storage)}, expected storage")
+    axes = isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) <= _MOST_AXES
+    if not axes or not all(type(n) is int and n >= 0 for n in (offset, *shape, *strides)):
+        raise ValueError("the offset, shape or strides of a tensor are none that torch.save writes")
+    count = math.prod(shape)
+    if count == 0:
+        fits = math.prod(max(n, 1) for n in shape) <= _MOST_ELEMENTS
+    else:
+        last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+        # Repeated elements are no error in torch, but a small file could then ask for any amount of memory.
+        fits = last < storage.size and count <= storage.size
+    if not fits:
+        raise ValueError(
+            f"a tensor of shape {shape}, strides {strides} and offset {offset} does not fit its storage of "
+            f"{storage.size} elements"
+        )
+    size = storage.dtype.itemsize
+    steps = tuple(stride * size if n > 1 and count else 0 for n, stride in zip(shape, strides, strict=True))
+    return Tensor(path, storage.dtype, shape, storage.start + offset * size, steps)

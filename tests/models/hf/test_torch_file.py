@@ -35,6 +35,11 @@ def refused(path: Path) -> str:
     return message.removeprefix(f"{path}: ")
 
 
+def refused_pickle(path: Path) -> str:
+    """The reason for which its pickle is refused."""
+    return refused(path).removeprefix("the pickle is refused: ")
+
+
 def test_a_file_that_torch_wrote():
     """Written by torch 2.13 as `torch.save(module.state_dict(keep_vars=True), path)`, where
 
@@ -166,7 +171,6 @@ def hostile(marker: Path) -> dict[str, tuple[Code, str]]:
         "getattr": (Code(call("builtins.getattr", import_os, "system") + code((shell,)) + b"R"), "builtins.getattr"),
         "stack": (Code(stack_global("posix", "system") + code((shell,)) + b"R"), "posix.system"),
         "dotted": (Code(stack_global("zipfile", "os.system") + code((shell,)) + b"R"), "zipfile.os.system"),
-        "inst": (Code(b"(" + code(shell) + b"ios\nsystem\n"), "os.system"),
         "newobj": (Code(named("subprocess.Popen") + code((["touch", str(marker)],)) + b"\x81"), "subprocess.Popen"),
         "within": (call("collections.OrderedDict", [("x", call("builtins.exec", touch))]), "builtins.exec"),
         "key": (Code(code(("storage", call("os.system", shell), "0", "cpu", 6)) + b"Q"), "os.system"),
@@ -180,7 +184,7 @@ def test_a_call_is_refused_by_name_and_not_made(tmp_path, file, kind):
     program, name = hostile(marker)[kind]
     header = b"\x80\x04"  # pickle itself follows dots in names since protocol 4
     message = refused(write(file, program, header=header))
-    assert f"refused '{name}'" in message and "nothing in the file was run" in message
+    assert f"it asks to call or make '{name}' (nothing in the file was run)" in message
     assert not marker.exists()
     if kind not in ("key", "newobj"):  # a persistent id needs a loader of its own, Popen an __init__
         pickle.loads(header + program + b".")
@@ -200,27 +204,29 @@ def test_a_call_is_refused_in_every_protocol(file, protocol):
 @pytest.mark.parametrize(
     ("program", "message"),
     [
-        (b"\x82\x05", "refused the pickle instruction EXT1 5"),
-        (b"(" + named("torch.FloatStorage") + b"o", "refused the pickle instruction OBJ"),
-        (named("torch.FloatStorage") + b")\x81", "refused the pickle instruction NEWOBJ"),
-        (b"P0\n", "refused the pickle instruction PERSID '0'"),
-        (b"\x8e" + struct.pack("<Q", 2**62), "data.pkl is damaged"),
-        (b"X" + struct.pack("<I", 2**32 - 1), "data.pkl is damaged"),
-        (b"\x8b" + struct.pack("<i", 2**31 - 1), "data.pkl is damaged"),
-        (b"h\x07", "data.pkl is damaged (an instruction takes what none has put)"),
-        (b"0", "refused the pickle instruction POP"),
-        (b"R", "data.pkl is damaged (an instruction takes what none has put)"),
-        (b"t", "data.pkl is damaged (an instruction takes what none has put)"),
-        (b")\x87", "data.pkl is damaged (an instruction takes what none has put)"),
-        (b"}(" + code("x") + b"u", "data.pkl is damaged"),
-        (b"]" + code("x") + code("y") + b"s", "data.pkl is damaged (found list in place of dict)"),
-        (b"})" + code("y") + b"s", "data.pkl is damaged (a key of a dict is tuple)"),
-        (code(("a",)) + code("b") + b"\x93", "data.pkl is damaged (found tuple in place of str)"),
-        (b"", "data.pkl is damaged"),
+        (b"\x82\x05", "the instruction EXT1 is not allowed"),
+        (b"(" + code("echo") + b"ios\nsystem\n", "the instruction INST is not allowed"),
+        (b"(" + named("torch.FloatStorage") + b"o", "the instruction OBJ is not allowed"),
+        (named("torch.FloatStorage") + b")\x81", "the instruction NEWOBJ is not allowed"),
+        (b"P0\n", "the instruction PERSID is not allowed"),
+        (b"0", "the instruction POP is not allowed"),
+        (b"\x8e" + struct.pack("<Q", 2**62), "the instruction BINBYTES8 is not allowed"),
+        (b"\x8b" + struct.pack("<i", 2**31 - 1), "the instruction LONG4 is not allowed"),
+        (b"\xff", "the instruction 255 is not allowed"),
+        (b"X" + struct.pack("<I", 2**32 - 1), "damaged, "),
+        (b"h\x07", "damaged, UnpicklingError: Memo value not found at index 7"),
+        (b"R", "damaged, IndexError"),
+        (b"t", "damaged, IndexError"),
+        (b")\x87", "damaged, IndexError"),
+        (b"}(" + code("x") + b"u", "zip() argument 2 is shorter"),
+        (b"]" + code("x") + code("y") + b"s", "found list in place of dict"),
+        (b"})" + code("y") + b"s", "a key of a dict is tuple"),
+        (code(("a",)) + code("b") + b"\x93", "damaged, UnpicklingError: STACK_GLOBAL requires str"),
+        (b"", "damaged, IndexError"),
     ],
 )
 def test_instructions_that_describe_no_tensors(file, program, message):
-    assert refused(write(file, Code(program))).startswith(message)
+    assert refused_pickle(write(file, Code(program))).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -228,15 +234,15 @@ def test_instructions_that_describe_no_tensors(file, program, message):
 )
 def test_only_the_attributes_of_a_dict_are_passed_over(file, target):
     state = {"start": 0, "shape": (2**40,)}
-    assert "in place of dict" in refused(write(file, {"x": Code(target + code(state) + b"b")}))
+    assert "has no state" in refused_pickle(write(file, {"x": Code(target + code(state) + b"b")}))
 
 
 def test_bombs_are_neither_hashed_nor_kept(file):
     """Each of these hangs, crashes or fills the memory of a program that uses `pickle.Unpickler`."""
     deep = Code(b"})" + b"\x85" * 300_000 + code(1) + b"s")
     doubled = Code(b"})" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(64)) + code(1) + b"s")
-    assert "a key of a dict is tuple" in refused(write(file, deep))
-    assert "a key of a dict is tuple" in refused(write(file, doubled))
+    assert "a key of a dict is tuple" in refused_pickle(write(file, deep))
+    assert "a key of a dict is tuple" in refused_pickle(write(file, doubled))
     far = Code(b"}r" + struct.pack("<I", 2**32 - 1))
     assert open_checkpoint(write(file, far)) == {}
 
@@ -247,30 +253,34 @@ TENSOR, PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_pa
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (call(TENSOR), "refused 'torch._utils._rebuild_tensor_v2' with arguments"),
-        (call(TENSOR, "0", 0, (6,), (1,), False, NO_HOOKS), "refused 'torch._utils._rebuild_tensor_v2' with"),
+        (call(TENSOR), "damaged, TypeError"),
+        (call(TENSOR, "0", 0, (6,), (1,), False, NO_HOOKS), "a tensor views str, expected storage"),
+        (call(TENSOR, storage(), 0, (6,), (1,), False, NO_HOOKS, {"conj": True}), "damaged, TypeError"),
+        (call(PARAMETER, storage(), True, NO_HOOKS), "a parameter is storage, expected tensor"),
+        (call("collections.OrderedDict", [("x", 1)]), "damaged, TypeError"),
+        (call("torch.FloatStorage", 6), "damaged, TypeError"),
+        (Code(code(TENSOR) + b")R"), "damaged, TypeError"),
+        (Code(NO_HOOKS + code([1]) + b"b"), "the attributes of a dict are list, expected dict"),
+        (Code(code(("storage", named(TENSOR), "0", "cpu", 6)) + b"Q"), "a storage is not described as torch.save does"),
         (
-            call(TENSOR, storage(), 0, (6,), (1,), False, NO_HOOKS, {"conj": True}),
-            "refused 'torch._utils._rebuild_tens",
+            Code(code(("storage", "torch.FloatStorage", "0", "cpu", 6)) + b"Q"),
+            "a storage is not described as torch.save does",
         ),
-        (call(PARAMETER, storage(), True, NO_HOOKS), "refused 'torch._utils._rebuild_parameter' with arguments"),
-        (call("collections.OrderedDict", [("x", 1)]), "refused 'collections.OrderedDict' with arguments"),
-        (call("torch.FloatStorage", 6), "refused 'torch.FloatStorage' with arguments"),
-        (Code(code(TENSOR) + b")R"), "data.pkl is damaged (found str in place of global)"),
-        (Code(code(("storage", named(TENSOR), "0", "cpu", 6)) + b"Q"), "refused a storage"),
-        (Code(code(("storage", "torch.FloatStorage", "0", "cpu", 6)) + b"Q"), "refused a storage"),
-        (Code(code(("module", named("torch.FloatStorage"), "0", "cpu", 6)) + b"Q"), "refused a storage"),
-        (Code(code("0") + b"Q"), "refused a storage"),
-        (Code(code(()) + b"Q"), "refused a storage"),
-        (storage(key=0), "refused a storage"),
-        (storage(size="6"), "refused a storage"),
+        (
+            Code(code(("module", named("torch.FloatStorage"), "0", "cpu", 6)) + b"Q"),
+            "a storage is not described as torch.save does",
+        ),
+        (Code(code("0") + b"Q"), "a storage is not described as torch.save does"),
+        (Code(code(()) + b"Q"), "a storage is not described as torch.save does"),
+        (storage(key=0), "a storage is not described as torch.save does"),
+        (storage(size="6"), "a storage is not described as torch.save does"),
         (storage(key="1"), "the record 'data/1' is missing"),
         (storage(key="../../../etc/passwd"), "the record 'data/../../../etc/passwd' is missing"),
         (storage(size=7), "'archive/data/0' has 24 bytes, expected 7 of float32, 4 bytes each"),
         (storage(size=-6), "'archive/data/0' has 24 bytes, expected -6 of float32"),
         (storage(kind="torch.DoubleStorage"), "'archive/data/0' has 24 bytes, expected 6 of float64, 8 bytes each"),
-        (storage(kind="torch.QInt8Storage"), "refused 'torch.QInt8Storage'"),
-        (storage(kind="torch.storage.UntypedStorage"), "refused 'torch.storage.UntypedStorage'"),
+        (storage(kind="torch.QInt8Storage"), "it asks to call or make 'torch.QInt8Storage'"),
+        (storage(kind="torch.storage.UntypedStorage"), "it asks to call or make 'torch.storage.UntypedStorage'"),
         (
             tensor((7,), (1,)),
             "a tensor of shape (7,), strides (1,) and offset 0 does not fit its storage of 6 elements",
@@ -281,19 +291,19 @@ TENSOR, PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_pa
         (tensor((7,), (0,)), "a tensor of shape (7,), strides (0,) and offset 0 does not fit"),
         (tensor((2**62, 2**62), (0, 0)), "a tensor of shape"),
         (tensor((0, 2**62), (1, 1)), "a tensor of shape"),
-        (tensor((1, 6), (1, -1), 5), "refused a tensor whose offset, shape or strides"),
-        (tensor((-1, -6), (1, 1)), "refused a tensor whose offset, shape or strides"),
-        (tensor((6,), (1,), -1), "refused a tensor whose offset, shape or strides"),
-        (tensor((6,), (1, 1)), "refused a tensor whose offset, shape or strides"),
-        (tensor((True,), (1,)), "refused a tensor whose offset, shape or strides"),
-        (tensor((6.0,), (1,)), "refused a tensor whose offset, shape or strides"),
-        (tensor([6], [1]), "refused a tensor whose offset, shape or strides"),
-        (tensor((1,) * 65, (1,) * 65), "refused a tensor whose offset, shape or strides"),
-        (tensor((6,), (1,), "0"), "refused a tensor whose offset, shape or strides"),
+        (tensor((1, 6), (1, -1), 5), "the offset, shape or strides of a tensor"),
+        (tensor((-1, -6), (1, 1)), "the offset, shape or strides of a tensor"),
+        (tensor((6,), (1,), -1), "the offset, shape or strides of a tensor"),
+        (tensor((6,), (1, 1)), "the offset, shape or strides of a tensor"),
+        (tensor((True,), (1,)), "the offset, shape or strides of a tensor"),
+        (tensor((6.0,), (1,)), "the offset, shape or strides of a tensor"),
+        (tensor([6], [1]), "the offset, shape or strides of a tensor"),
+        (tensor((1,) * 65, (1,) * 65), "the offset, shape or strides of a tensor"),
+        (tensor((6,), (1,), "0"), "the offset, shape or strides of a tensor"),
     ],
 )
 def test_descriptions_that_do_not_hold(file, value, message):
-    assert refused(write(file, {"x": value})).startswith(message)
+    assert refused_pickle(write(file, {"x": value})).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +330,7 @@ def test_anything_but_a_flat_dict_is_named(file, content, message):
         ({"byteorder": b"l" * 17}, "'archive/byteorder' has 17 bytes, expected at most 16"),
         ({"data.pkl": None}, "0 folders hold a data.pkl, expected one"),
         ({"constants.pkl": b""}, "a TorchScript archive, expected a dict of tensors; load it once in torch and save"),
-        ({"data/0": b""}, "'archive/data/0' has 0 bytes, expected 6 of float32"),
+        ({"data/0": b""}, "the pickle is refused: 'archive/data/0' has 0 bytes, expected 6 of float32"),
     ],
 )
 def test_records_that_do_not_fit(file, records, message):
