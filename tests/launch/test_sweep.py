@@ -27,7 +27,7 @@ RATE = Range("optimizer.learning_rate", 1e-5, 1e-3, "log")
 
 def sweep(*axes: Choice | Range, **changes: Any) -> Sweep:
     return Sweep(
-        **{"config": "configs/ppo.py", "arguments": (), "axes": axes, "draws": 0, "draw_seed": 0, "seeds": (0,)}
+        **{"config": "configs/sft.py", "arguments": (), "axes": axes, "draws": 0, "draw_seed": 0, "seeds": (0,)}
         | changes
     )
 
@@ -113,7 +113,7 @@ def test_the_sweeps_of_this_project_can_be_launched(path: Path, tmp_path: Path, 
         (sweep(Choice("stps", [1])), "--config.stps=1: config has no key 'stps'; did you mean 'steps'?"),
         (
             sweep(Choice("mesh.rules.embed", [("tensor",)])),
-            "config.mesh.rules.embed[0] is 'tensor' (str), expected one",
+            "config.mesh.rules.embed[0] is 'tensor' (str), expected 'data'",
         ),
         (sweep(Choice("steps", ["many"])), "flag --config.steps=many: invalid literal for int()"),
         (sweep(Choice("model", ["a/b", "a:b"])), "two runs would share the folder W/model_a_b-seed_0: "),

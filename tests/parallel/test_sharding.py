@@ -57,7 +57,7 @@ def test_rules_of_a_config_are_those_of_a_mesh_that_names_none():
     ("rules", "sentence"),
     [
         ({"embed": ("fsdp", "fsdp")}, r"mesh.rules.embed is \('fsdp', 'fsdp'\); expected each axis of the mesh once"),
-        ({"embed": ("tensor",)}, r"mesh.rules.embed\[0\] is 'tensor' \(str\), expected one of 'data', 'fsdp'"),
+        ({"embed": ("tensor",)}, r"mesh.rules.embed\[0\] is 'tensor' \(str\), expected 'data' or 'fsdp'"),
         ({"mlp": "tensor"}, r"mesh.rules.mlp is 'tensor' \(str\), expected"),
         ({"heads": ()}, r"mesh.rules has no key 'heads'; did you mean 'kv_heads'"),
     ],

@@ -114,10 +114,6 @@ def test_top_k_and_truncation_reach_the_sampler(config, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n": 0}, "config.sampling.n is 0, expected 1 or more"),
-        ({"max_new_tokens": 0}, "config.sampling.max_new_tokens is 0"),
-        ({"batch_size": 0}, "config.sampling.batch_size is 0"),
-        ({"top_k": -1}, "config.sampling.top_k is -1, expected 0"),
         ({"temperature": -1.0}, "the temperature is -1.0, expected 0"),
         ({"data": "nowhere.jsonl"}, "nowhere.jsonl does not exist"),
         ({"prompts": {"test": 3}}, "has no example of the split 'test'"),

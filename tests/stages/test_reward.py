@@ -249,7 +249,6 @@ def test_a_run_that_was_stopped_has_no_constants_yet_and_goes_on_bit_for_bit(fin
     ("changes", "message"),
     [
         ({"microbatch": 5}, "config.microbatch is 5, which does not divide config.batch_size 8; 4 does"),
-        ({"normalisation_pairs": 0}, "config.normalisation_pairs is 0, expected 1 or more"),
         ({"policy": "/nowhere"}, "/nowhere/checkpoints holds no complete checkpoint"),
         ({"data": "nowhere.jsonl"}, "nowhere.jsonl does not exist"),
         ({"evaluate_splits": ("test",)}, "has no preference of the split 'test'"),

@@ -147,7 +147,6 @@ def test_a_run_that_was_cut_goes_on(finished, config, tmp_path):
     [
         ({"samples": "nowhere.jsonl"}, "nowhere.jsonl does not exist"),
         ({"reward": "/nowhere"}, "/nowhere/checkpoints holds no complete checkpoint"),
-        ({"batch_size": 0}, "config.batch_size is 0, expected 1 or more"),
         ({"compare_with": {"proxy": "x"}}, "config.compare_with has the reward model's own name 'proxy'"),
     ],
 )
