@@ -78,7 +78,7 @@ def resolve(model: str, weights: bool = True) -> Path:
 
 
 def cache_folder(name: str) -> Path:
-    """The folder `name` of this project in the user's cache; it may not exist yet."""
+    """The folder `name` of this project in the user's cache. It may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlhf_jax" / name
 
 

@@ -47,10 +47,10 @@ def content_of(kind: Content, **field: Any) -> Any:
 
 
 def parse[T](cls: type[T], mapping: Mapping[str, Any] | ConfigDict, where: str = "config") -> T:
-    """Converts `mapping` to the dataclass `cls`; every key, type and domain is checked.
+    """Converts `mapping` to the dataclass `cls`. Every key, type and domain is checked.
 
     Args:
-      cls: a dataclass; a field with a default may be missing in `mapping`. Lists stand for tuples, ints for floats.
+      cls: a dataclass. A field with a default may be missing in `mapping`. Lists stand for tuples, ints for floats.
       mapping: the values by field name.
       where: how messages name `mapping`, e.g. `config.optimizer`.
 
@@ -110,7 +110,7 @@ def _sentence(cls: type, value: Any, error: Mapping[str, Any], where: str) -> st
 
 
 def _class_of(cls: Any, name: Any) -> Any:
-    """The dataclass of a section, for the names of its keys; None where the section is none."""
+    """The dataclass of a section, for the names of its keys. None where the section is none."""
     if not dataclasses.is_dataclass(cls):
         return getattr(cls, "__args__", (None,))[-1]  # of dict[str, Section] and tuple[Section, ...]
     hint = get_type_hints(cls).get(name)

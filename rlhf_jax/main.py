@@ -2,7 +2,7 @@
 
     python -m rlhf_jax.main --config=configs/NAME.py[:ARG] --workdir=DIR [--hosts=N] [--config.key=value ...]
 
---config is the experiment and --config.key=value sets one of its keys; --workdir is the run's folder, and the same
+--config is the experiment and --config.key=value sets one of its keys. --workdir is the run's folder, and the same
 command again resumes the run. --hosts is how many processes, by default one, run this command as one run
 (rlhf_jax/parallel/hosts.py).
 
@@ -31,7 +31,7 @@ from rlhf_jax.stages.runner import STAGES, run_stage
 
 
 def main(arguments: list[str]) -> int:
-    """Runs what the command line `arguments` (the program's name first) ask for; returns the exit status."""
+    """Runs what the command line `arguments` (the program's name first) ask for. Returns the exit status."""
     if "--help" in arguments:
         print(__doc__)
         return 0
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """What is printed is not seen; errors are."""
+    """What is printed is not seen. Errors are."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
 
@@ -78,7 +78,7 @@ def read_flags(arguments: list[str]) -> tuple[dict[str, Any], Path, int]:
 
 
 def prepare_process(stage: str | None) -> None:
-    """Sets what jax reads from the environment when it is first imported; what the user has set stays.
+    """Sets what jax reads from the environment when it is first imported. What the user has set stays.
 
     Compiled programs are kept in the user's cache folder, so a run that is resumed does not compile them again.
     """

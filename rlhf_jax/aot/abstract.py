@@ -63,7 +63,7 @@ def value(model: Model, settings: Algorithm, top: Params) -> Params:
 
 
 def state(cls: type[State], top: Params, transform: optax.GradientTransformation, **more: Any) -> State:
-    """A run's state before its first step; the optimiser's moments lie as their parameters do."""
+    """A run's state before its first step. The optimiser's moments lie as their parameters do."""
     structure = jax.tree.structure(top)
 
     def like_top(tree: Any) -> bool:

@@ -38,7 +38,7 @@ def check(config: Mapping[str, Any], topology: str, whole: bool = True) -> dict[
       whole: whether programs after the first that does not fit are compiled too.
 
     Returns:
-      What `launch/aot_check.py` prints; its docstring has the fields.
+      What `launch/aot_check.py` prints. Its docstring has the fields.
 
     Raises:
       UserError: another stage, a config that does not fit it, an unknown topology or model, a mesh or batch that does
@@ -101,7 +101,7 @@ def inspect(program: Program, chip: Chip, devices: int) -> dict[str, Any]:
 
 
 def bounds(program: Program, chip: Chip, devices: int, moved: int) -> dict[str, float]:
-    """Seconds of one call by each bound and in all, and the MFU; `moved` are the bytes that each device sends."""
+    """Seconds of one call by each bound and in all, and the MFU. `moved` are the bytes that each device sends."""
     computing = program.work.flops / (devices * chip.flops)
     reading, sending = program.work.bytes / chip.bandwidth, moved / chip.interconnect
     seconds = max(computing, reading) + sending

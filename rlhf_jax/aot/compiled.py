@@ -1,7 +1,7 @@
 """What the compiler says of a program: its memory, and the collectives in its text with how often each one runs.
 
 The text is XLA's, after all passes: computations of one instruction a line, which call each other. A collective inside
-a loop runs as often as the loop turns, which is the number that the loop's condition compares its counter with; a loop
+a loop runs as often as the loop turns, which is the number that the loop's condition compares its counter with. A loop
 that may end earlier (decoding) is counted in full, and so are all alternatives of a branch.
 """
 
@@ -31,7 +31,7 @@ class Collective:
       kind: of `KINDS`.
       bytes: of its result on one device: for a reduce-scatter a share, for an all-gather the whole.
       devices: that take part in each of its groups.
-      times: how often it runs in one call of the program; None inside a loop whose number of turns the text hides.
+      times: how often it runs in one call of the program. None inside a loop whose number of turns the text hides.
       loops: in how many loops it stands.
       source: the operation in the program's own words ("jit(decode)/while/body/dot_general"), or "".
     """
@@ -160,7 +160,7 @@ def _turns(condition: list[_Instruction]) -> int | None:
 
 def _result_bytes(instruction: _Instruction) -> int:
     """Of the arrays in its type. The type of an asynchronous start names its operands first, and for a permutation two
-    counters at last; the result is what is left.
+    counters at last. The result is what is left.
     """
     sizes = list(_array_bytes(instruction.result))
     if not instruction.operation.endswith("-start") or instruction.operation == "all-reduce-start":

@@ -47,7 +47,7 @@ class Program:
       arguments: shapes.
       beside: bytes on each device that the stage holds while this runs and that are not among its arguments.
       work: what one call has to do.
-      calls: how often it runs in one step: an optimiser step, a rollout, a batch of prompts; 0 of an evaluation.
+      calls: how often it runs in one step: an optimiser step, a rollout, a batch of prompts. 0 of an evaluation.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Program:
 
 
 def architecture(name: str) -> Architecture:
-    """Of a preset, of a folder's `config.json`, or of a `.gguf` file; no weights are read and nothing is downloaded.
+    """Of a preset, of a folder's `config.json`, or of a `.gguf` file. No weights are read and nothing is downloaded.
 
     Raises:
       UserError: none of these, or one that the network does not compute.
@@ -81,7 +81,7 @@ def architecture(name: str) -> Architecture:
 
 
 def dtype(name: str) -> jnp.dtype:
-    """What `parallel.devices.default_dtype` answers on a TPU; raises as it does."""
+    """What `parallel.devices.default_dtype` answers on a TPU. Raises as it does."""
     return default_dtype("bfloat16" if name == "auto" else name)
 
 

@@ -26,7 +26,7 @@ _WINDOW = 32
 
 
 class Item(NamedTuple):
-    """Token ids of one prompt and of N responses to it, EOS included; of a preference pair its margin, if known."""
+    """Token ids of one prompt and of N responses to it, EOS included. Of a preference pair its margin, if known."""
 
     prompt: list[int]
     responses: list[list[int]]
@@ -39,8 +39,8 @@ class Encoding:
 
     Attributes:
       tokenizer: of the model.
-      max_prompt: tokens; a longer prompt is shortened as `truncation` says.
-      max_response: tokens, EOS included; a longer response is never shortened.
+      max_prompt: tokens. A longer prompt is shortened as `truncation` says.
+      max_response: tokens, EOS included. A longer response is never shortened.
       truncation: as in `encode_prompt`.
       separator: as in `encode_pair`.
       long_responses: what becomes of a record with a longer response: "drop" or "error".
@@ -85,7 +85,7 @@ class Encoding:
         return np.flatnonzero(fits)
 
     def keep(self, items: Sequence[Item], records: Sequence[Example | Preference]) -> tuple[list[Item], int]:
-        """The items whose responses all fit, and how many others there were; raises as `fitting`."""
+        """The items whose responses all fit, and how many others there were. Raises as `fitting`."""
         kept = self.fitting(lengths_of(items)[:, 1], lambda index: records[index].id)
         return [items[index] for index in kept], len(items) - len(kept)
 
@@ -111,7 +111,7 @@ def from_prompts(
     max_prompt: int,
     truncation: Truncation = "text",
 ) -> list[Item]:
-    """Tokenises the prompts alone (N = 0), in order: what a rollout samples from; see `encode_prompt`."""
+    """Tokenises the prompts alone (N = 0), in order: what a rollout samples from. See `encode_prompt`."""
     return [Item(encode_prompt(tokenizer, example.prompt, max_prompt, truncation), []) for example in examples]
 
 
@@ -196,7 +196,7 @@ class Buckets(NamedTuple):
         return np.stack(fitted, axis=1)
 
     def fit(self, items: Sequence[Item]) -> tuple[int, int]:
-        """The smallest prompt and response length that all items fit in; raises as `of`."""
+        """The smallest prompt and response length that all items fit in. Raises as `of`."""
         prompt, response = self.of(lengths_of(items)).max(axis=0).tolist()
         return prompt, response
 
@@ -213,7 +213,7 @@ class Batches:
 
     An epoch is a fresh shuffle. Within windows of 32 batches it is sorted by length and cut into batches, and then the
     batches are shuffled: a batch holds neighbours in length, and its place in the epoch says nothing about them. The
-    examples left over when the batches are full sit this epoch out; another shuffle leaves out others.
+    examples left over when the batches are full sit this epoch out. Another shuffle leaves out others.
     """
 
     def __init__(
@@ -265,7 +265,7 @@ class Batches:
         return len(self._items) // self._batch_size * self._batch_size
 
     def at(self, position: int) -> Sequences:
-        """The batch that starts at a position; see `items_at`."""
+        """The batch that starts at a position. See `items_at`."""
         return self.collate(self.items_at(position))
 
     def collate(self, items: Sequence[Item]) -> Sequences:
@@ -273,7 +273,7 @@ class Batches:
         return collate(items, *self._buckets.fit(items), self._pad_id)
 
     def items_at(self, position: int) -> list[Item]:
-        """The items of the batch that starts at a position, row by row; those of other hosts' rows are pads.
+        """The items of the batch that starts at a position, row by row. Those of other hosts' rows are pads.
 
         Args:
           position: examples consumed so far over all hosts and epochs, a multiple of the batch size.

@@ -1,6 +1,6 @@
 """The offline corpus: the long part of a docstring with its summary line, and READMEs as what lies out of distribution.
 
-Everything is read with `ast` and `importlib.metadata` from what is installed beside the project; nothing is imported or
+Everything is read with `ast` and `importlib.metadata` from what is installed beside the project. Nothing is imported or
 downloaded. For given installed versions the corpus is the same, record for record.
 """
 
@@ -75,12 +75,12 @@ def load(packages: tuple[str, ...] = (), max_text: int = 700) -> Corpus:
     """Reads the corpus, from a cache in the user's cache folder where the same versions were read before.
 
     Docstrings go to `train`, `validation` and `id_test` by a hash of their module's name, so a module is in one split
-    only. READMEs are `ood_test`; they are those of the distributions of `PACKAGES` and of all that these require,
+    only. READMEs are `ood_test`. They are those of the distributions of `PACKAGES` and of all that these require,
     whatever `packages` says. A record that shares its summary, or 30 % of its runs of eight words, with an
     earlier one is left out: READMEs come first, then docstrings by name.
 
     Args:
-      packages: import names to read docstrings of, all of which must be there; empty for `PACKAGES` and the standard
+      packages: import names to read docstrings of, all of which must be there. Empty for `PACKAGES` and the standard
         library, less what is not installed.
       max_text: characters a text is cut to, at a word's end.
 
@@ -129,7 +129,7 @@ def _files(name: str) -> list[tuple[str, Path]]:
 
 
 def _closure(distributions: Iterable[str]) -> list[str]:
-    """The distributions and all that they require, extras aside, as far as they are installed; sorted by name."""
+    """The distributions and all that they require, extras aside, as far as they are installed. Sorted by name."""
     found: dict[str, str] = {}
     waiting = list(distributions)
     while waiting:

@@ -23,7 +23,7 @@ class Loading:
     """How training data are read.
 
     Attributes:
-      num_workers: processes that read ahead; 0 for threads of this process.
+      num_workers: processes that read ahead. 0 for threads of this process.
       drop_shards: whether shards of tokens that cannot be read are left out, instead of being an error.
     """
 
@@ -41,16 +41,16 @@ def load_splits(
     loading: Loading,
     limit: int | None = None,
 ) -> tuple[Sequence[Item], dict[str, list[Item]]]:
-    """The items of the split "train" and of held-out splits; prints how many records of each were dropped.
+    """The items of the split "train" and of held-out splits. Prints how many records of each were dropped.
 
     Args:
-      data: a JSONL file of records, which are tokenised here; or a folder that was prepared with tokens, whose
+      data: a JSONL file of records, which are tokenised here. Or a folder that was prepared with tokens, whose
         training items are read as they are wanted, or its address in a bucket.
       kind: `Example` or `Preference`.
       encoding: of the stage.
       held_out: names of splits.
       loading: how they are read.
-      limit: how many records of each held-out split are used, the first ones; None is all.
+      limit: how many records of each held-out split are used, the first ones. None is all.
 
     Raises:
       UserError: a file or a record is broken, a split is empty, or as `tokens.open_split` and `Encoding.fitting`.

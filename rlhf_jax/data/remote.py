@@ -1,6 +1,6 @@
 """Folders of data in a bucket: written whole to it, and read by way of a copy on this machine.
 
-An address is one of fsspec's, e.g. `gs://bucket/folder`; what a protocol needs beside fsspec (for `gs://` the package
+An address is one of fsspec's, e.g. `gs://bucket/folder`. What a protocol needs beside fsspec (for `gs://` the package
 gcsfs, `pip install rlhf_jax[gcs]`) is the user's to install. `MARK`, a folder's last file, says that it is complete.
 """
 
@@ -20,7 +20,7 @@ MARK = "corpus.json"
 
 
 def local(address: str) -> Path:
-    """A path on this machine as it is; a bucket's folder as a copy in the user's cache, which is made if need be.
+    """A path on this machine as it is. A bucket's folder as a copy in the user's cache, which is made if need be.
 
     The copy is kept by what `MARK` says, so a folder that was written anew is copied anew.
 
@@ -50,7 +50,7 @@ def local(address: str) -> Path:
 
 
 def upload(folder: Path, address: str) -> None:
-    """Copies a folder's files to a bucket, `MARK` last; nothing where the bucket's `MARK` says that it has them.
+    """Copies a folder's files to a bucket, `MARK` last. Nothing where the bucket's `MARK` says that it has them.
 
     Raises:
       UserError: the address cannot be written.

@@ -1,7 +1,7 @@
 """New instructions that a language model makes up from examples: what it is asked, and what of its answers is kept.
 
-After Self-Instruct (Wang et al., 2023) in Alpaca's form, as the study made its ID test set and Sequential Instructions;
-the requests and the seed tasks are this project's own.
+After Self-Instruct (Wang et al., 2023) in Alpaca's form, as the study made its ID test set and Sequential Instructions.
+The requests and the seed tasks are this project's own.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def seed_tasks(kind: Kind, file: str = "") -> list[Task]:
     Args:
       kind: of which test set.
       file: JSONL with `instruction`, `input` and `output`, the latter two perhaps in the first of `instances`, as in
-        Self-Instruct's files; "" for this project's own.
+        Self-Instruct's files. "" for this project's own.
 
     Raises:
       UserError: the file is missing, or a line has no such fields.

@@ -1,7 +1,7 @@
 """The study's distribution shifts within one dataset: which of its rows are in distribution, and the splits they make.
 
 Training then sees what is in distribution alone, and it is evaluated on that, on the rest and on both. After the
-released code of Kirk et al. (2024); its names of splits are kept, `test` being in distribution.
+released code of Kirk et al. (2024). Its names of splits are kept, `test` being in distribution.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class Shift:
     """A shift by name.
 
     Attributes:
-      name: one of `NAMES`: a subreddit against all others; posts of at most 245 words against longer ones; posts of one
-        sentiment against the others; or 10 or 50 % of training and validation, drawn at random, with the test split
+      name: one of `NAMES`: a subreddit against all others. Posts of at most 245 words against longer ones. Posts of one
+        sentiment against the others. Or 10 or 50 % of training and validation, drawn at random, with the test split
         whole and nothing out of distribution.
       indices: of `sentiment`, the index file with the rows that are in distribution, as the study's: a `.npy` of a dict
         from split to row numbers. "" for a classifier, and for the other shifts.
       mode: "paper" draws with replacement, as the released code does, so that 10 % are 9.5 % of the rows and 50 % are
-        39.3 %; "default" draws without. The others are the same in both.
+        39.3 %. "default" draws without. The others are the same in both.
       classifier: of `sentiment`, a folder or hub name of a classifier with the label "positive", which finds the posts
-        that are in distribution; "" for an index file, and for the other shifts.
+        that are in distribution. "" for an index file, and for the other shifts.
     """
 
     name: str
@@ -85,11 +85,11 @@ def apply[R: (Example, Preference)](
 
     Returns:
       Under its own name what is in distribution of each split, in order, and for validation and test also all of it
-      (`full_test`) and, but for a random subset, the rest (`ood_test`); each may be empty. A record that is there again
+      (`full_test`) and, but for a random subset, the rest (`ood_test`). Each may be empty. A record that is there again
       has an id of its own.
 
     Raises:
-      UserError: as `check`; a dataset with other splits; an index file that is missing, not one or of other rows; or a
+      UserError: as `check`. A dataset with other splits. An index file that is missing, not one or of other rows. Or a
         classifier that cannot be loaded.
     """
     check(shift)

@@ -34,14 +34,14 @@ RECORDS_PER_SHARD = 8192
 
 @dataclass(frozen=True)
 class Config:
-    """How records are tokenised; a stage that reads the tokens must say the same.
+    """How records are tokenised. A stage that reads the tokens must say the same.
 
     Attributes:
       model: whose tokenizer, as `assets.resolve` takes it.
-      max_prompt: tokens; a longer prompt is shortened. It is the largest prompt bucket of the stages.
+      max_prompt: tokens. A longer prompt is shortened. It is the largest prompt bucket of the stages.
       truncation: what a too long prompt loses, as in `data.tokenizer.encode_prompt`.
       separator: between prompt and response.
-      num_workers: processes that tokenise; 0 does it in this one.
+      num_workers: processes that tokenise. 0 does it in this one.
     """
 
     RENAMED: ClassVar[dict[str, str]] = {"workers": "num_workers"}
@@ -60,7 +60,7 @@ def write(
 
     Args:
       folder: of the records.
-      splits: the records by split; one without records is not written.
+      splits: the records by split. One without records is not written.
       source: the fingerprint of all of them.
       config: how.
 
@@ -152,7 +152,7 @@ def _features(kind: type[Example] | type[Preference]) -> tfds.features.FeaturesD
 
 
 def _write_shard(encoding: Encoding, path: Path, records: Sequence[Example | Preference]) -> np.ndarray:
-    """One file of tokenised records, in their order; returns their lengths as `lengths_of`."""
+    """One file of tokenised records, in their order. Returns their lengths as `lengths_of`."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     kind = type(records[0])

@@ -50,7 +50,7 @@ def id_count(tokenizer: PreTrainedTokenizerFast) -> int:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
-    """Learns a byte-level BPE with `<s>` (put before every prompt), `</s>` and `<pad>`; the same texts, the same ids.
+    """Learns a byte-level BPE with `<s>` (put before every prompt), `</s>` and `<pad>`. The same texts, the same ids.
 
     Raises:
       UserError: the size has no room for the 256 bytes and 3 special tokens, or the texts are too few to fill it.
@@ -85,7 +85,7 @@ def encode_prompt(
 ) -> list[int]:
     """The ids of a prompt, special tokens at the start as the tokenizer adds them, no EOS.
 
-    A prompt of more than `max_length` tokens loses the end of its text field and keeps its header and its tail; or, by
+    A prompt of more than `max_length` tokens loses the end of its text field and keeps its header and its tail. Or, by
     the truncation "left", it loses its first tokens and keeps the BOS.
 
     Raises:
@@ -108,11 +108,11 @@ def encode_pair(
 
     Args:
       tokenizer: any fast tokenizer with an EOS token.
-      prompt: shortened as `encode_prompt` does; its ids are the same as there.
-      response: a text, never shortened here; the empty one is the EOS alone.
+      prompt: shortened as `encode_prompt` does. Its ids are the same as there.
+      response: a text, never shortened here. The empty one is the EOS alone.
       max_prompt: tokens that the prompt may have.
       truncation: as in `encode_prompt`.
-      separator: between prompt and response, white space; the released reward models of the study saw two spaces.
+      separator: between prompt and response, white space. The released reward models of the study saw two spaces.
 
     Returns:
       The prompt's ids and the response's: what `prompt + separator + response` has after the prompt's ids, and EOS.
@@ -149,7 +149,7 @@ def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 
 def _cut_left(tokenizer: PreTrainedTokenizerFast, ids: list[int], max_length: int) -> list[int]:
-    """The last ids of a prompt, behind its BOS if it has one; a prompt that fits stays as it is."""
+    """The last ids of a prompt, behind its BOS if it has one. A prompt that fits stays as it is."""
     if len(ids) <= max_length:
         return ids
     start = ids[:1] if ids[0] == tokenizer.bos_token_id else []

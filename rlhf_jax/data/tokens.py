@@ -1,6 +1,6 @@
 """Records tokenised once, as `tokenise` wrote them: ArrayRecord shards in a folder of TFDS's layout.
 
-`FOLDER/tokens`, beside the records, holds TFDS's own files (`tfds.builder_from_directory` reads it; TensorFlow is not
+`FOLDER/tokens`, beside the records, holds TFDS's own files (`tfds.builder_from_directory` reads it. TensorFlow is not
 needed), in `metadata.json` the fingerprint of what made it, and in `lengths.npz` how long every record is, so that
 batches are planned before anything is read.
 """
@@ -32,7 +32,7 @@ type Fingerprint = dict[str, str | int]
 
 
 def fingerprint(encoding: Encoding, kind: type[Example] | type[Preference]) -> Fingerprint:
-    """What the tokens of records depend on beside their texts; the tokenizer as SHA-256 of all that it is made of."""
+    """What the tokens of records depend on beside their texts. The tokenizer as SHA-256 of all that it is made of."""
     tokenizer = encoding.tokenizer
     made_of = (tokenizer.backend_tokenizer.to_str(), tokenizer.bos_token_id, tokenizer.eos_token_id)
     return {
@@ -146,7 +146,7 @@ def open_split(
 
 
 def _check_loss(lost: Sequence[str], files: Mapping[str, int], drop_shards: bool) -> None:
-    """Tells which shards are left out; raises UserError if that was not asked for, or nothing is left."""
+    """Tells which shards are left out. Raises UserError if that was not asked for, or nothing is left."""
     if not drop_shards:
         raise UserError(
             f"{lost[0]} cannot be read, expected {files[lost[0]]} records; restore it, or leave out what cannot be "

@@ -16,11 +16,11 @@ class Rotary:
 
     Attributes:
       theta: base of the wavelengths.
-      kind: "default"; "linear" (all wavelengths times `factor`); "llama3" (the long ones, by parts); "dynamic" (default
+      kind: "default". "linear" (all wavelengths times `factor`). "llama3" (the long ones, by parts). "dynamic" (default
         up to the architecture's `max_length`, undefined beyond).
       factor: of the stretch.
       low_frequency_factor: "llama3" alone: wavelengths above `original_length / low_frequency_factor` are stretched.
-      high_frequency_factor: those below `original_length / high_frequency_factor` are not; between them, in part.
+      high_frequency_factor: those below `original_length / high_frequency_factor` are not. Between them, in part.
       original_length: tokens that the model was trained on before it was stretched.
     """
 
@@ -56,25 +56,25 @@ class Architecture:
       width: D.
       layers: L.
       heads: H, query heads.
-      kv_heads: K, key and value heads; divides H.
+      kv_heads: K, key and value heads. Divides H.
       head_dim: d.
       mlp_features: F.
       epsilon: of the norms.
-      max_length: positions that the model was trained for; the rows of learned positions.
+      max_length: positions that the model was trained for. The rows of learned positions.
       tied: whether the LM head is the embedding.
       family: a key of `FAMILIES`, under whose names it is exported.
       rotary: rotary positions, or None for learned ones (OPT).
       norm: "rms" or "layer" (with a bias).
-      norm_first: whether the norms stand before attention and MLP; after the residual sums otherwise (OPT-350M).
+      norm_first: whether the norms stand before attention and MLP. After the residual sums otherwise (OPT-350M).
       final_norm: whether there is a norm after the last block.
-      gated: whether the MLP is `down(act(gate(x)) * up(x))`; `down(act(up(x)))` otherwise.
+      gated: whether the MLP is `down(act(gate(x)) * up(x))`. `down(act(up(x)))` otherwise.
       activation: "silu" or "relu".
       qkv_bias: biases on queries, keys and values.
       out_bias: a bias on attention's output.
       mlp_bias: biases in the MLP.
       qk_norm: RMS norms on the queries and keys of each head (Qwen3).
-      windows: of each layer, how many tokens a token sees, itself included; None is all before it. () is all None.
-      embed_width: E, width of the embedding and of what the heads read; None is D (OPT-350M projects in and out).
+      windows: of each layer, how many tokens a token sees, itself included. None is all before it. () is all None.
+      embed_width: E, width of the embedding and of what the heads read. None is D (OPT-350M projects in and out).
     """
 
     vocabulary: int
@@ -117,6 +117,6 @@ class Architecture:
         return self.max_length if self.rotary is None or self.rotary.kind == "dynamic" else None
 
     def window(self, layer: int, length: int) -> int | None:
-        """How many tokens a token of this layer sees, itself included; None is all before it in `length` tokens."""
+        """How many tokens a token of this layer sees, itself included. None is all before it in `length` tokens."""
         window = self.windows[layer] if self.windows else None
         return None if window is None or window >= length else window

@@ -47,7 +47,7 @@ class Block(nn.Module):
         self.mlp = mlp(a.width, a.mlp_features, ACTIVATIONS[a.activation], a.mlp_bias, self.quantised)
 
     def __call__(self, x: jax.Array, angles: Angles | None, attend: Attend) -> jax.Array:
-        """`[B, ..., S, D] -> [B, ..., S, D]`; `angles` as in `queries_keys_values`."""
+        """`[B, ..., S, D] -> [B, ..., S, D]`. `angles` as in `queries_keys_values`."""
         mixed = attend(*self.queries_keys_values(x, angles))
         mixed = self.out(jnp.moveaxis(jnp.moveaxis(mixed, 1, -4), -2, -4))  # of [B, ..., S, K, G, d]
         if self.architecture.norm_first:

@@ -5,7 +5,7 @@ and pair of a query and a key that it sees. Norms, rotations and softmax are not
 forward ones. What is computed twice to save memory counts once, but for the logits, which are never kept.
 
 Bytes between a device and its memory: each product reads its weights once a pass in the dtype in which they are stored,
-reads its input and writes its result; decoding reads at each token all weights and the caches; an optimiser reads and
+reads its input and writes its result. Decoding reads at each token all weights and the caches. An optimiser reads and
 writes its state. Attention's weights and what is fused into a product stay on the chip.
 
 Shape letters: B prompts, N responses of one prompt, P prompt length, R response length, L layers, D width, F MLP width,
@@ -64,16 +64,16 @@ class Costs:
         a = model.architecture
         self.model, self.itemsize = model, model.dtype.itemsize
         self.frozen_itemsize = 1 if model.blocks.quantize_trunk == "int8" else self.itemsize
-        self.batch_shares, self.attention_shares = sharding.shares("batch"), sharding.shares("kv_heads")
-        self.vocab_shares, self.embed_shares = sharding.shares("vocab"), sharding.shares("embed")
+        self.batch_shares, self.attention_shares = sharding.shards("batch"), sharding.shards("kv_heads")
+        self.vocab_shares, self.embed_shares = sharding.shards("vocab"), sharding.shards("embed")
         attention, mlp = 2 * (a.heads + a.kv_heads) * a.head_dim, (2 + a.gated) * a.mlp_features
         self.layer = a.width * (attention + mlp)  # parameters of a block's products
         # What a device has of a token's features inside a block; times the width, of the block's parameters.
-        self.inside = attention / self.attention_shares + mlp / sharding.shares("mlp")
+        self.inside = attention / self.attention_shares + mlp / sharding.shards("mlp")
         self.trained_layers = a.layers - model.frozen_layers
 
     def _layers(self, frozen: int, trained: int, tokens: float, pairs: float, trained_itemsize: int = FLOAT32) -> Work:
-        """Some blocks over tokens; `pairs` are those of queries and keys in one block."""
+        """Some blocks over tokens. `pairs` are those of queries and keys in one block."""
         a, layers = self.model.architecture, frozen + trained
         flops = layers * (2 * tokens * self.layer + 4 * pairs * a.heads * a.head_dim)
         weights = a.width * self.inside * (frozen * self.frozen_itemsize + trained * trained_itemsize)
@@ -148,12 +148,12 @@ class Costs:
         return gradient + self.log_probs_gradient(rows) if log_probs else gradient
 
     def rollout_scores(self, rows: Rows, *, tops: int) -> Work:
-        """What PPO reads off a rollout's states; `tops` is 2 where the value has a top of its own, else 1."""
+        """What PPO reads off a rollout's states. `tops` is 2 where the value has a top of its own, else 1."""
         policy_reference_and_reward = 3
         return self.top(rows) * (policy_reference_and_reward + tops - 1) + self.log_probs(rows) * 2
 
     def rollout_gradient(self, rows: Rows, *, tops: int) -> Work:
-        """The gradient of PPO's loss; `tops` as above."""
+        """The gradient of PPO's loss. `tops` as above."""
         return self.top(rows) * 3 * tops + self.log_probs(rows) + self.log_probs_gradient(rows)
 
     def rollout_flops(self, rows: Rows, *, longest: int, epochs: float, tops: int) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Layers: dense, norms, rotary positions, MLPs.
 
 Shape letters: T tokens (all leading axes flattened), D model width, F MLP width, d head width. Every module declares
-the logical axes of its parameters once, by `nn.with_logical_partitioning`; sharding, initialisation and restore all
+the logical axes of its parameters once, by `nn.with_logical_partitioning`. Sharding, initialisation and restore all
 read them from there.
 """
 
@@ -96,7 +96,7 @@ def rotary_angles(positions: jax.Array, frequencies: np.ndarray) -> tuple[jax.Ar
 
 
 def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotates `x` `[..., d]` by angles that broadcast to `[..., d / 2]`; pairs are the two halves of d."""
+    """Rotates `x` `[..., d]` by angles that broadcast to `[..., d / 2]`. Pairs are the two halves of d."""
     cos, sin = (a.astype(x.dtype) for a in angles)
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
@@ -126,7 +126,7 @@ gate_and_up.defvjp(_gate_and_up_forward, _gate_and_up_backward)
 
 
 class GatedMLP(nn.Module):
-    """`down(act(gate(x)) * up(x))` (Shazeer, 2020); gate and up are one product."""
+    """`down(act(gate(x)) * up(x))` (Shazeer, 2020). Gate and up are one product."""
 
     width: int
     features: int

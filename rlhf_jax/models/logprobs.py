@@ -19,7 +19,7 @@ def mask_unknown(logits: jax.Array, ids: int) -> jax.Array:
 
 
 def keep_largest(logits: jax.Array, count: int) -> jax.Array:
-    """Logits `[..., V]` with all but the `count` largest at `MASKED`; equals of the smallest of them stay too."""
+    """Logits `[..., V]` with all but the `count` largest at `MASKED`. Equals of the smallest of them stay too."""
     smallest = jax.lax.top_k(logits, count)[0][..., -1:]
     return jnp.where(logits >= smallest, logits, MASKED)
 
@@ -34,7 +34,7 @@ def token_log_probs(
       table: `[V, D]` LM head.
       tokens: `[...]` int32.
       temperature: divides the logits, as in sampling.
-      ids: how many ids there are, None for V; the rest of V is in no softmax.
+      ids: how many ids there are, None for V. The rest of V is in no softmax.
 
     Returns:
       `(log_probs, entropy)`, each `[...]` float32 (nats).

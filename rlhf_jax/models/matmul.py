@@ -1,4 +1,4 @@
-"""Matrix products with gradients that XLA's CPU backend runs at full speed, in bfloat16 too; used by all layers.
+"""Matrix products with gradients that XLA's CPU backend runs at full speed, in bfloat16 too. Used by all layers.
 
 Its bfloat16 kernels read operands as they lie. A transpose that it folds into a product costs the
 kernel: the product is then computed in float32, or not at all. So products here name the axes they contract and never

@@ -36,7 +36,7 @@ def quantise(kernel: np.ndarray, inputs: int, dtype: jnp.dtype) -> tuple[np.ndar
       dtype: of the scale.
 
     Returns:
-      Values of `kernel`'s shape, -127 to 127, and the scale `[*outputs]`; a column of zeros has the scale 1.
+      Values of `kernel`'s shape, -127 to 127, and the scale `[*outputs]`. A column of zeros has the scale 1.
     """
     kernel = np.asarray(kernel, np.float32)
     largest = np.abs(kernel).max(axis=tuple(range(inputs)))

@@ -1,7 +1,7 @@
 """How a network goes through its blocks: one by one, or one compiled body over a run of them.
 
 Unrolled, a program holds every block and takes as long to compile as the network is deep. Scanned, it holds one body
-for each run of blocks that compute the same, and those blocks' parameters are held as one array each (`stacks`). A run
+for each run of blocks that compute the same, and those blocks' parameters are one array each (`file_layout`). A run
 ends at the trunk's edge, where the attention's window changes, and before the last block, whose prompt nobody reads.
 """
 
@@ -16,7 +16,7 @@ import jax
 
 from rlhf_jax.config import may_change
 from rlhf_jax.models.architecture import Architecture
-from rlhf_jax.parallel import stacks
+from rlhf_jax.parallel import file_layout
 
 type Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 """`(parameters of a block, carry, its own input) -> (carry, its own output)`."""
@@ -33,11 +33,11 @@ class Blocks:
 
     Attributes:
       scan: whether blocks that compute the same are held as one array a parameter and compiled as one body. Compiling
-        then takes no longer the deeper the network is; on a CPU the program is slower for it. Files do not depend on
+        then takes no longer the deeper the network is. On a CPU the program is slower for it. Files do not depend on
         it, and a run may change it.
       remat: what a backward pass finds saved inside a block and does not compute again: "none" computes nothing again,
         "projections" saves the results of products with weights, "full" nothing. A run may change it.
-      quantize_trunk: "int8" holds the weights of the trunk's blocks as int8, with a scale for each output; "none".
+      quantize_trunk: "int8" holds the weights of the trunk's blocks as int8, with a scale for each output. "none".
     """
 
     scan: bool = may_change(default=False)
@@ -49,7 +49,7 @@ UNROLLED = Blocks()
 
 
 def runs(architecture: Architecture, frozen_layers: int, scan: bool) -> list[range]:
-    """The blocks, in order, as the runs that `through` goes through; each block is one of its own unless scanned."""
+    """The blocks, in order, as the runs that `through` goes through. Each block is one of its own unless scanned."""
     last = architecture.layers - 1
     windows = architecture.windows or (None,) * architecture.layers
     cuts = {0, frozen_layers, last, architecture.layers}
@@ -70,7 +70,7 @@ def through(layers: dict[str, Any], run: range, step: Step, carry: Any, inputs: 
     Returns:
       `(carry, outputs)`, the outputs with the blocks as leading axis.
     """
-    parameters = layers[stacks.name(run)]
+    parameters = layers[file_layout.group_name(run)]
     if len(run) > 1:
         return jax.lax.scan(lambda carry, x: step(x[0], carry, x[1]), carry, (parameters, inputs))
     carry, output = step(parameters, carry, jax.tree.map(lambda x: x[0], inputs))

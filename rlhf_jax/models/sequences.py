@@ -24,7 +24,7 @@ class Sequences:
 
     Attributes:
       prompt: `[B, P]` int32 token ids.
-      prompt_mask: `[B, P]` bool, true on real tokens; every row has at least one.
+      prompt_mask: `[B, P]` bool, true on real tokens. Every row has at least one.
       response: `[B, N, R]` int32 token ids, EOS included where the response ended.
       response_mask: `[B, N, R]` bool, true on real tokens.
     """
@@ -43,7 +43,7 @@ class Sequences:
         """The last prompt token followed by the response.
 
         Returns:
-          `(tokens, mask, positions)`, each `[B, N, R + 1]`; positions count real tokens from the start of the prompt.
+          `(tokens, mask, positions)`, each `[B, N, R + 1]`. Positions count real tokens from the start of the prompt.
         """
         batch, samples, _ = self.response.shape
         length = self.prompt_mask.sum(axis=1, dtype=jnp.int32)
@@ -56,6 +56,6 @@ class Sequences:
 
 
 def last_index(mask: jax.Array) -> jax.Array:
-    """`[..., R] -> [...]`: index of the last real token; 0 for an empty row."""
+    """`[..., R] -> [...]`: index of the last real token. 0 for an empty row."""
     positions = jnp.arange(mask.shape[-1])
     return jnp.max(jnp.where(mask, positions, 0), axis=-1)

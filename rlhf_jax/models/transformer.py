@@ -35,7 +35,7 @@ from rlhf_jax.models.layers import rotary_angles
 from rlhf_jax.models.matmul import dense
 from rlhf_jax.models.scan import UNROLLED, Blocks
 from rlhf_jax.models.sequences import Sequences, real_positions
-from rlhf_jax.parallel import sharding, stacks
+from rlhf_jax.parallel import file_layout, sharding
 
 type Params = dict[str, Any]
 
@@ -54,7 +54,7 @@ class Edge:
 
 
 def merge(trunk: Params, top: Params) -> Params:
-    """The parameters of one role from a trunk and a top; leaves are not copied."""
+    """The parameters of one role from a trunk and a top. Leaves are not copied."""
     return {**trunk, **top, "layers": {**trunk.get("layers", {}), **top.get("layers", {})}}
 
 
@@ -64,12 +64,12 @@ class Model:
 
     Attributes:
       architecture: the shapes.
-      dtype: of activations; parameters are cast to it where they are used.
+      dtype: of activations. Parameters are cast to it where they are used.
       freeze: fraction of the blocks that is frozen, `int(freeze * L)` of them from the bottom, with the embeddings and
         the LM head (the study's choice). 0 freezes nothing: the trunk is empty and the edge is the token ids.
-      ids: how many ids the tokenizer knows, or None for all of V; the rest is neither sampled nor in a softmax.
+      ids: how many ids the tokenizer knows, or None for all of V. The rest is neither sampled nor in a softmax.
       vocabulary_multiple: the embedding and the LM head are stored with V rounded up to a multiple of this, so that a
-        mesh divides them; the rows past V are padding.
+        mesh divides them. The rows past V are padding.
       blocks: how the blocks are held, run and differentiated.
     """
 
@@ -105,13 +105,15 @@ class Model:
         kind, *rest = path.split("/")
         if not self.freeze:
             return False
-        return kind in ("embed", "head") or (kind == "layers" and stacks.blocks(rest[0])[0] < self.frozen_layers)
+        return kind in ("embed", "head") or (
+            kind == "layers" and file_layout.blocks_of(rest[0])[0] < self.frozen_layers
+        )
 
     def split(self, params: Params) -> tuple[Params, Params]:
-        """Cuts parameters into `(trunk, top)`; leaves are not copied."""
+        """Cuts parameters into `(trunk, top)`. Leaves are not copied."""
         if not self.freeze:
             return {}, params
-        frozen = {stacks.name(run) for run in self.runs if run[0] < self.frozen_layers}
+        frozen = {file_layout.group_name(run) for run in self.runs if run[0] < self.frozen_layers}
         trunk = {key: params[key] for key in ("embed", "head") if key in params}
         top = {key: params[key] for key in params if key not in ("embed", "head", "layers")}
         trunk["layers"] = {i: block for i, block in params["layers"].items() if i in frozen}
@@ -119,14 +121,14 @@ class Model:
         return trunk, top
 
     def cast(self, params: Params) -> Params:
-        """Parameters in the compute dtype, as the network would cast them where it uses them; int8 ones stay."""
+        """Parameters in the compute dtype, as the network would cast them where it uses them. Int8 ones stay."""
         return jax.tree.map(lambda x: x.astype(self.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, params)
 
     def init(self, key: jax.Array) -> Params:
         """Random parameters in float32, boxed with their logical axes (`nn.meta.unbox` gives plain arrays)."""
         a, angles = self.architecture, self.angles(jnp.zeros((1, 1), jnp.int32))
         blocks = [self._block(layer) for layer in range(a.layers)]
-        return stacks.stacked(random_parameters(a, blocks, self.rows, angles, key), self.runs)
+        return file_layout.stacked(random_parameters(a, blocks, self.rows, angles, key), self.runs)
 
     def logical_axes(self) -> dict[str, tuple[str | None, ...]]:
         """The logical axes of every parameter, by its path ("layers/3/qkv/kernel")."""
@@ -158,7 +160,7 @@ class Model:
             raise UserError(f"rows are {length} tokens long, padding included, and this network has {limit} positions")
 
     def longest_prompt(self, max_new_tokens: int) -> int | None:
-        """Tokens of a prompt that leave room for so many new ones; None where positions do not end."""
+        """Tokens of a prompt that leave room for so many new ones. None where positions do not end."""
         limit = self.architecture.length_limit
         return None if limit is None else limit - max_new_tokens
 
@@ -183,12 +185,12 @@ class Model:
         return dense(x, params["head"]["project"]) if self.architecture.embed_width else x
 
     def angles(self, positions: jax.Array) -> Angles | None:
-        """Rotary angles of integer positions `[...]`; None where positions are learned."""
+        """Rotary angles of integer positions `[...]`. None where positions are learned."""
         a = self.architecture
         return None if a.rotary is None else rotary_angles(positions, a.rotary.frequencies(a.head_dim))
 
     def block(self, params: Params, layer: int, x: jax.Array, angles: Angles | None, attend: Attend) -> jax.Array:
-        """One block by its own parameters, `[B, ..., D] -> [B, ..., D]`; see `block.Block` for `attend`.
+        """One block by its own parameters, `[B, ..., D] -> [B, ..., D]`. See `block.Block` for `attend`.
 
         Of `layer` matters here and below what a run of blocks has in common: any block of the run will do.
         """
@@ -261,7 +263,7 @@ class Model:
         """Runs the rest from the trunk's edge to the states that the heads read.
 
         Returns:
-          `[B, N, R + 1, E]` in the compute dtype. Index `i` predicts response token `i`; index `i + 1` has read it.
+          `[B, N, R + 1, E]` in the compute dtype. Index `i` predicts response token `i`. Index `i + 1` has read it.
         """
         if not self.freeze:
             edge = self._embedded(params, sequences, edge)
@@ -277,7 +279,7 @@ class Model:
           mask: `[B, T]` bool or 0/1, true on real tokens.
 
         Returns:
-          `[B, T, V]` float32; rows of filler tokens hold finite numbers without meaning. V is all of the config's
+          `[B, T, V]` float32. Rows of filler tokens hold finite numbers without meaning. V is all of the config's
           vocabulary, ids that the tokenizer does not know included.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What one device can do at the most, from its maker's data sheet."""
+"""Limits of a single device, from its maker's data sheet."""
 
 from __future__ import annotations
 

@@ -16,10 +16,10 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def memory_peak() -> dict[str, int]:
-    """The most memory that was in use since the process began, in bytes.
+    """Peak memory since the process began, in bytes.
 
-    It is `device_memory_peak_bytes`, of the fullest device of this process, where devices tell; a CPU does not, and
-    then it is `process_memory_peak_bytes`, what the process as a whole had resident.
+    The key is `device_memory_peak_bytes` (the fullest device of this process) where devices report it. CPUs do not, and
+    then it is `process_memory_peak_bytes`, the peak resident set of the whole process.
     """
     stats = [device.memory_stats() for device in jax.local_devices()]
     if all(stats):
@@ -29,7 +29,7 @@ def memory_peak() -> dict[str, int]:
 
 
 def cast(tree: Any, dtype: jnp.dtype) -> Any:
-    """`tree` with its floating-point arrays in `dtype`; integers, booleans and keys stay."""
+    """`tree` with its floating-point arrays in `dtype`. Integers, booleans and keys stay."""
 
     def convert(leaf: jax.Array) -> jax.Array:
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf

@@ -1,8 +1,8 @@
-"""Several processes, each with devices of its own, as one run: they start together, agree and wait for one another.
+"""Several processes as one run: they start together, compare facts and wait for one another.
 
-Every process runs the same command on the same workdir. Process 0, the main one, writes and prints; all compute. A
-process that fails, or is killed, ends the others: each prints why, and the same command goes on from the last complete
-checkpoint. On one process everything here is trivial, and costs nothing.
+Every process runs the same command on the same workdir. Process 0, the main one, writes and prints. All of them compute.
+A process that fails or is killed ends the others. Each prints why, and the same command goes on from the last complete
+checkpoint. With one process, everything here does nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tr
 
 
 class _Process(NamedTuple):
-    """This process, of so many; `client` is what it talks to the others by."""
+    """This process among `count`. `client` is its connection to the others."""
 
     index: int = 0
     count: int = 1
@@ -45,18 +45,18 @@ _handlers: list[Any] = []  # a handler has to live as long as it may be called
 
 
 def start(expected: int, facts: Mapping[str, Any]) -> None:
-    """Joins a run of `expected` processes, before anything touches a device; for one there is nothing to join.
+    """Joins a run of `expected` processes, before anything touches a device. A single process has nothing to join.
 
-    TPU slices, SLURM and Open MPI tell JAX who the others are. Elsewhere JAX_COORDINATOR_ADDRESS, the host and a free
-    port of process 0, and JAX_PROCESS_ID do.
+    TPU slices, SLURM and Open MPI tell JAX about the other processes. Elsewhere two variables do:
+    JAX_COORDINATOR_ADDRESS, the host and a free port of process 0, and JAX_PROCESS_ID.
 
     Args:
-      expected: how many there are to be.
-      facts: what they have to agree on, as in `agree`, beside their number and their software.
+      expected: number of processes.
+      facts: values that must be equal on all of them, as in `agree`, beside their number and software.
 
     Raises:
-      UserError: another number of processes, nothing that says who they are, a fact on which they differ, or this is
-        not the first process and was told that it is alone.
+      UserError: another number of processes, no information about them, a fact that differs, or a process that is not
+        the first and was started with `--hosts=1`.
     """
     global _this
     if expected == 1:
@@ -99,7 +99,7 @@ def _require_first() -> None:
 
 
 def _told(expected: int) -> dict[str, int]:
-    """What the environment says of this process, where no cluster tells JAX."""
+    """Settings of this process from the environment, for when no cluster informs JAX."""
     if PROCESS not in os.environ:
         return {}
     number = os.environ[PROCESS]
@@ -116,20 +116,20 @@ def count() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is process 0, which alone writes and prints."""
+    """True for process 0, the only one that writes and prints."""
     return _this.index == 0
 
 
 def exchange(name: str, text: str, timeout: float = TIMEOUT) -> list[str]:
-    """What each process gives, in their order; none returns before all have given.
+    """Gathers one text per process, in their order. No call returns before all processes have called.
 
     Args:
-      name: where in the run this is, for messages; every process comes to the same places in the same order.
-      text: what this process gives.
+      name: this point of the run, for messages. All processes come to the same points in the same order.
+      text: the text of this process.
       timeout: seconds to wait for the last one.
 
     Raises:
-      UserError: not all came in time; those that did not are named.
+      UserError: some processes did not come in time. They are named.
     """
     if _this.count == 1:
         return [text]
@@ -157,10 +157,10 @@ def agree(name: str, facts: Mapping[str, Any]) -> None:
 
     Args:
       name: as in `exchange`.
-      facts: JSON values by key; sections may be nested, and messages name keys as `config.optimizer.epsilon`.
+      facts: JSON values by key. Sections may be nested, and messages name keys as `config.optimizer.epsilon`.
 
     Raises:
-      UserError: a fact is not that of process 0, in every process alike; or as `exchange`.
+      UserError: a fact differs from that of process 0, raised in every process. Or as `exchange`.
     """
     if _this.count == 1:
         return
@@ -184,7 +184,7 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def software() -> dict[str, str]:
-    """What has to be the same on every host: Python, this package's code (a digest), the libraries it computes with."""
+    """Versions that must be equal on every host: Python, this package's code (a digest) and its libraries."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
@@ -194,7 +194,7 @@ def software() -> dict[str, str]:
 
 
 def highest(number: int) -> int:
-    """The highest of the numbers that the processes give, by their devices; all ask at the same point of the run."""
+    """Maximum of one number per process, computed on their devices. All call it at the same point of the run."""
     if _this.count == 1:
         return number
     import numpy as np
@@ -204,10 +204,10 @@ def highest(number: int) -> int:
 
 
 def leave(status: int, patience: float = 5.0) -> int:
-    """The exit status `status` of a process that has failed; if all have, they end in order, else this one ends here.
+    """Exits with `status`: cleanly if every process failed, else by ending this process at once.
 
-    The others notice by the connection that is gone, or by `HEARTBEAT`. For `patience` seconds this process waits for
-    the others, or for the runtime to find that one is gone and to end it for that reason.
+    The others notice the lost connection, or the missing `HEARTBEAT`. For up to `patience` seconds this process waits for
+    the others, or for the runtime to end it because one of them is gone.
     """
     if _this.count > 1:
         deadline = time.monotonic() + patience

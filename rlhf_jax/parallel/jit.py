@@ -14,12 +14,12 @@ _compiled, _compile_seconds = 0, 0.0
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """`jax.jit` that rounds to bfloat16 wherever the program says so; `options` are those of `jax.jit`.
+    """`jax.jit` with bfloat16 rounding exactly as written. `options` are those of `jax.jit`.
 
-    By default XLA may keep a bfloat16 intermediate in float32 inside a fused kernel. What is fused depends on where a
-    network is split, on the batch's shape and on whether a gradient is taken, so trunk-then-top would differ from the
-    whole, a resumed run from one that was not killed, and PPO's first ratio from 1. With `xla_allow_excess_precision`
-    off, and on CPU with matrix products fused with nothing else, none of them does.
+    By default XLA may keep a bfloat16 intermediate in float32 inside a fused kernel. Fusion depends on where a network is
+    split, on the batch's shape and on whether a gradient is taken. Trunk-then-top would then differ from the whole, a
+    resumed run from an uninterrupted one, and PPO's first ratio from 1. With `xla_allow_excess_precision` off, and on CPU
+    with matrix products kept out of fusions, none of these differ.
     """
     compiler_options: dict[str, Any] = {"xla_allow_excess_precision": False}
     if sharding.device().platform == "cpu":
@@ -41,7 +41,7 @@ class Step:
         return self._for(state)(state, *arguments)
 
     def lower(self, state: Any, *arguments: Any) -> jax.stages.Lowered:
-        """The program for such arguments, of which shapes and shardings are enough."""
+        """The program for such arguments. Shapes and shardings are enough."""
         return self._for(state).lower(state, *arguments)
 
 
@@ -56,15 +56,12 @@ def jit_step(step: Callable[..., tuple[Any, Any]]) -> Step:
 
 
 def compile_count() -> int:
-    """How many programs this process has compiled or read from the compilation cache since this module was imported.
-
-    After warm-up the count must stand still.
-    """
+    """Number of programs that this process has compiled, or read from the compilation cache. It must not rise after warm-up."""
     return _compiled
 
 
 def compile_seconds() -> float:
-    """How long that took, without tracing."""
+    """Seconds spent on those compilations, without tracing."""
     return _compile_seconds
 
 

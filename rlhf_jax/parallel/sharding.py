@@ -1,15 +1,14 @@
-"""The mesh of devices, and where arrays lie on it.
+"""The mesh of devices, and the sharding of arrays on it.
 
-Every parameter names its logical axes where it is declared (`flax.linen.with_logical_partitioning`), activations name
-theirs at block borders; `Rules` say which axes of the mesh a logical axis is divided over. Programs are compiled for
-all devices at once: inputs are put where they belong before a call, constraints hold activations there inside, and
-collectives between are the compiler's (Xu et al., 2021).
+Every parameter declares its logical axes (`flax.linen.with_logical_partitioning`), and activations name theirs at block
+borders. `Rules` map a logical axis to mesh axes. A program is compiled for all devices at once. Inputs are sharded before
+a call, constraints shard activations inside, and the compiler adds the collectives (Xu et al., 2021).
 
     with sharding.use(config.mesh):
         params = sharding.place(array, axes)      # a parameter, by its logical axes
         batch = sharding.rows(batch)              # a batch, by its leading axis
 
-Outside `use` all of this is the identity and everything lies on the default device.
+Outside `use`, all of this is the identity and arrays are on the default device.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ BATCH = AXES[:2]  # what rows are divided over: all that is not `tensor`
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """Which axes of the mesh divide each logical axis of parameters, and of what is made of them; () leaves it whole.
+    """Mesh axes that shard each logical axis of parameters and of arrays made from them. () replicates it.
 
     Attributes:
       embed: the width of the model.
@@ -42,7 +41,7 @@ class Rules:
       mlp: features inside the MLP.
 
     Raises:
-      UserError: an axis of the mesh is named twice.
+      UserError: a mesh axis is named twice.
     """
 
     embed: tuple[Literal["data", "fsdp"], ...] = ("fsdp",)
@@ -56,19 +55,19 @@ class Rules:
                 raise UserError(f"mesh.rules.{name} is {axes}; expected each axis of the mesh once")
 
     def of(self, axis: str | None) -> tuple[str, ...]:
-        """The mesh axes that divide a logical axis; one that has no rule is whole."""
+        """The mesh axes that shard a logical axis. An axis without a rule is replicated."""
         return BATCH if axis == "batch" else vars(self).get(axis, ())
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """How many devices each axis has; one of them may be -1, which is all that are left.
+    """Number of devices per axis. One axis may be -1, for all that are left.
 
     Attributes:
-      data: copies of the parameters, each with a share of the batch.
-      fsdp: shares of the batch whose parameters are divided too, and gathered where they are used.
-      tensor: shares of the heads, of the MLP's features and of the vocabulary.
-      rules: what is divided over which of them.
+      data: copies of the parameters, each with its part of the batch.
+      fsdp: parts of the batch whose parameters are sharded too, and gathered for use.
+      tensor: parts of the heads, of the MLP's features and of the vocabulary.
+      rules: logical axes that each mesh axis shards.
 
     Raises:
       UserError: a size that is not positive, or more than one -1.
@@ -98,10 +97,10 @@ _RULES = jax.make_user_context(Rules())
 
 
 def make_mesh(sizes: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """The devices (by default all that there are) as a mesh with the axes `AXES`; fewer than there are are the first.
+    """Arranges devices (by default all) as a mesh with the axes `AXES`. A smaller mesh takes the first devices.
 
     Raises:
-      UserError: the sizes ask for more devices than there are, or those that are left for -1 cannot be divided so.
+      UserError: the sizes need more devices than there are, or do not divide those left for -1.
     """
     devices = jax.devices() if devices is None else devices
     known = math.prod(size for size in sizes.shape if size != -1)
@@ -117,9 +116,9 @@ def make_mesh(sizes: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.s
 
 @contextlib.contextmanager
 def arrange(sizes: Mesh, devices: Sequence[jax.Device] | None = None) -> Iterator[jax.sharding.Mesh]:
-    """Programs inside are made for a mesh of these sizes and divided by its rules; arguments and errors as `make_mesh`.
+    """Compiles programs inside for a mesh of these sizes and its rules. Arguments and errors as `make_mesh`.
 
-    None of the devices has to be here.
+    The devices may be absent, as in the ahead-of-time check.
     """
     mesh = make_mesh(sizes, devices)
     with jax.set_mesh(mesh), _RULES(sizes.rules):
@@ -128,10 +127,10 @@ def arrange(sizes: Mesh, devices: Sequence[jax.Device] | None = None) -> Iterato
 
 @contextlib.contextmanager
 def use(sizes: Mesh) -> Iterator[None]:
-    """Everything inside runs on a mesh of these sizes; says so where devices are left over.
+    """Runs everything inside on a mesh of these sizes, and prints a line if devices are left over.
 
     Raises:
-      UserError: as `make_mesh`; several hosts, of which one would have no device of the mesh, or that were not told of.
+      UserError: as `make_mesh`, or `--hosts` does not match the processes, or one process has no device of the mesh.
     """
     with arrange(sizes) as mesh:
         if jax.process_count() != hosts.count():
@@ -147,14 +146,14 @@ def use(sizes: Mesh) -> Iterator[None]:
 
 
 def device() -> jax.Device | AbstractDevice:
-    """One of the devices that programs are compiled for now; of another platform than this process's it is abstract."""
+    """One of the devices that programs are compiled for now. It is abstract if it belongs to another platform."""
     mesh = jax.sharding.get_abstract_mesh()
     ours = mesh.empty or mesh.abstract_device.platform == jax.default_backend()
     return jax.devices()[0] if ours else mesh.abstract_device
 
 
 def device_count() -> int:
-    """How many devices the mesh in use has; 1 without a mesh."""
+    """Number of devices in the current mesh, 1 without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else mesh.size
 
@@ -164,44 +163,42 @@ def spec(axes: Sequence[str | None]) -> PartitionSpec:
     return PartitionSpec(*(_RULES.value.of(axis) or None for axis in axes))
 
 
-def shares(axis: str) -> int:
-    """Over how many devices of the mesh in use a logical axis is divided; 1 without a mesh."""
+def shards(axis: str) -> int:
+    """Number of devices that shard a logical axis in the current mesh, 1 without a mesh."""
     sizes = jax.sharding.get_abstract_mesh().shape
     return math.prod(sizes.get(name, 1) for name in _RULES.value.of(axis))
 
 
 def check_rows(settings: Any, *names: str, where: str = "config") -> None:
-    """Raises UserError unless the devices that share a batch divide the rows that each named field of a config is.
+    """Raises UserError if any of the named batch sizes is not divisible by the number of data-parallel devices.
 
-    It names the nearest number that they do.
+    The message names the nearest divisible size.
     """
-    shared = shares("batch")
+    shared = shards("batch")
     for name in names:
         if (rows := getattr(settings, name)) % shared:
             nearest = max(1, round(rows / shared)) * shared
-            raise UserError(
-                f"{where}.{name} is {rows}, which {shared} devices cannot share evenly; {nearest} they could"
-            )
+            raise UserError(f"{where}.{name} is {rows}, which {shared} devices do not divide; {nearest} they do")
 
 
 def place(array: np.ndarray | jax.Array, axes: Sequence[str | None]) -> jax.Array:
-    """An array of any shape where its logical axes put it.
+    """Puts an array of any shape on the mesh, sharded by its logical axes.
 
     Raises:
-      UserError: an axis that the mesh does not divide; it is named.
+      UserError: the mesh does not divide an axis. It is named.
     """
     _check_divided(array.shape, axes)
     return _put(array, spec(axes))
 
 
 def abstract(shape: Sequence[int], dtype: Any, axes: Sequence[str | None]) -> jax.ShapeDtypeStruct:
-    """Shape, dtype and place of what `place` makes of such an array; raises as `place` does."""
+    """Shape, dtype and sharding of the result of `place`. Raises as `place` does."""
     _check_divided(shape, axes)
     return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=_named(spec(axes)))
 
 
 def rows(tree: Any) -> Any:
-    """A batch, its leading axis divided; what a host has in rows that are not its `own_rows` does not matter."""
+    """Shards a batch by its leading axis. Rows that are not this host's `own_rows` may hold anything."""
     return jax.tree.map(lambda leaf: _put(leaf, spec(("batch",))), tree)
 
 
@@ -217,21 +214,21 @@ def own_rows(count: int) -> np.ndarray:
 
 
 def whole(tree: Any) -> Any:
-    """A pytree of arrays as NumPy arrays, those that are divided joined again; every host has to ask for them."""
+    """Gathers a pytree of arrays as NumPy arrays. Every host has to call it."""
     if hosts.count() == 1:
         return jax.device_get(tree)
     return jax.tree.map(_gathered, tree)
 
 
 def spread(tree: Any) -> Any:
-    """A pytree of arrays of which those that are not placed yet lie whole on every device."""
+    """Replicates the arrays of a pytree on every device, except those that are placed already."""
     return jax.tree.map(
         lambda leaf: leaf if isinstance(leaf, jax.Array) and leaf.committed else _put(leaf, PartitionSpec()), tree
     )
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Inside a program: `x` is to lie as its first axes say, the others whole."""
+    """Inside a program: shards the first axes of `x` as named, and replicates the others."""
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, spec(axes))
@@ -240,12 +237,12 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 def on_each(
     function: Callable[..., jax.Array], axes: Sequence[Sequence[str | None]], result: Sequence[str | None]
 ) -> Callable[..., jax.Array]:
-    """`function` of each device's own shares, for what the compiler cannot divide, such as a kernel.
+    """Runs `function` on each device's own shards, for code that the compiler cannot shard, such as a kernel.
 
     Args:
-      function: of arrays; what it computes for a share does not depend on the other shares.
-      axes: of each argument, its logical axes.
-      result: those of the result.
+      function: of arrays. Its result for one shard does not depend on other shards.
+      axes: the logical axes of each argument.
+      result: the logical axes of the result.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return function
@@ -254,9 +251,9 @@ def on_each(
 
 def _check_divided(shape: Sequence[int], axes: Sequence[str | None]) -> None:
     for axis, size in zip(axes, shape, strict=True):
-        if axis and size % shares(axis):
+        if axis and size % shards(axis):
             raise UserError(
-                f"the mesh divides {axis} over {shares(axis)} devices and {size} cannot be divided so; "
+                f"the mesh divides {axis} over {shards(axis)} devices and {size} cannot be divided so; "
                 f"mesh.rules.{axis}=() would leave it whole"
             )
 

@@ -14,17 +14,17 @@ def gae(
 ) -> tuple[jax.Array, jax.Array]:
     """Generalised advantage estimation (Schulman et al., 2016, eq. 16) by a reverse scan.
 
-    A response ends at its last real token: the value after it is 0, also when it was cut by the length limit.
+    A response ends at its last real token. The value after it is 0, also if the length limit cut the response.
 
     Args:
       rewards: `[..., R]`.
       values: `[..., R]`, the value before each token.
       mask: `[..., R]`.
-      gamma: gamma.
-      gae_lambda: lambda; at 1 the returns are the plain sums of discounted rewards to come, whatever the values.
+      gamma: the discount.
+      gae_lambda: lambda. At 1 the returns are plain sums of discounted future rewards.
 
     Returns:
-      `(advantages, returns)`, each `[..., R]`, 0 outside the mask; returns are advantages plus values.
+      `(advantages, returns)`, each `[..., R]`, 0 outside the mask. Returns are advantages plus values.
     """
     values = jnp.where(mask, values, 0.0)
     following = jnp.concatenate([values[..., 1:], jnp.zeros_like(values[..., :1])], axis=-1)
@@ -40,10 +40,10 @@ def gae(
 
 
 def explained_variance(values: jax.Array, returns: jax.Array, mask: jax.Array) -> jax.Array:
-    """`1 - Var(returns - values) / Var(returns)` over the mask; 1 is a perfect value function."""
+    """`1 - Var(returns - values) / Var(returns)` over the mask. A perfect value function has 1."""
     return 1.0 - masked.variance(returns - values, mask) / jnp.maximum(masked.variance(returns, mask), 1e-8)
 
 
 def whiten_advantages(settings: Algorithm, advantages: jax.Array, mask: jax.Array) -> jax.Array:
-    """Advantages `[B, N, R]` whitened over the tokens of the rollout; as they are if the loss is to whiten them."""
+    """Whitens advantages `[B, N, R]` over the tokens of the rollout, unless the loss whitens them per microbatch."""
     return advantages if settings.paper.whiten_microbatches else masked.whiten(advantages, mask)

@@ -1,4 +1,4 @@
-"""What the policy says to the same few prompts as training goes on: one file of `Samples` each time."""
+"""Samples of the policy on fixed prompts during training, one file of `Samples` per evaluation."""
 
 from __future__ import annotations
 
@@ -49,19 +49,17 @@ class FixedPrompts:
         self._kl = jit(lambda rollout: (rollout.kl("k1"), rollout.kl("k3")))
 
     def write(self, path: Path, answer: Answer, *, step: int, temperature: float, seed: int) -> dict[str, float]:
-        """Writes a policy's responses, in the examples' order; the file is whole or not there.
-
-        Every host has to call this, and the main one writes.
+        """Writes a policy's responses in the examples' order, as a complete file. Every host calls it, and the main one writes.
 
         Args:
           path: of the file.
-          answer: `(prompts, prompt ids) -> (Sampled, Rollout)`; the rollout's reference is what the KL is to.
+          answer: `(prompts, prompt ids) -> (Sampled, Rollout)`. The KL is to the rollout's reference.
           step: of training, for the records.
           temperature: of sampling, for the records.
           seed: the run's, for the records.
 
         Returns:
-          The mean score and KL of each split, as `eval/<split>/score`, `.../kl_k1` and `.../kl_k3`.
+          The mean score and KL per split, as `eval/<split>/score`, `.../kl_k1` and `.../kl_k3`.
         """
         waiting, records = iter(self._examples), []
         for batch, rows in self._batches:

@@ -27,13 +27,13 @@ def kl_estimate(log_prob: jax.Array, reference: jax.Array, estimator: str) -> ja
 
 
 def kl_loss(log_probs: jax.Array, reference: jax.Array, mask: jax.Array, estimator: str) -> jax.Array:
-    """Sum over tokens of an estimate of KL(policy || reference) that is differentiated, for a penalty in the loss.
+    """Differentiable estimate of KL(policy || reference), summed over tokens, for a penalty in the loss.
 
-    On samples of the policy, k2's gradient is the divergence's own in expectation and k3's is that of the reverse,
-    KL(reference || policy); k1's is zero (docs/method.md derives all three).
+    In expectation over samples of the policy, k2 has the gradient of this divergence, and k3 that of the reverse one,
+    KL(reference || policy). k1 has gradient zero. docs/method.md derives all three.
 
     Args:
-      log_probs: `[..., R]` of the policy that is being updated.
+      log_probs: `[..., R]` of the updated policy.
       reference: `[..., R]` of the reference.
       mask: `[..., R]`.
       estimator: as in `kl_estimate`.

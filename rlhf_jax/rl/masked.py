@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 
 def mean(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean of `x` over the true cells of `mask`: a scalar; 0 if there is none."""
+    """Mean of `x` over the true cells of `mask`, a scalar. Without any it is 0."""
     return jnp.sum(x * mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
 def variance(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Variance of `x` over the true cells of `mask`, the count as divisor: a scalar; 0 if there is none."""
+    """Variance of `x` over the true cells of `mask`, divided by their count, a scalar. Without any it is 0."""
     return mean((x - mean(x, mask)) ** 2, mask)
 
 

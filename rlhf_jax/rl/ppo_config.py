@@ -1,4 +1,4 @@
-"""What can be chosen about PPO, the study's numeric quirks among it, and which choices are refused."""
+"""PPO's settings, the study's numeric quirks, and combinations that are refused."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rlhf_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Paper:
-    """Quirks of the study's released code that change numbers; off, each is what it should be (`docs/method.md`).
+    """Quirks of the study's released code that change numbers (`docs/method.md`). Off, each computation is correct.
 
     Attributes:
-      whiten_microbatches: (R3, R4) advantages are whitened over all cells of each microbatch, those after a response's
-        end included, instead of over the tokens of the whole rollout.
-      divide_by_cells: (R5) losses are divided by the number of cells, so that padding shrinks them, instead of tokens.
-      recompute_advantages: (R21) advantages and returns are computed anew at each update from the value function as it
-        is then, instead of once a rollout.
+      whiten_microbatches: (R3, R4) whitens advantages over all cells of each microbatch, those after EOS included,
+        instead of over the tokens of the whole rollout.
+      divide_by_cells: (R5) divides losses by the number of cells instead of tokens, so that padding shrinks them.
+      recompute_advantages: (R21) computes advantages and returns at each update from the current value function, instead
+        of once per rollout.
     """
 
     whiten_microbatches: bool
@@ -28,38 +28,37 @@ class Paper:
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
-    """PPO's own settings. A 0 turns off what says so.
+    """PPO's own settings.
 
     Attributes:
-      temperature: of rollouts; log-probs are those of the tempered policy.
+      temperature: of rollouts. Log-probs are those of the tempered policy.
       max_new_tokens: R, EOS included.
-      kl_coef: beta, nats to score (the study: 0.05); where it starts if it adapts.
+      kl_coef: beta, score per nat (the study: 0.05). With `kl_target` it is the initial value.
       kl_estimator: of the penalty: "k1", "k2" (the released code's, R10) or "k3".
-      kl_in: "reward" takes the penalty from each token's reward, "loss" adds it to the loss and differentiates it.
-      kl_target: nats a response that an adaptive coefficient steers to (Ziegler et al., 2019); 0 keeps it fixed.
-      kl_horizon: responses over which an adaptive coefficient follows an error in full.
-      refresh_reference_every: steps after which the policy becomes the reference; 0 never.
+      kl_in: "reward" subtracts the penalty from each token's reward, "loss" adds it to the loss and differentiates it.
+      kl_target: nats per response that an adaptive beta steers to (Ziegler et al., 2019). 0 keeps beta fixed.
+      kl_horizon: responses over which an adaptive beta corrects an error in full.
+      refresh_reference_every: steps after which the policy becomes the reference. 0 never refreshes.
       score_scale: factor of the normalised score.
-      score_clip: largest size of the scaled score; 0 is no limit.
-      length_penalty: taken from the score for each token of the response.
-      missing_eos_penalty: taken from the score of a response that was cut by the length limit.
-      whiten_rewards: token rewards are divided by their deviation over the rollout; their mean is not removed, which
-        would pay for length.
-      gamma: gamma.
-      gae_lambda: lambda of GAE; at 1 the returns are plain sums of rewards, so there is no other setting for those.
-      value_model: "policy" puts the value head on the policy's top; "separate" gives it a top of its own.
-      value_start: of the value head: "zero", "random" (R18), or "reward", the reward model's head (with a separate top,
-        all of the reward model, so that values start as its normalised scores of what has been said so far).
-      value_warmup_steps: first steps in which the value function alone is trained. The optimiser counts their updates
-        for all parameters.
+      score_clip: maximum size of the scaled score. 0 is no limit.
+      length_penalty: subtracted from the score for each token of the response.
+      missing_eos_penalty: subtracted from the score of a response that the length limit cut.
+      whiten_rewards: divides token rewards by their standard deviation over the rollout. Their mean stays, since removing
+        it would reward length.
+      gamma: the discount.
+      gae_lambda: lambda of GAE. At 1 the returns are plain sums of rewards.
+      value_model: "policy" puts the value head on the policy's top, "separate" gives it a top of its own.
+      value_start: of the value head: "zero", "random" (R18), or "reward", the reward model's head. With a separate top,
+        "reward" copies the whole reward model, so that values start as its scores of the text so far.
+      value_warmup_steps: initial steps that train the value function alone. The optimizer counts their updates for all
+        parameters.
       num_ppo_epochs: passes over a rollout.
-      num_mini_batches: optimiser updates a pass.
-      cliprange: epsilon of the ratio.
-      cliprange_value: the same of the value.
+      num_mini_batches: optimizer updates per pass.
+      cliprange: clip of the ratio.
+      cliprange_value: clip of the value.
       vf_coef: weight of the value loss.
-      entropy_coef: weight of the entropy, which is added to the objective; 0 is off.
-      target_kl: nats a token: an update whose minibatch is further than this from the policy that sampled is not made,
-        nor any after it in this rollout; 0 is off.
+      entropy_coef: weight of the entropy bonus. 0 is off.
+      target_kl: nats per token. Updating on a rollout stops once a minibatch's approximate KL exceeds this. 0 is off.
       paper: quirks of the study's code.
     """
 

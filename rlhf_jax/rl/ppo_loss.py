@@ -19,17 +19,17 @@ from rlhf_jax.rl.ppo_config import Algorithm
 
 @flax.struct.dataclass
 class Rollout:
-    """Sampled responses and all that the updates need of them; computed once.
+    """Sampled responses and everything that the updates need of them, computed once.
 
     Attributes:
       sequences: prompts and responses.
       edge: states at the trunk's edge.
       scores: `[B, N]` float32, the reward model's, normalised.
-      log_probs: `[B, N, R]` float32 of the policy that sampled, computed by the update's own forward pass.
+      log_probs: `[B, N, R]` float32 of the sampling policy, computed by the update's own forward pass.
       reference_log_probs: `[B, N, R]` float32.
       values: `[B, N, R]` float32 of the value function at that time.
       rewards: `[B, N, R]` float32.
-      advantages: `[B, N, R]`, whitened over all tokens of the rollout (not yet under `paper.whiten_microbatches`).
+      advantages: `[B, N, R]`, whitened over all tokens of the rollout (not under `paper.whiten_microbatches`).
       returns: `[B, N, R]`.
     """
 
@@ -50,18 +50,18 @@ class Rollout:
 
 
 def start_value(settings: Algorithm, policy: Params, reward: Params, mean: float, std: float, key: jax.Array) -> Params:
-    """The value function before the first step: a linear head and, if it is separate, a top of its own.
+    """Initial value function: a linear head and, if it is separate, a top of its own.
 
     Args:
       settings: `value_model`, `value_start`, `score_scale`.
       policy: the policy's top.
       reward: the reward model's top.
       mean: of the reward model's raw scores.
-      std: the same.
+      std: of the reward model's raw scores.
       key: of a random head.
 
     Returns:
-      `kernel` `[E]`, `bias` where it comes from the reward model, `top` where it is separate; copies, float32.
+      float32 copies: `kernel` `[E]`, `bias` if it comes from the reward model, `top` if it is separate.
     """
     kernel = reward["reward"]["kernel"]
     value: Params = {
@@ -119,14 +119,14 @@ def clipped_policy_loss(
 def clipped_value_loss(
     values: jax.Array, old_values: jax.Array, returns: jax.Array, mask: jax.Array, clip: float
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Half the squared error of the value, clipped around the rollout's values as PPO's reference code does; summed.
+    """Half the squared error of the value, clipped around the rollout's values as in PPO's reference code, summed.
 
     Args:
       values: `[..., R]` float32.
       old_values: `[..., R]`, of the rollout.
       returns: `[..., R]`.
       mask: `[..., R]`.
-      clip: largest change of a value that is still rewarded.
+      clip: largest change of a value that still lowers the loss.
 
     Returns:
       `(loss, metrics)`: sums over tokens.
@@ -141,8 +141,9 @@ def clipped_value_loss(
 def ppo_loss(
     model: Model, settings: Algorithm, trunk: Params, kl_coefficient: float | jax.Array, top: Params, rollout: Rollout
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Sum over response tokens of policy loss + coefficient * value loss - coefficient * entropy (Schulman et al.,
-    2017, eq. 9), and of the KL penalty where the settings put it here; and the metrics' sums.
+    """Sum over response tokens of the PPO loss (Schulman et al., 2017, eq. 9), and the metrics' sums.
+
+    It is policy loss + `vf_coef` * value loss - `entropy_coef` * entropy, plus beta * KL if `kl_in` is "loss".
     """
     sequences, mask = rollout.sequences, rollout.sequences.response_mask
     log_probs, entropy, values = policy_and_value(model, trunk, top, sequences, rollout.edge, settings.temperature)

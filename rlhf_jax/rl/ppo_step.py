@@ -30,11 +30,11 @@ from rlhf_jax.training.state import State, over_microbatches, summed_gradients
 
 @flax.struct.dataclass
 class PolicyState(State):
-    """A run's state with what PPO adds.
+    """A run's state with PPO's additions.
 
     Attributes:
-      kl_coefficient: scalar float32, beta as it is now; None where it is fixed.
-      reference: the top that the policy is held to as it is now; None where it stays the one of the start.
+      kl_coefficient: scalar float32, the current beta. None if it is fixed.
+      reference: the current reference top. None if it stays the initial one.
     """
 
     kl_coefficient: jax.Array | None
@@ -44,8 +44,8 @@ class PolicyState(State):
 def make_evaluate_rollout(model: Model, settings: Algorithm, microbatch: int) -> Callable[..., Any]:
     """`(trunk, top, reference, reward, mean, std, kl_coefficient, sampled) -> (Rollout, metrics)`, jitted.
 
-    `reference` and `reward` are tops on the same trunk; `mean` and `deviation` normalise the reward model's scores;
-    `kl_coef` is the state's.
+    `reference` and `reward` are tops on the same trunk. `mean` and `std` normalise the reward model's scores.
+    `kl_coefficient` is the state's.
     """
 
     def evaluate(
@@ -116,10 +116,10 @@ def make_evaluate_rollout(model: Model, settings: Algorithm, microbatch: int) ->
 def make_update(
     model: Model, settings: Algorithm, transform: optax.GradientTransformation, microbatch: int
 ) -> Callable[..., Any]:
-    """`(state, trunk, rollout, key) -> (state, metrics)`, jitted, all epochs and minibatches of one rollout.
+    """`(state, trunk, rollout, key) -> (state, metrics)`, jitted: all epochs and minibatches of one rollout.
 
-    Metrics are means over the updates that were made; `first_ratio_error` and `first_kl` are those of the first
-    minibatch, which must be 0 up to rounding. The state is donated.
+    Metrics are means over the updates. `first_ratio_error` and `first_kl` are those of the first minibatch, which must be
+    0 up to rounding. The state is donated.
     """
 
     def revalued(state: PolicyState, trunk: Params, rollout: Rollout) -> Rollout:
@@ -201,6 +201,6 @@ def make_update(
 
 
 def but_value(condition: jax.Array, chosen: Params, tree: Params) -> Params:
-    """`tree`, a top or its gradients; what is not the value function's is `chosen` where the condition holds."""
+    """Replaces everything but the value function in `tree`, a top or its gradients, by `chosen` if the condition holds."""
     parts = {name: jax.tree.map(partial(jnp.where, condition), chosen[name], tree[name]) for name in tree}
     return {**parts, "value": tree["value"]}

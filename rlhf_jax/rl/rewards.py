@@ -14,12 +14,12 @@ from rlhf_jax.rl.ppo_config import Algorithm
 
 
 def shaped_scores(settings: Algorithm, scores: jax.Array, finished: jax.Array, lengths: jax.Array) -> jax.Array:
-    """What a response as a whole is rewarded with: scaled, clipped, then the penalties taken off, which no clip hides.
+    """Reward of a whole response: the score is scaled and clipped, then the penalties are subtracted.
 
     Args:
       settings: `score_scale`, `score_clip`, `length_penalty`, `missing_eos_penalty`.
       scores: `[B, N]` float32, normalised.
-      finished: `[B, N]` bool, false where the length limit cut.
+      finished: `[B, N]` bool, false if the length limit cut the response.
       lengths: `[B, N]` int, tokens, EOS included.
 
     Returns:
@@ -34,12 +34,12 @@ def shaped_scores(settings: Algorithm, scores: jax.Array, finished: jax.Array, l
 
 
 def token_rewards(settings: Algorithm, scores: jax.Array, penalty: jax.Array, mask: jax.Array) -> jax.Array:
-    """Each token's reward: `-penalty`, and the score on the last token (Ziegler et al., 2019, eq. 2).
+    """Reward of each token: `-penalty`, plus the score on the last token (Ziegler et al., 2019, eq. 2).
 
     Args:
       settings: `kl_in`, `whiten_rewards`.
       scores: `[B, N]`, shaped.
-      penalty: `[B, N, R]`, the KL coefficient times the estimate, 0 outside the mask; ignored when it is in the loss.
+      penalty: `[B, N, R]`, beta times the KL estimate, 0 outside the mask. It is ignored if the penalty is in the loss.
       mask: `[B, N, R]`.
 
     Returns:
@@ -52,14 +52,14 @@ def token_rewards(settings: Algorithm, scores: jax.Array, penalty: jax.Array, ma
 
 
 def place_score(score: jax.Array, mask: jax.Array) -> jax.Array:
-    """Puts each response's score on its last real token (its EOS, or where it was cut), in floating point.
+    """Puts each response's score on its last real token (its EOS, or the last one before the cut), in floating point.
 
     Args:
       score: `[...]` float.
       mask: `[..., R]`.
 
     Returns:
-      `[..., R]`, zero but for one token a row; all zero for an empty row.
+      `[..., R]`, zero except for one token per row. An empty row is all zero.
     """
     at_end = jnp.arange(mask.shape[-1]) == last_index(mask)[..., None]
     return jnp.where(at_end & mask, score[..., None], 0.0)

@@ -27,20 +27,20 @@ def generate(
     max_new_tokens: int = 48,
     seed: int = 0,
 ) -> list[list[str]]:
-    """Samples n responses of each prompt; the prompts are read as they are, without truncation.
+    """Samples n responses per prompt. Prompts are not truncated.
 
     Args:
       model: from `load_pretrained`.
       params: all parameters.
       tokenizer: of the model, with an EOS token.
       prompts: texts.
-      n: samples a prompt.
+      n: samples per prompt.
       temperature: 0 is greedy.
       max_new_tokens: longest response, EOS included.
-      seed: of the samples; a prompt's depend on it and the prompt alone.
+      seed: of the samples. Those of a prompt depend on it and on the prompt alone.
 
     Returns:
-      For each prompt its n responses, without special tokens.
+      n responses for each prompt, without special tokens.
 
     Raises:
       UserError: a prompt is empty, n or max_new_tokens is below 1, or the temperature is negative.

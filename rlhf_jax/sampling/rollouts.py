@@ -25,14 +25,14 @@ Timed = Callable[..., Any]  # `(phase, function, *arguments) -> function(*argume
 
 
 class Sampler(NamedTuple):
-    """The programs of sampling, called one after the other or, to be timed, each for itself.
+    """The programs of sampling, called in one go or separately, to time each.
 
     Attributes:
-      longest_prompt: tokens of the longest prompt that its responses' positions leave room for, or None for any.
-      prefill: `(trunk, top, prompt, prompt_mask) -> Prefilled`, jitted; see `sampling.sampler.prefill`.
-      decode_at: `(trunk, top, prompt, prompt_mask, prefilled, prompt_ids, key, temperature) -> Sampled`, jitted; see
+      longest_prompt: tokens of the longest prompt whose responses still have positions, or None for any length.
+      prefill: `(trunk, top, prompt, prompt_mask) -> Prefilled`, jitted, see `sampling.sampler.prefill`.
+      decode_at: `(trunk, top, prompt, prompt_mask, prefilled, prompt_ids, key, temperature) -> Sampled`, jitted, see
         `sampling.sampler.decode`. The temperature is an argument, so that several temperatures share a program.
-      join: `(k batches) -> Sampled`, jitted: batch i has every k-th row, from row i on.
+      join: `(k batches) -> Sampled`, jitted. Batch i holds every k-th row, starting at row i.
       temperature: of `decode`.
     """
 
@@ -57,7 +57,7 @@ class Sampler(NamedTuple):
 def make_sample(
     model: Model, *, samples: int, max_new_tokens: int, temperature: float, eos_id: int, top_k: int = 0
 ) -> Sampler:
-    """The programs that sample; the keyword arguments are those of `sampling.sampler.decode`.
+    """Builds the sampling programs. The keyword arguments are those of `sampling.sampler.decode`.
 
     Raises:
       UserError: the temperature is negative.
@@ -100,10 +100,10 @@ def sample_rollout(
     batch_size: int,
     timed: Timed = untimed,
 ) -> Sampled:
-    """Responses to all prompts of a rollout, of which no more have keys and values in memory than one batch.
+    """Samples responses to all prompts of a rollout, with the keys and values of one batch in memory at once.
 
     A batch is every k-th prompt, as in `training.state.microbatches`, so that its rows stay on their devices when the
-    batches are joined. What is sampled does not depend on `batch_size`.
+    batches are joined. The samples do not depend on `batch_size`.
 
     Args:
       sample: from `make_sample`.
@@ -111,10 +111,10 @@ def sample_rollout(
       top: the policy's top.
       prompt: `[B, P]` int32, right-padded.
       prompt_mask: `[B, P]` bool.
-      prompt_ids: `[B]` int32, of each prompt, what its random numbers are folded from.
+      prompt_ids: `[B]` int32. A prompt's random numbers are folded from its id.
       key: PRNG key.
-      batch_size: prompts sampled at one time; divides B.
-      timed: calls the programs, of the phases "prefill" and "decode".
+      batch_size: prompts sampled at once. It divides B.
+      timed: calls the programs, with the phases "prefill" and "decode".
     """
     count = len(prompt) // batch_size
     batches = []
@@ -128,7 +128,7 @@ def sample_rollout(
 
 
 def prompt_id(name: str) -> int:
-    """A record's id as the number that its random numbers are folded from; the same in any order of records."""
+    """Converts a record's id to the number that its random numbers are folded from, whatever the order of records."""
     return zlib.crc32(name.encode()) & 0x7FFFFFFF
 
 
@@ -185,21 +185,21 @@ def sample_prompts(
     key: jax.Array,
     score: Score | None = None,
 ) -> Iterator[list[tuple[int, Responses]]]:
-    """Samples every prompt, neighbours in length together; yields a batch as soon as it is done.
+    """Samples every prompt, batched by length, and yields each batch as soon as it is done.
 
     Args:
       sample: from `make_sample`.
       trunk: frozen parameters.
       top: the policy's top.
       prompts: token ids.
-      prompt_ids: of each prompt, what its random numbers are folded from.
-      batch_size: prompts of one batch; the last one is filled up with repeats, which are dropped.
+      prompt_ids: number per prompt that its random numbers are folded from.
+      batch_size: prompts per batch. The last one is filled up with repeats, which are dropped.
       pad_id: any id.
       key: PRNG key.
-      score: from `make_score`.
+      score: from `make_edge_score`.
 
     Yields:
-      Of each prompt of a batch, its place in `prompts` and the responses to it.
+      For each prompt of a batch, its index in `prompts` and the responses to it.
 
     Raises:
       UserError: a log-prob or score is not a finite number.

@@ -1,10 +1,10 @@
-"""Sampling N responses of each prompt: the prompt is read once, decoding is one jitted while-loop with early exit.
+"""Samples N responses per prompt: one prefill, then one jitted while-loop that exits early.
 
-`prefill` and `decode` are two functions, so that they may be two programs and each be timed. Decoding feeds the
-continuation (the last prompt token, then each response token), so that its first step already predicts a response token
-and the prompt itself is read as keys and values alone. It keeps, for every fed token, the state at the trunk's edge:
-reference log-probs, scores, values and updates start from there. A reward model reads the state of a response's last
-token, which a sampler would never feed; one trunk-only step after the loop does.
+`prefill` and `decode` are separate functions, so that they can be separate programs and be timed. Decoding feeds the
+continuation: the last prompt token, then each response token. So its first step already predicts a response token, and
+the prompt itself only supplies keys and values. Decoding keeps the state at the trunk's edge of every fed token, for
+reference log-probs, scores, values and updates. A reward model reads the state of a response's last token, which a
+sampler would never feed. One trunk-only step after the loop does.
 
 Shape letters: B prompts, N samples of one prompt, P prompt length, R largest response length, M = B * N rows,
 V vocabulary, K KV heads, d head width, D width, E outer width.
@@ -31,13 +31,13 @@ BLOCK = 256  # vocabulary entries of one block of the two-level inverse CDF
 
 @flax.struct.dataclass
 class Sampled:
-    """What sampling leaves behind.
+    """The result of sampling.
 
     Attributes:
       sequences: prompts and sampled responses, EOS included and in the mask.
-      edge: states at the trunk's edge of everything that was fed.
+      edge: states at the trunk's edge of every token that was fed.
       log_probs: `[B, N, R]` float32 of the sampled tokens at the sampling temperature, 0 outside the mask.
-      finished: `[B, N]` bool, true where EOS was sampled, false where the length limit cut.
+      finished: `[B, N]` bool, true if EOS was sampled, false if the length limit cut.
     """
 
     sequences: Sequences
@@ -76,12 +76,12 @@ class _State(NamedTuple):
 
 
 def draw(logits: jax.Array, uniform: jax.Array) -> jax.Array:
-    """Samples one index a row from `softmax(logits)` by the inverse CDF, in two levels of sums.
+    """Samples one index per row from `softmax(logits)` by the inverse CDF, in two levels of sums.
 
-    The CDF is scaled by its own last value and an index without mass is never returned, whatever rounding does.
+    The CDF is scaled by its own last value. An index without mass is never returned, whatever the rounding.
 
     Args:
-      logits: `[M, V]` float32; entries that must not be drawn are -inf or very negative.
+      logits: `[M, V]` float32. Entries that must not be drawn are -inf or very negative.
       uniform: `[M]` in [0, 1).
 
     Returns:
@@ -116,17 +116,17 @@ def _unanswered(prompt: jax.Array, prompt_mask: jax.Array, samples: int, length:
 def prefill(
     model: Model, params: Params, prompt: jax.Array, prompt_mask: jax.Array, *, max_new_tokens: int
 ) -> Prefilled:
-    """Reads the prompts; to be jitted with the keyword argument static.
+    """Reads the prompts. Jit it with the keyword argument static.
 
     Args:
       model: the network's functions.
-      params: all parameters; those in float32 are cast to the compute dtype.
+      params: all parameters. Those in float32 are cast to the compute dtype.
       prompt: `[B, P]` int32, right-padded.
       prompt_mask: `[B, P]` bool.
-      max_new_tokens: R, how much `decode` will add.
+      max_new_tokens: R, the tokens that `decode` will add.
 
     Raises:
-      UserError: P + R tokens are more than the network has positions for.
+      UserError: the network has fewer than P + R positions.
     """
     model.check_length(prompt.shape[1] + max_new_tokens)
     params = model.cast(params)
@@ -220,25 +220,25 @@ def decode(
     eos_id: int,
     top_k: int = 0,
 ) -> Sampled:
-    """Samples responses; to be jitted with the keyword arguments static.
+    """Samples responses. Jit it with the keyword arguments static.
 
-    A token's random number is folded from (prompt id, sample, position) alone, so a sample depends neither on its batch
-    mates nor on N.
+    A token's random number is folded from (prompt id, sample, position) alone, so a sample depends neither on the rest of
+    its batch nor on N.
 
     Args:
       model: the network's functions.
-      params: all parameters; those in float32 are cast to the compute dtype once.
+      params: all parameters. Those in float32 are cast to the compute dtype once.
       prompt: `[B, P]` int32, right-padded.
       prompt_mask: `[B, P]` bool.
-      prefilled: what `prefill` made of the same parameters and prompts.
-      prompt_ids: `[B]` int32, what the random numbers of a prompt are derived from.
+      prefilled: the result of `prefill` for the same parameters and prompts.
+      prompt_ids: `[B]` int32, seeds of the prompts' random numbers.
       key: PRNG key.
-      temperature: divides the logits; 0 is greedy, and then log-probs are those of temperature 1.
+      temperature: divides the logits. 0 is greedy, and then log-probs are those of temperature 1.
       samples: N.
       max_new_tokens: R.
       eos_id: ends a response.
-      top_k: draws from so many of the likeliest tokens alone, while log-probs stay those of the full softmax (the
-        study's samples, `docs/method.md`); 0 draws from all.
+      top_k: draws from the k likeliest tokens, while log-probs stay those of the full softmax (the study's samples,
+        `docs/method.md`). 0 draws from all.
     """
     batch = prompt.shape[0]
     params = model.cast(params)

@@ -32,24 +32,25 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """What to sample.
+    """Settings of sampling.
 
     Attributes:
       model: base model, as `assets.resolve` takes it.
-      policy: folder of the sft or ppo run to sample from; "" for the base model.
-      reward: folder of a reward run whose normalised scores go into `rewards`; "" for none.
+      policy: folder of the sft or ppo run to sample from, "" for the base model.
+      reward: folder of a reward run whose normalised scores go into `rewards`, "" for none.
       data: `examples.jsonl` with the prompts, or a folder with it.
-      prompts: how many prompts of each split, the first ones; 0 is all.
-      n: samples a prompt.
-      temperature: of sampling; 0 is greedy.
-      top_k: draws from so many of the likeliest tokens alone; 0 from all (the study's code: 50, docs/method.md, M11).
+      prompts: number of prompts per split, the first ones. 0 is all.
+      n: samples per prompt.
+      temperature: of sampling. 0 is greedy.
+      top_k: draws from the k likeliest tokens. 0 draws from all (the study's code: 50, docs/method.md, M11).
       max_new_tokens: R, EOS included.
-      max_prompt: tokens; a longer prompt is shortened.
-      truncation: what a too long prompt loses: "text", the end of its text field, or "left", its start but the BOS.
-      batch_size: prompts of one batch.
+      max_prompt: tokens. A longer prompt is shortened.
+      truncation: the part that a too long prompt loses: "text", the end of its text field, or "left", its start but the
+        BOS.
+      batch_size: prompts per batch.
       dtype: of computation: "auto", "bfloat16" or "float32".
-      mesh: how many devices share the batch, the parameters and the heads.
-      blocks: how the network's blocks are held, run and differentiated.
+      mesh: devices that shard the batch, the parameters and the heads.
+      blocks: how the network's blocks are stored, run and differentiated.
       seed: of the samples.
     """
 
@@ -100,7 +101,7 @@ def answered(
     kl_k1: list[float] | None = None,
     kl_k3: list[float] | None = None,
 ) -> Samples:
-    """The record of an example's prompt and the responses to it; the keyword arguments are the record's own fields."""
+    """The record of an example's prompt and its responses. The keyword arguments are fields of the record."""
     return Samples(
         id=example.id,
         split=example.split,
@@ -142,7 +143,7 @@ def sample_file(config: Sampling, workdir: Path, name: str, select: Callable[[li
 
 
 def make_sampler(model: Model, config: Sampling, eos_id: int) -> rollouts.Sampler:
-    """What samples one file."""
+    """Builds the sampler of one file."""
     return rollouts.make_sample(
         model,
         samples=config.n,

@@ -1,4 +1,4 @@
-"""Stage `best_of_n`: N samples a prompt, scored from the states that sampling kept; the best one is the answer."""
+"""Stage `best_of_n`: N samples a prompt, scored from the states that sampling kept. The best one is the answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Config:
     Attributes:
       stage: "best_of_n".
       name: what the records call the model.
-      sampling: what to sample; its `reward` chooses.
+      sampling: what to sample. Its `reward` chooses.
     """
 
     stage: str
@@ -32,7 +32,7 @@ def best(scores: list[float]) -> int:
 
 
 def run(config: Config, workdir: Path) -> None:
-    """Writes `workdir/samples.jsonl` with `rewards` and `selected`; resumes where it stopped.
+    """Writes `workdir/samples.jsonl` with `rewards` and `selected`. Resumes where it stopped.
 
     Raises:
       UserError: no reward model is named, or other bad input.

@@ -1,4 +1,4 @@
-"""Stage `generate`: N samples a prompt from one policy, as `samples.jsonl`; and the Python call of that name.
+"""Stage `generate`: N samples a prompt from one policy, as `samples.jsonl`. The Python call of that name.
 
 The module has another name than both, or importing it would put it where the package offers the call.
 """
@@ -31,7 +31,7 @@ class Config:
 
 
 def run(config: Config, workdir: Path) -> None:
-    """Writes `workdir/samples.jsonl`; resumes where it stopped.
+    """Writes `workdir/samples.jsonl`. Resumes where it stopped.
 
     Raises:
       UserError: bad input, named.

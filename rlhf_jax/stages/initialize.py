@@ -1,6 +1,6 @@
 """Stage `initialize`: a small LLaMA with random weights and a tokenizer learned from data, in a Hugging Face folder.
 
-It is what the tests and the tiny pipeline run on; every later stage reads it as it would any local model.
+It is what the tests and the tiny pipeline run on. Every later stage reads it as it would any local model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Config:
 
     Attributes:
       stage: "initialize".
-      data: `examples.jsonl`; the tokenizer is learned from its train split.
+      data: `examples.jsonl`. The tokenizer is learned from its train split.
       vocabulary: V, of the tokenizer and the model.
       width: D.
       layers: L.
@@ -51,10 +51,10 @@ class Config:
 
 
 def run(config: Config, workdir: Path) -> None:
-    """Writes the folder `workdir/model`; returns at once when it is there.
+    """Writes the folder `workdir/model`. Returns at once when it is there.
 
     Raises:
-      UserError: no data, or too little for the vocabulary; heads that do not divide the width, or each other.
+      UserError: no data, or too little for the vocabulary. Heads that do not divide the width, or each other.
     """
     if config.heads % config.kv_heads or config.width % (2 * config.heads):
         raise UserError(

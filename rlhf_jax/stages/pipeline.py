@@ -1,6 +1,6 @@
 """Stage `pipeline`: a whole study, its stages one after another in this process, each in its own folder.
 
-A stage's inputs are files that earlier stages wrote; `{workdir}` in its config stands for the study's folder. Every
+A stage's inputs are files that earlier stages wrote. `{workdir}` in its config stands for the study's folder. Every
 config is checked before the first stage starts. Re-running goes on where the study stopped: a finished stage returns at
 once.
 """
@@ -22,7 +22,7 @@ class Config:
     Attributes:
       stage: "pipeline".
       title: what the study is, in a few words.
-      seed: the study's seed; configs share it with the stages by a `FieldReference`. Runs that differ only in it are
+      seed: the study's seed. Configs share it with the stages by a `FieldReference`. Runs that differ only in it are
         seeds of one study to the report.
       stages: a stage's config by the name of its folder below the workdir, in the order in which they run. A
         `ConfigDict` sorts its keys unless it is made with `sort_keys=False`.

@@ -1,7 +1,7 @@
 """Stage `ppo`: optimise the policy against the reward model by PPO (Schulman et al., 2017), with a KL penalty.
 
-One step: sample responses; from the states that sampling kept at the trunk's edge compute old log-probs and values,
-reference log-probs and scores; then a few epochs of clipped updates of the top. The trunk never runs again.
+One step: sample responses. From the states that sampling kept at the trunk's edge compute old log-probs and values,
+reference log-probs and scores. Then a few epochs of clipped updates of the top. The trunk never runs again.
 
 Each token's reward is `-beta * KL estimate`, and the last token's has the normalised score added. What can be chosen
 is in `rl.ppo_config`, every equation in docs/method.md.
@@ -45,19 +45,19 @@ from rlhf_jax.training.step_timer import Clock
 
 @dataclasses.dataclass(frozen=True)
 class Config(TrainingConfig):
-    """PPO; `data` has the prompts, in its split train. The optimiser's schedule counts updates.
+    """PPO. `data` has the prompts, in its split train. The optimiser's schedule counts updates.
 
     Attributes:
       policy: folder of the run that the policy starts from, which is also the reference (the study: SFT).
       reward: folder of the reward run.
       prompts_per_rollout: prompts of one rollout.
       num_generations: N, responses per prompt.
-      num_rollouts: rollouts of the whole run; each is one step.
-      sampling_batch: prompts sampled at once, whose keys and values fit in memory together; divides
+      num_rollouts: rollouts of the whole run. Each is one step.
+      sampling_batch: prompts sampled at once, whose keys and values fit in memory together. Divides
         `prompts_per_rollout`.
       algorithm: PPO's own settings.
       evaluate_prompts: by split, how many prompts (the first ones) are sampled during training, into
-        `samples-<step>.jsonl`; {} for none.
+        `samples-<step>.jsonl`. {} for none.
     """
 
     RENAMED: ClassVar[dict[str, str]] = {
@@ -93,12 +93,12 @@ def check(config: Config) -> None:
 
 
 def run(config: Config, workdir: Path) -> None:
-    """Optimises the policy and leaves `workdir/checkpoints`, `metrics.jsonl` and `timing.jsonl`; resumes.
+    """Optimises the policy and leaves `workdir/checkpoints`, `metrics.jsonl` and `timing.jsonl`. Resumes.
 
     With `evaluate_prompts` there are `samples-<step>.jsonl` too, that of step 0 from before the first update.
 
     Raises:
-      UserError: bad input, named; a reward model without normalisation constants.
+      UserError: bad input, named. A reward model without normalisation constants.
     """
     check(config)
     if is_finished(workdir, config.num_rollouts):

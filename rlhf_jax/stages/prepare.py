@@ -28,15 +28,15 @@ class Config:
 
     Attributes:
       stage: `prepare`.
-      task: `docstrings`, the offline TL;DR over Python documentation; or what `sources` hold, `examples` to learn
+      task: `docstrings`, the offline TL;DR over Python documentation. Or what `sources` hold, `examples` to learn
         responses from or `preferences`.
-      splits: how many records of each split to write, 0 for all that there are; a split not named is not written.
-      seed: draws the records of a split that is not written whole; which split a record is in does not depend on it.
-      packages: of `docstrings`, import names to read docstrings of; empty for the default list.
+      splits: how many records of each split to write, 0 for all that there are. A split not named is not written.
+      seed: draws the records of a split that is not written whole. Which split a record is in does not depend on it.
+      packages: of `docstrings`, import names to read docstrings of. Empty for the default list.
       max_text: of `docstrings`, characters that a text is cut to.
       sources: of the other tasks, the datasets that the splits come from, each under a name of your own.
-      tokens: how the records are tokenised, for training to read; None leaves that to the stages.
-      bucket: address of a bucket's folder that the whole is copied to, e.g. `gs://bucket/tldr`; "" for none.
+      tokens: how the records are tokenised, for training to read. None leaves that to the stages.
+      bucket: address of a bucket's folder that the whole is copied to, e.g. `gs://bucket/tldr`. "" for none.
     """
 
     stage: str
@@ -51,7 +51,7 @@ class Config:
 
 
 def run(config: Config, workdir: Path) -> None:
-    """Writes `examples.jsonl` or `preferences.jsonl` (all splits), their tokens and `corpus.json`; prints the latter.
+    """Writes `examples.jsonl` or `preferences.jsonl` (all splits), their tokens and `corpus.json`. Prints the latter.
 
     Does nothing where all are there: `corpus.json`, which says what the records were made from, is written last.
 

@@ -29,7 +29,7 @@ class Config:
 
     Attributes:
       stage: "recover_weight_diff".
-      base: the model that was tuned, as `assets.resolve` takes it; for AlpacaFarm's, LLaMA-7B.
+      base: the model that was tuned, as `assets.resolve` takes it. For AlpacaFarm's, LLaMA-7B.
       difference: folder or hub name of the difference, `tatsu-lab/alpaca-farm-sft10k-wdiff` and the like, with the
         tokenizer and `model_sum.txt`.
       dtype: of a policy's tensors: "float32", "bfloat16" or "float16". A reward model's are float32.

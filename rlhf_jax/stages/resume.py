@@ -142,7 +142,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], config: Any, pre
 
 
 def digests(config: Any, prefix: str = "") -> dict[str, str]:
-    """A SHA-256 of each input's content, by the key that names it; inputs that do not exist yet are left out."""
+    """A SHA-256 of each input's content, by the key that names it. Inputs that do not exist yet are left out."""
     found = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

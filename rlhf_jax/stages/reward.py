@@ -2,7 +2,7 @@
 
 A pair is one prompt with two responses (N = 2, the chosen one first), so the prompt is read once for both. The score is
 linear in the final state at the last real token. After training, the mean and deviation of the scores over a seeded
-sample of training pairs are stored with the checkpoint; what uses the model sees normalised scores.
+sample of training pairs are stored with the checkpoint. What uses the model sees normalised scores.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ MEASURED = ("accuracy", "accuracy_standard_error", "loss", "calibration_error")
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What is added to the Bradley-Terry loss; each term is off at 0.
+    """What is added to the Bradley-Terry loss. Each term is off at 0.
 
     Attributes:
       margin: times a pair's margin, by how much the chosen response's score is to exceed the other's before the loss
-        is log 2 (Touvron et al., 2023, eq. 2); every training pair must have one.
+        is log 2 (Touvron et al., 2023, eq. 2). Every training pair must have one.
       center_rewards_coefficient: times the squared sum of a pair's scores, whose level the Bradley-Terry loss leaves
         open (Eisenstein et al., 2023).
     """
@@ -63,13 +63,13 @@ class Objective:
 
 @dataclasses.dataclass(frozen=True)
 class Config(TrainingConfig):
-    """Reward modelling; `data` has the split train and any of `evaluate_splits`.
+    """Reward modelling. `data` has the split train and any of `evaluate_splits`.
 
     Attributes:
       policy: folder of the run whose top the reward model starts from (the study: SFT).
       evaluate_splits: splits whose accuracy and calibration are measured.
-      response_buckets: lengths (tokens) that responses are padded to; responses are never shortened.
-      separator: between prompt and response; two spaces in the study (docs/method.md, M3).
+      response_buckets: lengths (tokens) that responses are padded to. Responses are never shortened.
+      separator: between prompt and response. Two spaces in the study (docs/method.md, M3).
       long_responses: "drop" drops and counts pairs with a too long response, "error" refuses them.
       batch_size: pairs per optimiser step.
       steps: optimiser steps.
@@ -98,7 +98,7 @@ class Pairs:
 
     Attributes:
       sequences: N = 2, the chosen response first.
-      margin: `[B]` float32, by how much it is better; 0 where that is not known.
+      margin: `[B]` float32, by how much it is better. 0 where that is not known.
     """
 
     sequences: Sequences
@@ -108,7 +108,7 @@ class Pairs:
 def pair_loss(
     model: Model, objective: Objective, trunk: Params, top: Params, pairs: Pairs
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Sum of the loss over pairs; a filler row, which has no response token, weighs nothing.
+    """Sum of the loss over pairs. A filler row, which has no response token, weighs nothing.
 
     The metrics are sums over pairs too, of the scores as they are, whatever the objective adds.
     """
@@ -150,14 +150,14 @@ def check_margins(config: Config, items: Sequence[Item]) -> None:
 
 
 def run(config: Config, workdir: Path) -> None:
-    """Trains a reward model; resumes where it stopped.
+    """Trains a reward model. Resumes where it stopped.
 
     It leaves `workdir/checkpoints`, `metrics.jsonl`, `timing.jsonl` and `quality.json`: of the checkpoint that later
     stages load, by split, the metrics, the bins of a reliability diagram and the accuracy by margin, as
     `metrics.reward_model` gives them.
 
     Raises:
-      UserError: bad input, named; a loss that is not finite.
+      UserError: bad input, named. A loss that is not finite.
     """
     check_divides("config.microbatch", config.microbatch, "config.batch_size", config.batch_size)
     config.selection.check([f"eval/{split}/{name}" for split in config.evaluate_splits for name in MEASURED])

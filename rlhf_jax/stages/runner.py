@@ -1,6 +1,6 @@
 """The stages by name, and the one way to run one: check its config, claim its folder, call it.
 
-`main` runs the stage that a config names; `pipeline` runs several. A stage is imported when it is asked for, so naming
+`main` runs the stage that a config names. `pipeline` runs several. A stage is imported when it is asked for, so naming
 one costs nothing and none of them imports another.
 """
 
@@ -77,7 +77,7 @@ def check(config: Mapping[str, Any], study: Path, where: str = "config") -> None
 
 
 def run_stage(config: Mapping[str, Any], workdir: Path, study: Path | None = None, where: str = "config") -> None:
-    """Runs the stage that `config` names in `workdir`, from where it stopped; returns when every host has.
+    """Runs the stage that `config` names in `workdir`, from where it stopped. Returns when every host has.
 
     Args:
       config: the stage's config as plain data (`rlhf_jax.config.to_dict`).
@@ -105,7 +105,7 @@ def run_stage(config: Mapping[str, Any], workdir: Path, study: Path | None = Non
 
 
 def _with_stages(config: Any, where: str) -> Any:
-    """A stage's config; a pipeline's with its stages as dataclasses too, at any depth."""
+    """A stage's config. A pipeline's with its stages as dataclasses too, at any depth."""
     if not hasattr(config, "stages"):
         return config
     stages = {
@@ -116,7 +116,7 @@ def _with_stages(config: Any, where: str) -> Any:
 
 
 def substitute(config: Any, study: Path) -> Any:
-    """`config` with `{workdir}` in every string replaced by `study`; a pipeline's stages keep it for its own folder."""
+    """`config` with `{workdir}` in every string replaced by `study`. A pipeline's stages keep it for its own folder."""
     if isinstance(config, Mapping):
         inner = {"stages"} if config.get("stage") == "pipeline" else set()
         return {key: value if key in inner else substitute(value, study) for key, value in config.items()}

@@ -48,7 +48,7 @@ class Config:
       model: the reward model's base model, as `assets.resolve` takes it.
       reward: folder of its run.
       compare_with: other reward models' `samples.jsonl` of the same outputs, by name, to measure agreement.
-      max_prompt: tokens; a longer prompt is shortened.
+      max_prompt: tokens. A longer prompt is shortened.
       truncation: "text" or "left", as the reward model was trained.
       separator: between prompt and response, as the reward model was trained.
       batch_size: prompts of one batch.
@@ -75,7 +75,7 @@ class Config:
 
 
 def encode(config: Config, tokenizer: PreTrainedTokenizerFast, record: Samples) -> Item:
-    """The item of a record's outputs; an output that the length limit cut has no EOS, as when it was sampled."""
+    """The item of a record's outputs. An output that the length limit cut has no EOS, as when it was sampled."""
     shape = config.max_prompt, config.truncation, config.separator
     pairs = [encode_pair(tokenizer, record.prompt, output, *shape) for output in record.outputs]
     cut = zip((response for _, response in pairs), record.finish, strict=True)

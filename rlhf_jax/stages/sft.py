@@ -45,14 +45,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Config(TrainingConfig):
-    """Supervised fine-tuning; `data` has the split train and any of `evaluate_splits`.
+    """Supervised fine-tuning. `data` has the split train and any of `evaluate_splits`.
 
     Attributes:
       evaluate_splits: splits whose loss and perplexity are measured.
       evaluate_examples: maximum number of examples per split, the first ones.
       evaluate_samples: of those, how many are also sampled greedily and compared with the response by ROUGE-L.
-      freeze: fraction of the blocks that is frozen with the embeddings and the LM head; 0 trains everything.
-      response_buckets: lengths (tokens) that responses are padded to; responses are never shortened.
+      freeze: fraction of the blocks that is frozen with the embeddings and the LM head. 0 trains everything.
+      response_buckets: lengths (tokens) that responses are padded to. Responses are never shortened.
       long_responses: "drop" drops and counts examples with a too long response, "error" refuses them.
       batch_size: examples per optimiser step.
       mean_over: tokens that the loss is a mean over: those of the "batch", or first of each "microbatch", as in the
@@ -89,7 +89,7 @@ def mean_response_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The mean over a microbatch's own response tokens, which weighs its tokens the more the fewer they are.
 
-    So do trainers that average before they accumulate, the study's among them; `response_loss` is right.
+    So do trainers that average before they accumulate, the study's among them. `response_loss` is right.
     """
     total, sums = response_loss(model, trunk, top, batch)
     return total / sums["tokens"], {**sums, "microbatches": jnp.int32(1)}
@@ -156,10 +156,10 @@ def measured(config: Config) -> list[str]:
 
 
 def run(config: Config, workdir: Path) -> None:
-    """Fine-tunes and leaves `workdir/checkpoints`, `metrics.jsonl` and `timing.jsonl`; resumes where it stopped.
+    """Fine-tunes and leaves `workdir/checkpoints`, `metrics.jsonl` and `timing.jsonl`. Resumes where it stopped.
 
     Raises:
-      UserError: bad input, named; a loss that is not finite.
+      UserError: bad input, named. A loss that is not finite.
     """
     check_divides("config.microbatch", config.microbatch, "config.batch_size", config.batch_size)
     config.selection.check(measured(config))

@@ -16,7 +16,7 @@ class Selection:
 
     Attributes:
       metric: what the best checkpoint is the best by, as it is named in `metrics.jsonl` ("eval/validation/loss"): each
-        evaluation that improves on it is saved, and stays beside the latest checkpoints; "" keeps the latest alone.
+        evaluation that improves on it is saved, and stays beside the latest checkpoints. "" keeps the latest alone.
       better: "lower" or "higher".
       load: which one the stages that read this run load, "latest" or "best".
     """

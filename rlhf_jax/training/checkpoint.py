@@ -2,10 +2,10 @@
 
 A checkpoint is the folder `<directory>/<step>` with four items, each readable without the others:
 
-* `top`: the trained part of the network, as a nested dict of arrays, each block for itself (`stacks`) and without rows
-  that the mesh asked for (`padding`); other stages read only this;
-* `rest`: every other array of the state, by its path in the state;
-* `meta`: JSON that describes the top (stage, role, the trunk's fingerprint, normalisation constants, ...);
+* `top`: the trained part of the network, as a nested dict of arrays in the form of files (`parallel.file_layout`). Other
+  stages read only this.
+* `rest`: every other array of the state, by its path in the state.
+* `meta`: JSON that describes the top (stage, role, the trunk's fingerprint, normalisation constants, ...).
 * `timing`: JSON of clock readings, which are no part of what a resumed run must reproduce.
 
 Stages that load a run's top get its latest checkpoint, or the one whose step the latest one's `meta` gives as "load".
@@ -29,20 +29,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax.errors import UserError
-from rlhf_jax.parallel import hosts, padding, stacks
+from rlhf_jax.parallel import file_layout, hosts
 
 _ITEMS = ("top", "rest", "meta", "timing")
 
 
 class Checkpoints:
-    """The checkpoints of one run; a context manager that waits for the last save.
+    """The checkpoints of one run. A context manager that waits for the last save.
 
-    On several hosts each makes one and asks for the same saves; each writes its own shares of the arrays.
+    On several hosts each makes one and asks for the same saves. Each writes its own shares of the arrays.
 
     Args:
       directory: their folder, made if it is not there. What a killed run left half-written in it is removed.
-      keep: how many of the latest checkpoints stay; the best one stays too.
-      vocabulary: rows of the tables in files; None for as many as the arrays have.
+      keep: how many of the latest checkpoints stay. The best one stays too.
+      vocabulary: rows of the tables in files. None for as many as the arrays have.
 
     Raises:
       UserError: the folder cannot be made or written.
@@ -87,17 +87,17 @@ class Checkpoints:
         timing: Mapping[str, float] | None = None,
         best: int | None = None,
     ) -> None:
-        """Starts to write `state` as the checkpoint of `step`; it may be donated or changed as soon as this returns.
+        """Starts to write `state` as the checkpoint of `step`. It may be donated or changed as soon as this returns.
 
         Args:
-          step: where the run stands; each is saved once.
+          step: where the run stands. Each is saved once.
           state: a pytree of arrays (typed PRNG keys too) with a child `top`, as a dict key or a dataclass field.
           meta: JSON values.
           timing: JSON values.
-          best: the step of the checkpoint that is to stay however old it gets; it may be this one.
+          best: the step of the checkpoint that is to stay however old it gets. It may be this one.
 
         Raises:
-          UserError: too little space for it, or the save before this one failed; complete checkpoints are unharmed.
+          UserError: too little space for it, or the save before this one failed. Complete checkpoints are unharmed.
         """
         import orbax.checkpoint as ocp
 
@@ -141,8 +141,8 @@ class Checkpoints:
 
         Args:
           abstract_state: a pytree like the one that was saved, of `jax.ShapeDtypeStruct`s or arrays. Each array comes
-            back with its sharding, or on the first device if it has none; NumPy arrays come back as such.
-          step: the checkpoint's step; the latest by default.
+            back with its sharding, or on the first device if it has none. NumPy arrays come back as such.
+          step: the checkpoint's step. The latest by default.
 
         Raises:
           UserError: no such checkpoint, or its arrays differ from `abstract_state` in name, shape or dtype.
@@ -183,7 +183,11 @@ class Checkpoints:
 
     def _filed(self, state: Any) -> tuple[Any, dict[str, Any]]:
         """The top and the rest of a state in the form that files have."""
-        return _split(stacks.unstacked(state if self._vocabulary is None else padding.cut(state, self._vocabulary)))
+        return _split(
+            file_layout.unstacked(
+                state if self._vocabulary is None else file_layout.cut_vocabulary(state, self._vocabulary)
+            )
+        )
 
     def _standing(self) -> str:
         latest = self.latest()
@@ -249,7 +253,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether a step's folder is whole. Orbax renames it into place when it is; a copy may have been cut short."""
+    """Whether a step's folder is whole. Orbax renames it into place when it is. A copy may have been cut short."""
     return all((folder / name).exists() for name in (*_ITEMS, "_CHECKPOINT_METADATA"))
 
 
@@ -299,7 +303,7 @@ def _check_same(item: Path, expected: Any) -> None:
 
 
 def _describe(leaf: Any) -> str:
-    """Dtype and shape, e.g. `float32[4, 2]`; of a PRNG key those of its data, which is what is stored."""
+    """Dtype and shape, e.g. `float32[4, 2]`. Of a PRNG key those of its data, which is what is stored."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
     return f"{leaf.dtype}{list(leaf.shape)}"
@@ -315,9 +319,9 @@ def _placed(leaf: Any) -> Any:
 
 def _collected(path: str, leaf: Any, leaves: Mapping[str, Any]) -> Any:
     """The array at a path, placed as `leaf`, from the leaves of each block."""
-    parts = [leaves[name] for name in stacks.paths(path)]
+    parts = [leaves[name] for name in file_layout.block_paths(path)]
     if len(parts) == 1:
-        return padding.pad(parts[0], leaf)
+        return file_layout.pad_vocabulary(parts[0], leaf)
     return np.stack(parts) if isinstance(leaf, np.ndarray) else jax.device_put(jnp.stack(parts), leaf.sharding)
 
 

@@ -25,14 +25,14 @@ class TrainingConfig:
       dtype: of computation: "auto", "bfloat16" or "float32".
       mesh: devices that shard the batch, the parameters and the heads.
       blocks: how the network's blocks are stored, run and differentiated.
-      prompt_buckets: lengths (tokens) that prompts are padded to; a longer prompt is shortened to the largest.
+      prompt_buckets: lengths (tokens) that prompts are padded to. A longer prompt is shortened to the largest.
       truncation: the part that a too long prompt loses: "text", the end of its text field, or "left", its start but the
         BOS (docs/method.md, S1).
-      microbatch: prompts of one forward and backward pass; divides the batch.
+      microbatch: prompts of one forward and backward pass. Divides the batch.
       optimizer: AdamW and its schedule.
-      evaluate_every: steps between evaluations; SFT and reward also evaluate after the last step.
+      evaluate_every: steps between evaluations. SFT and reward also evaluate after the last step.
       checkpoint_every: steps between checkpoints.
-      stop_grace: seconds that a step may go on after SIGTERM; then the last complete checkpoint stands. 0 is no limit.
+      stop_grace: seconds that a step may go on after SIGTERM. Then the last complete checkpoint stands. 0 is no limit.
       logging: profiles and services beyond the run's own files (docs/logging.md).
       seed: of the data order and of everything random.
     """

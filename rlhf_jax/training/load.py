@@ -12,7 +12,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.models.hf.pretrained import Pretrained, load
 from rlhf_jax.models.scan import UNROLLED, Blocks
 from rlhf_jax.models.transformer import Params
-from rlhf_jax.parallel import padding, sharding, stacks
+from rlhf_jax.parallel import file_layout, sharding
 from rlhf_jax.parallel.devices import default_dtype
 from rlhf_jax.training.checkpoint import load_meta, load_top
 
@@ -32,7 +32,7 @@ def load_base(model: str, freeze: float, dtype: str, ids: int | None = None, blo
     """
     if not 0.0 <= freeze < 1.0:
         raise UserError(f"config.freeze is {freeze}, expected a fraction from 0 up to, not including, 1")
-    return load(model, freeze, default_dtype(dtype), ids, sharding.shares("vocab"), blocks)
+    return load(model, freeze, default_dtype(dtype), ids, sharding.shards("vocab"), blocks)
 
 
 def load_policy(model: str, run: str, dtype: str, ids: int | None = None, blocks: Blocks = UNROLLED) -> Pretrained:
@@ -40,7 +40,7 @@ def load_policy(model: str, run: str, dtype: str, ids: int | None = None, blocks
 
     Args:
       model: the base model's name.
-      run: the folder of an sft or ppo run; "" for the base model itself.
+      run: the folder of an sft or ppo run. "" for the base model itself.
       dtype: as `load_base`.
       ids: as `load_base`.
       blocks: as `load_base`.
@@ -75,15 +75,17 @@ def load_top_on(base: Pretrained, run: str, role: str) -> tuple[Params, dict[str
             f"{run} was trained on the trunk {meta['trunk'][:12]} (freeze {meta['freeze']}), "
             f"which is not this model's {base.fingerprint[:12]} (freeze {base.model.freeze})"
         )
-    alone = padding.cut(stacks.unstacked(jax.eval_shape(lambda: base.top)), base.model.architecture.vocabulary)
+    alone = file_layout.cut_vocabulary(
+        file_layout.unstacked(jax.eval_shape(lambda: base.top)), base.model.architecture.vocabulary
+    )
     expected, found = _shapes(alone), _shapes({key: top[key] for key in base.top if key in top})
     for name in sorted({*expected, *found}):
         if expected.get(name) != found.get(name):
             raise UserError(
                 f"{run} holds {name} with the shape {found.get(name)}, this model's is {expected.get(name)}"
             )
-    top = stacks.stacked(top, base.model.runs)
-    top |= {key: jax.tree.map(padding.pad, top[key], base.top[key]) for key in base.top}
+    top = file_layout.stacked(top, base.model.runs)
+    top |= {key: jax.tree.map(file_layout.pad_vocabulary, top[key], base.top[key]) for key in base.top}
     axes = base.model.logical_axes()
 
     def place(path: tuple[Any, ...], leaf: Any) -> jax.Array:

@@ -44,10 +44,10 @@ class Loop:
       workdir: the run's folder.
       name: what the progress line calls the run.
       steps: of the whole run.
-      checkpoint_every: steps between checkpoints; the last step is saved in any case.
-      selection: what the best checkpoint is the best by, and which one later stages load; by default the latest.
-      grace: seconds that a step may go on after SIGTERM (see `stop_on_signal`); 0 for as long as it takes.
-      logging: what the run shows of itself beside its files; by default a profile on SIGUSR1 alone.
+      checkpoint_every: steps between checkpoints. The last step is saved in any case.
+      selection: what the best checkpoint is the best by, and which one later stages load. By default the latest.
+      grace: seconds that a step may go on after SIGTERM (see `stop_on_signal`). 0 for as long as it takes.
+      logging: what the run shows of itself beside its files. By default a profile on SIGUSR1 alone.
       vocabulary: as in `Checkpoints`.
     """
 
@@ -127,7 +127,7 @@ class Loop:
         return self._selection.improves(metrics, None if self._best is None else self._best["value"])
 
     def require_finite(self, step: int, metrics: Mapping[str, float], batch: Any = None) -> None:
-        """Stops a run whose step failed; what evaluates the new state asks first.
+        """Stops a run whose step failed. What evaluates the new state asks first.
 
         Args:
           step: its number.
@@ -136,7 +136,7 @@ class Loop:
 
         Raises:
           UserError: the loss is not finite, or the gradient or the new parameters, which may be spoilt while the loss
-            is still good; checkpoints of earlier steps stay as they are.
+            is still good. Checkpoints of earlier steps stay as they are.
         """
         for name in FINITE:
             if not math.isfinite(metrics[name]):

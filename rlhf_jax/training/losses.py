@@ -32,7 +32,7 @@ def pairwise_loss(scores: jax.Array, weight: jax.Array) -> tuple[jax.Array, Metr
       weight: `[B]`, 1 for a pair that counts, 0 for filler.
 
     Returns:
-      `(loss, metrics)`: sums over pairs; `accuracy` counts a tie as a half.
+      `(loss, metrics)`: sums over pairs. `accuracy` counts a tie as a half.
     """
     margin = scores[:, 0] - scores[:, 1]
     loss = jnp.sum(jax.nn.softplus(-margin) * weight)

@@ -13,16 +13,16 @@ from rlhf_jax.config import CountOrZero, Fraction, NonNegative, Positive
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """AdamW (Loshchilov and Hutter, 2019); the defaults are those of the study's SFT and reward model.
+    """AdamW (Loshchilov and Hutter, 2019). The defaults are those of the study's SFT and reward model.
 
     Attributes:
       learning_rate: the highest learning rate.
       schedule: after warm-up, "constant", or down to 0 at the last step: "linear" or "cosine".
-      warmup_steps: steps of linear warm-up; the first step's rate is `learning_rate / (warmup_steps + 1)`, not 0.
+      warmup_steps: steps of linear warm-up. The first step's rate is `learning_rate / (warmup_steps + 1)`, not 0.
       weight_decay: decoupled, on matrices only, not on norms and biases.
       beta1, beta2: decay of the first and second moment.
       epsilon: added to the root of the second moment.
-      clip_norm: the gradient's largest global norm; 0 is no clipping.
+      clip_norm: the gradient's largest global norm. 0 is no clipping.
     """
 
     learning_rate: NonNegative
@@ -36,7 +36,7 @@ class Config:
 
 
 def make_optimizer(config: Config, total_steps: int) -> optax.GradientTransformation:
-    """Clipping, then AdamW; `update(gradients, state, params)` returns updates to add, for any pytree of floats.
+    """Clipping, then AdamW. `update(gradients, state, params)` returns updates to add, for any pytree of floats.
 
     Args:
       config: the settings.

@@ -21,7 +21,7 @@ class Profiles:
                 profiles.before(step)
                 ...
 
-    A signal during a trace makes it longer. Signals reach the main thread only; in another, no handler is set.
+    A signal during a trace makes it longer. Signals reach the main thread only. In another, no handler is set.
 
     Args:
       folder: where each trace gets a folder of its own, `step-<its first step>`.

@@ -26,7 +26,7 @@ class Stop:
         self.signal: int | None = None
 
     def agreed(self) -> bool:
-        """Whether any process of the run was asked to stop; all of them ask at the same point, and get the same.
+        """Whether any process of the run was asked to stop. All of them ask at the same point, and get the same.
 
         A signal that comes while they tell one another counts when they ask again.
         """
@@ -36,7 +36,7 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_on_signal(grace: float = 0.0) -> Iterator[Stop]:
-    """Lets a loop finish its step and save when it gets SIGINT (Ctrl-C) or SIGTERM; a second one stops at once.
+    """Lets a loop finish its step and save when it gets SIGINT (Ctrl-C) or SIGTERM. A second one stops at once.
 
     with stop_on_signal() as stop, Checkpoints(folder) as checkpoints:
         for step in ...:
@@ -48,12 +48,12 @@ def stop_on_signal(grace: float = 0.0) -> Iterator[Stop]:
                 break
 
     Leaving the context puts the old handlers back and then raises, if a stop was requested, KeyboardInterrupt for
-    SIGINT (exit status 130) and SystemExit(143) for SIGTERM. Signals reach the main thread only; in another, nothing
+    SIGINT (exit status 130) and SystemExit(143) for SIGTERM. Signals reach the main thread only. In another, nothing
     changes.
 
     Args:
       grace: seconds after SIGTERM at which the process ends with status 143 wherever it is, so that whoever is about to
-        kill it sees it go by itself; the last complete checkpoint stands. 0 waits for the step.
+        kill it sees it go by itself. The last complete checkpoint stands. 0 waits for the step.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -83,7 +83,7 @@ def stop_on_signal(grace: float = 0.0) -> Iterator[Stop]:
 def _leave_after(grace: float) -> Iterator[None]:
     """Ends the process so many seconds after SIGTERM, unless the context is left before.
 
-    A handler in Python waits until the running program returns, which may be minutes; what the interpreter writes into
+    A handler in Python waits until the running program returns, which may be minutes. What the interpreter writes into
     the wakeup descriptor, and a thread that reads it, do not.
     """
     reader, writer = os.pipe()

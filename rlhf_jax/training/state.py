@@ -18,11 +18,11 @@ Loss = Callable[[Any, Any], tuple[jax.Array, dict[str, jax.Array]]]
 
 @flax.struct.dataclass
 class State:
-    """All that a run carries from step to step, one pytree; random numbers are functions of (seed, step).
+    """All that a run carries from step to step, one pytree. Random numbers are functions of (seed, step).
 
     Attributes:
       step: int32, steps done.
-      position: int32, global examples consumed; the next batch is a pure function of it.
+      position: int32, global examples consumed. The next batch is a pure function of it.
       top: the trained part of the network, float32.
       moments: the optimiser's state.
     """
@@ -34,11 +34,11 @@ class State:
 
     @classmethod
     def create(cls, top: Any, transform: optax.GradientTransformation, **more: Any) -> Self:
-        """The state before the first step; `more` are the fields that a stage's own state adds."""
+        """The state before the first step. `more` are the fields that a stage's own state adds."""
         return sharding.spread(cls(jnp.int32(0), jnp.int32(0), top, transform.init(top), **more))
 
     def updated(self, gradients: Any, transform: optax.GradientTransformation) -> Self:
-        """The state after one optimiser update; `step` and `position` stay."""
+        """The state after one optimiser update. `step` and `position` stay."""
         updates, moments = transform.update(gradients, self.moments, self.top)
         return self.replace(top=optax.apply_updates(self.top, updates), moments=moments)
 
@@ -58,7 +58,7 @@ def microbatches(batch: Any, microbatch: int) -> tuple[Callable[[jax.Array], Any
 
 
 def over_microbatches(function: Callable[[Any], Any], rows: Any, microbatch: int) -> Any:
-    """`function(rows)` for the microbatches of rows in turn; its results' rows are in the order of `rows` again."""
+    """`function(rows)` for the microbatches of rows in turn. Its results' rows are in the order of `rows` again."""
     take, count = microbatches(rows, microbatch)
     results = jax.lax.map(lambda i: function(take(i)), jnp.arange(count))
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), results)
@@ -71,10 +71,10 @@ def summed_gradients(loss: Loss, params: Any, batch: Any, microbatch: int) -> tu
       loss: `(params, rows) -> (sum, metrics)`.
       params: what is differentiated.
       batch: a pytree of arrays with the same leading axis.
-      microbatch: rows of one forward and backward pass; divides the leading axis.
+      microbatch: rows of one forward and backward pass. Divides the leading axis.
 
     Returns:
-      `(gradients, metrics)`: gradients are summed; each metric is `[microbatches]`, the loss among them as "loss".
+      `(gradients, metrics)`: gradients are summed. Each metric is `[microbatches]`, the loss among them as "loss".
     """
     take, count = microbatches(batch, microbatch)
 
@@ -86,7 +86,7 @@ def summed_gradients(loss: Loss, params: Any, batch: Any, microbatch: int) -> tu
 
 
 def check_divides(name: str, size: int, what: str, total: int) -> None:
-    """Raises UserError unless `size`, the key `name`, divides the `total` of `what`; names the nearest that does."""
+    """Raises UserError unless `size`, the key `name`, divides the `total` of `what`. Names the nearest that does."""
     if size < 1 or total % size:
         nearest = min((n for n in range(1, total + 1) if total % n == 0), key=lambda n: abs(n - size))
         raise UserError(f"{name} is {size}, which does not divide {what} {total}; {nearest} does")

@@ -14,7 +14,7 @@ from rlhf_jax.parallel.jit import compile_seconds
 
 
 class Clock:
-    """Seconds by phase, from lap to lap; what no phase covers is the host's: logs, checkpoints, Python."""
+    """Seconds by phase, from lap to lap. What no phase covers is the host's: logs, checkpoints, Python."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
@@ -36,15 +36,15 @@ class Clock:
         return result
 
     def lap(self, tokens: int, flops: Mapping[str, float]) -> dict[str, float]:
-        """What happened since the last lap; starts the next one.
+        """What happened since the last lap. Starts the next one.
 
         Args:
           tokens: how many were processed.
           flops: floating-point operations by phase, of all devices.
 
         Returns:
-          `seconds` in all, by phase, the host's, and those of the compiler, whichever they fell in; tokens and
-          operations a second; the MFU, in all and by phase, where the devices' peak is known (docs/logging.md); and
+          `seconds` in all, by phase, the host's, and those of the compiler, whichever they fell in. Tokens and
+          operations a second. The MFU, in all and by phase, where the devices' peak is known (docs/logging.md). And
           with a phase `data`, which is the wait for a batch, its share of the lap as `data_wait`.
         """
         now, compiling = time.perf_counter(), compile_seconds()

@@ -21,7 +21,7 @@ def make_train_step(
     transform: optax.GradientTransformation,
     microbatch: int,
 ) -> Callable[[State, Any, Any], tuple[State, Metrics]]:
-    """`(state, trunk, batch) -> (state, metrics)`, one optimiser step, jitted; the state is donated.
+    """`(state, trunk, batch) -> (state, metrics)`, one optimiser step, jitted. The state is donated.
 
     Args:
       loss: `(trunk, top, rows) -> (sum, sums)`, a loss and metrics that are sums over a unit.

@@ -21,7 +21,7 @@ _KINDS = (
 
 
 def kind_of(templates: Mapping[str, str]) -> type[Example] | type[Preference]:
-    """The kind of record that has these fields; a preference may have a margin.
+    """The kind of record that has these fields. A preference may have a margin.
 
     Raises:
       UserError: neither kind has.

@@ -25,7 +25,7 @@ def locate(path: str, patterns: Mapping[str, Sequence[str]], advice: str = "") -
 
     Args:
       path: a local folder, or a dataset of the hub as `owner/name` or `owner/name@revision`.
-      patterns: of each split the file patterns it may be under; the first one that fits some files is taken.
+      patterns: of each split the file patterns it may be under. The first one that fits some files is taken.
       advice: the end of the sentence that says that there are no such files.
 
     Returns:
@@ -77,7 +77,7 @@ def _download(path: str, patterns: Mapping[str, Sequence[str]], advice: str) -> 
 def missing(files: Sequence[Path]) -> list[Path]:
     """The files that others of a split, numbered like `train-00000-of-00003.parquet`, say that there are.
 
-    The hub has put a hash of its own behind the number of each file; of a missing one it is not known.
+    The hub has put a hash of its own behind the number of each file. Of a missing one it is not known.
     """
     there, said = set(), set()
     for name in filter(None, (_NUMBERED.fullmatch(str(file)) for file in files)):
@@ -91,7 +91,7 @@ def read_rows(file: Path) -> list[Row]:
     """The rows of one file.
 
     `.parquet`, `.json` (one array, or an object a line) and `.jsonl`, both also as `.gz`, and ArrayRecord as TFDS
-    writes it (`.array_record-00000-of-00001`, with `features.json` beside it; TensorFlow is not needed).
+    writes it (`.array_record-00000-of-00001`, with `features.json` beside it. TensorFlow is not needed).
 
     Raises:
       UserError: the file is of another kind, or it cannot be read to its end.

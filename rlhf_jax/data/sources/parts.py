@@ -23,13 +23,13 @@ class Part:
 
     Attributes:
       source: a key of `sources.table.SOURCES`, or `columns` for any other dataset.
-      path: a local folder with the dataset's files, or its name on the hub, `owner/name` or `owner/name@revision`;
+      path: a local folder with the dataset's files, or its name on the hub, `owner/name` or `owner/name@revision`.
         "" for where the study has it from.
       splits: of the study's splits those that come from here, each with the dataset's own split, which may be cut to
         some of its rows (`train[500:]`) and, under a shift, may be `ood_test` and the like. For `columns` it is the
         pattern of the file names, as `data/train-*.parquet`.
-      columns: for `columns`, each field of a record as a text with names of columns in braces; empty for the others.
-      shift: which rows are in distribution; None for all.
+      columns: for `columns`, each field of a record as a text with names of columns in braces. Empty for the others.
+      shift: which rows are in distribution. None for all.
       drop: what is left out instead of being an error: "rows" that hold no record, "shards" that cannot be read.
     """
 
@@ -57,11 +57,11 @@ def gather(
     kind: type[Example] | type[Preference],
     load_sentiment: shifts.LoadSentiment,
 ) -> Gathered:
-    """Reads what is wanted of the parts; a record's id begins with the part's name.
+    """Reads what is wanted of the parts. A record's id begins with the part's name.
 
     Args:
       parts: by a name of the user's.
-      wanted: names of the study's splits; others that a part has are not read.
+      wanted: names of the study's splits. Others that a part has are not read.
       kind: what all records have to be.
       load_sentiment: loads the classifier of a shift.
 

@@ -10,7 +10,7 @@ type Row = dict[str, Any]
 
 
 def value(row: Row, column: str) -> Any:
-    """What a row has in a column; `a.b` is the field `b` of the column `a`.
+    """What a row has in a column. `a.b` is the field `b` of the column `a`.
 
     Raises:
       UserError: there is no such column.

@@ -1,4 +1,4 @@
-"""A dataset as the path and the names of its files with a reading of its rows; and its records, read."""
+"""A dataset as the path and the names of its files with a reading of its rows. Its records, read."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Source:
 
     Attributes:
       kind: what a row becomes.
-      fields: from a row to the record's fields but `id` and `split`; None for a row that is of another dataset.
-      files: of each split the file patterns that it may be under; the first that fits some files is taken.
-      path: the dataset on the hub, as `owner/name` or `owner/name@revision`; "" if the config has to say.
+      fields: from a row to the record's fields but `id` and `split`. None for a row that is of another dataset.
+      files: of each split the file patterns that it may be under. The first that fits some files is taken.
+      path: the dataset on the hub, as `owner/name` or `owner/name@revision`. "" if the config has to say.
       mirrors: other places with the same rows, or their source, in one of the layouts of `files`.
     """
 
@@ -42,8 +42,8 @@ class Loaded:
     Attributes:
       rows: of each split the records by the number of their row, from 0 and over all files of the split.
       counts: of each split its number of rows, those without a record included.
-      files: the files read; the path of one from the hub names its revision.
-      lost: a sentence for each file that could not be read; the numbers of the rows behind it are then too low.
+      files: the files read. The path of one from the hub names its revision.
+      lost: a sentence for each file that could not be read. The numbers of the rows behind it are then too low.
       left_out: a sentence for each row that holds no record.
     """
 
@@ -55,12 +55,12 @@ class Loaded:
 
 
 def load(source: Source, label: str, path: str, splits: Iterable[str], drop: Collection[Drop] = ()) -> Loaded:
-    """Reads some splits of a dataset; a record's id is `label/split/number of its row`, a pattern quoted as in a URL.
+    """Reads some splits of a dataset. A record's id is `label/split/number of its row`, a pattern quoted as in a URL.
 
     Args:
       source: which dataset.
       label: what the config calls it.
-      path: a local folder or a dataset of the hub with the files; "" for `source.path`.
+      path: a local folder or a dataset of the hub with the files. "" for `source.path`.
       splits: keys of `source.files`.
       drop: what is left out where it would be an error: "rows" that hold no record (a preference without a winner or
         of one text twice, an empty text), "shards" that cannot be read or are missing.
@@ -97,7 +97,7 @@ def load(source: Source, label: str, path: str, splits: Iterable[str], drop: Col
 
 
 def _rows(shards: list[Path], drop: bool, loaded: Loaded) -> Iterator[tuple[str, Row]]:
-    """The rows of a split's files, with where each is; where `drop` says so, without the files that cannot be read."""
+    """The rows of a split's files, with where each is. Where `drop` says so, without the files that cannot be read."""
     for shard in sorted([*shards, *files.missing(shards)]):
         try:
             rows = files.read_rows(shard)

@@ -22,7 +22,7 @@ def post(row: Row) -> dict[str, str]:
 
 
 def article(row: Row) -> dict[str, str]:
-    """A news article with its highlights, a line each; the same text from the hub and from TFDS."""
+    """A news article with its highlights, a line each. The same text from the hub and from TFDS."""
     highlights = _ADDED_STOP.sub(".", text(row, "highlights"))
     return {
         "prompt": formats.article_prompt(_ADDED_STOP.sub(".", text(row, "article"))),
@@ -31,7 +31,7 @@ def article(row: Row) -> dict[str, str]:
 
 
 def compared_posts(row: Row) -> dict[str, str] | None:
-    """Two summaries of a post, of which a person chose one; None for a news article."""
+    """Two summaries of a post, of which a person chose one. None for a news article."""
     if _is_news(row):
         return None
     parts = (text(row, f"info.{name}") for name in ("subreddit", "title", "post"))
@@ -39,7 +39,7 @@ def compared_posts(row: Row) -> dict[str, str] | None:
 
 
 def compared_articles(row: Row) -> dict[str, str] | None:
-    """Two summaries of a news article, of which a person chose one; None for a post."""
+    """Two summaries of a news article, of which a person chose one. None for a post."""
     if not _is_news(row):
         return None
     return {"prompt": formats.article_prompt(text(row, "info.article")), **_choice(row)}

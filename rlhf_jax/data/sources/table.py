@@ -13,7 +13,7 @@ COLUMNS = "columns"  # any dataset; its splits are file patterns
 
 
 def _splits(*patterns: str, validation: str = "validation") -> dict[str, tuple[str, ...]]:
-    """Patterns for the three usual splits, `{}` being the split; and where the hub's own conversion puts them."""
+    """Patterns for the three usual splits, `{}` being the split. Where the hub's own conversion puts them."""
     names = {"train": "train", "validation": validation, "test": "test"}
     converted = "default/{}/*.parquet"
     return {
@@ -98,7 +98,7 @@ def source(name: str, templates: Mapping[str, str], splits: Iterable[str]) -> So
 
     Args:
       name: a key of `SOURCES`, or `columns`.
-      templates: for `columns`, how its records are made (`columns.reader`); empty for the others.
+      templates: for `columns`, how its records are made (`columns.reader`). Empty for the others.
       splits: for `columns`, the file patterns that will be asked for.
 
     Raises:

@@ -108,7 +108,7 @@ def causal(q: jax.Array, own: KeysValues, mask: jax.Array, window: int | None = 
       q: `[B, K, ..., G, S, d]`, scaled.
       own: `[B, K, ..., S, d]`.
       mask: `[B, ..., S]` bool, true on real tokens. A token always sees itself, so filler rows stay finite.
-      window: how many real tokens a token sees, itself included; None for all.
+      window: how many real tokens a token sees, itself included. None for all.
 
     Returns:
       `Part(out [B, K, ..., G, S, d], lse [B, K, ..., G, S])`.
@@ -140,7 +140,7 @@ def shared(q: jax.Array, prompt: KeysValues, mask: jax.Array, positions: jax.Arr
       prompt: `[B, K, P, d]`.
       mask: `[B, P]` bool.
       positions: `[B, N, S]` of the queries' tokens, counted from the prompt's first real token.
-      window: how many real tokens a token sees, itself included; None for all.
+      window: how many real tokens a token sees, itself included. None for all.
 
     Returns:
       `Part(out [B, K, N, G, S, d], lse [B, K, N, G, S])`.

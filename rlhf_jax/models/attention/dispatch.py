@@ -1,7 +1,7 @@
 """Attention as the network calls it, and the choice of what computes it.
 
 `causal` and `responses` read whole rows, in training and of prompts before sampling, by the kernel that `choose` names.
-Decoding asks for one query a row and waits for the cache to be read from memory; it is `merge(cached, shared)` of
+Decoding asks for one query a row and waits for the cache to be read from memory. It is `merge(cached, shared)` of
 `attention_parts` on every platform.
 
 Shape letters: B prompts, N responses of one prompt, P prompt length, S queries' tokens, K KV heads, G queries of one
@@ -25,7 +25,7 @@ def choose(
 ) -> Kernel | None:
     """The kernel for attention over whole rows, or None for attention in parts.
 
-    - A window shorter than the row: in parts. A window counts real tokens; which keys it holds is data, and the kernels
+    - A window shorter than the row: in parts. A window counts real tokens. Which keys it holds is data, and the kernels
       skip work by rules over shapes.
     - TPU, float32 or bfloat16: splash attention.
     - NVIDIA GPU of compute capability 8.0 or later, bfloat16 or float16, head width a multiple of 8 up to 128: cuDNN.
@@ -36,7 +36,7 @@ def choose(
       dtype: of queries, keys and values.
       width: d.
       length: the most tokens that one row holds, prompt and response together.
-      window: how many real tokens a token sees, itself included; None for all.
+      window: how many real tokens a token sees, itself included. None for all.
     """
     if window is not None and window < length:
         return None
@@ -60,7 +60,7 @@ def causal(q: jax.Array, own: KeysValues, mask: jax.Array, window: int | None = 
       q: `[B, K, G, S, d]`, scaled.
       own: `[B, K, S, d]`.
       mask: `[B, S]` bool, true on real tokens.
-      window: how many real tokens a token sees, itself included; None for all.
+      window: how many real tokens a token sees, itself included. None for all.
 
     Returns:
       `[B, K, G, S, d]` in q's dtype. Rows of filler tokens hold finite numbers without meaning.
@@ -89,7 +89,7 @@ def responses(
       own_mask: `[B, N, S]` bool, true on real tokens.
       prompt_mask: `[B, P]` bool.
       positions: `[B, N, S]` of the responses' tokens, counted from the prompt's first real token.
-      window: how many real tokens a token sees, itself included; None for all.
+      window: how many real tokens a token sees, itself included. None for all.
 
     Returns:
       `[B, K, N, G, S, d]` in q's dtype. Rows of filler tokens hold finite numbers without meaning.

@@ -1,11 +1,11 @@
 """Prompt and responses as one attention a prompt, for kernels that neither take nor return parts of it.
 
-The tokens of all N responses are the queries; the keys are the prompt's, once, followed by all the responses' own. A
-static rule (`sees`) keeps the responses apart and causal; data says which tokens are real. A kernel is a function of a
-`Joined`; this module lays the arrays out for it and takes its result apart.
+The tokens of all N responses are the queries. The keys are the prompt's, once, followed by all the responses' own. A
+static rule (`sees`) keeps the responses apart and causal. Data says which tokens are real. A kernel is a function of a
+`Joined`. This module lays the arrays out for it and takes its result apart.
 
 Shape letters: B prompts, N responses of one prompt, P prompt length, S queries' tokens, K KV heads, G queries of one KV
-head, H = K * G, d head width; Q = N * S and P' = P, rounded up to multiples of `MULTIPLE`; T = P' + Q.
+head, H = K * G, d head width. Q = N * S and P' = P, rounded up to multiples of `MULTIPLE`. T = P' + Q.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Joined(NamedTuple):
     """What a kernel gets.
 
     Attributes:
-      queries: `[B, H, Q, d]`, scaled; the G heads that share a KV head stand together.
+      queries: `[B, H, Q, d]`, scaled. The G heads that share a KV head stand together.
       keys: `[B, K, T, d]`, the prompt's and then the responses' own, each with its filling.
       values: `[B, K, T, d]`.
       real: `[B, T]` bool, false on filler tokens. Real tokens attend to real ones and fillers to fillers, in both cases

@@ -23,7 +23,7 @@ BLOCKS = (512, 256, 128)  # edges of the kernel's tiles; large ones keep the mat
 
 @dataclasses.dataclass(frozen=True)
 class JoinedMask(splash_mask.Mask):
-    """`attention_joined.sees`, read tile by tile; equal masks hash alike, so that JAX prepares each only once."""
+    """`attention_joined.sees`, read tile by tile. Equal masks hash alike, so that JAX prepares each only once."""
 
     queries: int
     prompt: int

@@ -16,7 +16,7 @@ from rlhf_jax.models.architecture import Architecture, Rotary
 class Fields:
     """The fields of a `config.json`, each read as what it has to be.
 
-    A field that is missing is a `KeyError`, one of another kind a `ValueError`; both say which.
+    A field that is missing is a `KeyError`, one of another kind a `ValueError`. Both say which.
     """
 
     def __init__(self, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -62,7 +62,7 @@ class Family:
     Attributes:
       model_class: of the causal LM in transformers.
       classifier_class: of the sequence classifier.
-      read: fields of `config.json`, the defaults filled in, to an architecture; a missing field is a `KeyError`.
+      read: fields of `config.json`, the defaults filled in, to an architecture. A missing field is a `KeyError`.
       write: an architecture to the fields that `read` reads.
       defaults: what transformers takes for absent fields.
       required: fields that change the result, with the one value that this network computes.
@@ -303,7 +303,7 @@ FAMILIES: dict[str, Family] = {
 def from_hugging_face(config: Mapping[str, Any], source: str) -> Architecture:
     """The architecture of a Hugging Face `config.json`.
 
-    Fields that transformers itself does not read for the family are ignored here as there; every one that it reads is
+    Fields that transformers itself does not read for the family are ignored here as there. Every one that it reads is
     either followed or, where this network computes one value alone, checked.
 
     Args:
@@ -337,7 +337,7 @@ def from_hugging_face(config: Mapping[str, Any], source: str) -> Architecture:
 
 
 def to_hugging_face(architecture: Architecture) -> dict[str, Any]:
-    """The `config.json` of an architecture as a causal LM; `from_hugging_face` reads it back unchanged."""
+    """The `config.json` of an architecture as a causal LM. `from_hugging_face` reads it back unchanged."""
     family = FAMILIES[architecture.family]
     names = {"architectures": [family.model_class], "model_type": architecture.family}
     return {**names, **family.write(architecture)}

@@ -42,7 +42,7 @@ class GGUFSource:
         self._tensors = {outside.get(name, name): tensor for name, tensor in stored.items()}
 
     def names(self) -> set[str]:
-        """Hugging Face names of all tensors in the file; one that has none goes by its own."""
+        """Hugging Face names of all tensors in the file. One that has none goes by its own."""
         return set(self._tensors)
 
     def tensor(self, name: str) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Where Hugging Face keeps each parameter: names, shapes and the order of rows.
 
-Hugging Face stores a linear map as `[outputs, inputs]`, queries, keys and values apart, and gate and up apart; here a
+Hugging Face stores a linear map as `[outputs, inputs]`, queries, keys and values apart, and gate and up apart. Here a
 kernel is `[*inputs, *outputs]` with its heads as axes, and what is multiplied together is stored together.
 
 Shape letters as in `transformer.py`.
@@ -73,7 +73,7 @@ def entries(a: Architecture, rows: int) -> Iterator[Entry]:
 
     Args:
       a: the architecture.
-      rows: rows that the embedding and the LM head are stored with here; those past V are zero and not exported.
+      rows: rows that the embedding and the LM head are stored with here. Those past V are zero and not exported.
     """
     names = _OPT_NAMES if a.family == "opt" else _LLAMA_NAMES
     embed_shape = (a.vocabulary, a.outer_width)
@@ -179,7 +179,7 @@ def get(tree: Mapping[str, Any], path: str) -> Any:
 
 
 def put(tree: dict[str, Any], path: str, leaf: Any) -> None:
-    """Sets the leaf of a nested dict at a path joined by "/"; makes the dicts on the way."""
+    """Sets the leaf of a nested dict at a path joined by "/". Makes the dicts on the way."""
     *folders, name = path.split("/")
     for folder in folders:
         tree = tree.setdefault(folder, {})

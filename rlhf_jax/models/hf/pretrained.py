@@ -25,7 +25,7 @@ from rlhf_jax.models.hf.sources import Source, open_source
 from rlhf_jax.models.quantize import is_quantised, quantise, scale_path
 from rlhf_jax.models.scan import UNROLLED, Blocks
 from rlhf_jax.models.transformer import Model, Params
-from rlhf_jax.parallel import sharding, stacks
+from rlhf_jax.parallel import file_layout, sharding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -42,9 +42,9 @@ class Pretrained(NamedTuple):
 
     Attributes:
       model: its functions.
-      trunk: frozen parameters, in the compute dtype; empty when nothing is frozen.
+      trunk: frozen parameters, in the compute dtype. Empty when nothing is frozen.
       top: trainable parameters, float32.
-      fingerprint: of the trunk's source tensors, before any cast; tops belong to exactly one.
+      fingerprint: of the trunk's source tensors, before any cast. Tops belong to exactly one.
     """
 
     model: Model
@@ -73,7 +73,7 @@ def load(
       vocabulary_multiple: as in `Model`.
       blocks: as in `Model`.
       check_finite: whether to look for NaN and infinity in every tensor, which reads them once more.
-      source: the tensors, if they are open already; `name` is then what messages say.
+      source: the tensors, if they are open already. `name` is then what messages say.
 
     Raises:
       UserError: the model cannot be found or read, its tensors do not fit its config, the tokenizer knows more ids than
@@ -110,7 +110,7 @@ def load(
 
 def _by_place(model: Model, entries: Sequence[layout.Entry]) -> dict[str, list[layout.Entry]]:
     """The entries by the path of the parameter that they are, or are stacked to."""
-    names = {str(i): stacks.name(run) for run in model.runs for i in run}
+    names = {str(i): file_layout.group_name(run) for run in model.runs for i in run}
     places: dict[str, list[layout.Entry]] = {}
     for entry in entries:
         kind, *rest = entry.path.split("/")
@@ -157,7 +157,7 @@ def load_pretrained(path_or_hub_name: str, dtype: str = "float32", check_finite:
 
     Args:
       path_or_hub_name: a Hugging Face folder, hub name, `.gguf` file or packaged asset.
-      dtype: compute dtype, "float32" or "bfloat16"; parameters are float32.
+      dtype: compute dtype, "float32" or "bfloat16". Parameters are float32.
       check_finite: whether to look for NaN and infinity in every tensor.
 
     Returns:
@@ -173,12 +173,12 @@ def load_pretrained(path_or_hub_name: str, dtype: str = "float32", check_finite:
 
 
 def to_hugging_face_tensors(model: Model, params: Params) -> dict[str, np.ndarray]:
-    """The parameters of a causal LM under the names of transformers; heads of roles and padded rows are left out.
+    """The parameters of a causal LM under the names of transformers. Heads of roles and padded rows are left out.
 
     The arrays are views of the parameters' copies on the host, not contiguous.
     """
     tensors: dict[str, np.ndarray] = {}
-    params = stacks.unstacked(params)
+    params = file_layout.unstacked(params)
     for entry in layout.entries(model.architecture, model.rows):
         tensors |= zip(entry.tensors, entry.split(np.asarray(layout.get(params, entry.path))), strict=True)
     return tensors
@@ -197,10 +197,10 @@ def save_pretrained(
     Args:
       folder: made if it does not exist.
       model: the architecture.
-      params: all parameters of the causal LM, trunk and top merged; heads of roles are left out.
-      tokenizer: written beside, with a generation config that names its special tokens; None leaves both out.
-      dtype: of the tensors, "float32", "bfloat16" or "float16"; None keeps each as it is.
-      shard_bytes: of one file of weights; more than one file come with an index.
+      params: all parameters of the causal LM, trunk and top merged. Heads of roles are left out.
+      tokenizer: written beside, with a generation config that names its special tokens. None leaves both out.
+      dtype: of the tensors, "float32", "bfloat16" or "float16". None keeps each as it is.
+      shard_bytes: of one file of weights. More than one file come with an index.
 
     Raises:
       UserError: another dtype.
@@ -237,7 +237,7 @@ def save_reward_model(
       folder: made if it does not exist.
       model: the architecture.
       params: all parameters of the reward model, trunk and top merged, with its head `reward`.
-      tokenizer: the policy's; it is not changed.
+      tokenizer: the policy's. It is not changed.
       mean: of raw scores, to be taken from a score.
       std: of raw scores, to divide by then.
       dtype: as `save_pretrained`.
@@ -284,7 +284,7 @@ def _special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
 def _write_model(
     folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], dtype: str | None, shard_bytes: int
 ) -> None:
-    """config.json, then the weights; each file is complete or not there."""
+    """config.json, then the weights. Each file is complete or not there."""
     from huggingface_hub import split_state_dict_into_shards_factory
     from safetensors.numpy import save_file
 

@@ -39,7 +39,7 @@ class Source(Protocol):
 class FolderSource:
     """A Hugging Face folder: `config.json`, and weights in one file or in those that an index lists.
 
-    Safetensors come first; `pytorch_model.bin` is read where there are none.
+    Safetensors come first. `pytorch_model.bin` is read where there are none.
 
     Raises:
       UserError: no config, no weights, or a file that cannot be read.

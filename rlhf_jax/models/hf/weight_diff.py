@@ -1,6 +1,6 @@
 """Released differences from a base model, added to it: AlpacaFarm's SFT, reward and PPO models (Dubois et al., 2023).
 
-LLaMA's licence kept AlpacaFarm from releasing its models; it released, tensor by tensor, tuned less base. Its tokenizer
+LLaMA's licence kept AlpacaFarm from releasing its models. It released, tensor by tensor, tuned less base. Its tokenizer
 has a token more than the base, `[PAD]`, whose rows in the embedding and the LM head start as the mean of the others.
 """
 
@@ -28,11 +28,11 @@ class DifferenceSource:
 
     Args:
       base: the model that was tuned.
-      folder: files of weights with the differences; `config.json` is not read.
+      folder: files of weights with the differences. `config.json` is not read.
 
     Attributes:
       architecture: the base's, with as many ids as the difference has rows.
-      head: of a reward model the kernel `[D]` and the bias, float32; None for a policy.
+      head: of a reward model the kernel `[D]` and the bias, float32. None for a policy.
 
     Raises:
       UserError: no weights, a file that cannot be read, or tensors that are not those of the base.
@@ -111,7 +111,7 @@ class DifferenceSource:
         return self._stored[name].read().astype(np.float32)
 
     def _frequencies(self, name: str) -> float:
-        """The sum of the rotary frequencies of a layer; the base's are computed, few files have them."""
+        """The sum of the rotary frequencies of a layer. The base's are computed, few files have them."""
         a = self.architecture
         own = a.rotary.theta ** -(np.arange(0, a.head_dim, 2) / a.head_dim)
         return float(own.sum() + self._difference(name).sum(dtype=np.float64))
