@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gzip
 import hashlib
 import json
 import os
-import types
-import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from rlhf_jax.errors import UserError
 
 # The last two are the test sets in and out of distribution. A record may name another split.
 SPLITS = ("train", "validation", "id_test", "ood_test")
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Preference:
     prompt: str
     chosen: str
     rejected: str
-    margin: float | None = None
+    margin: Number | None = None
 
     def __post_init__(self) -> None:
         _require(self.prompt.strip(), "the prompt is empty, expected text")
@@ -67,16 +70,16 @@ class Samples:
     prompt: str
     reference: str
     outputs: list[str]
-    rewards: list[float] | None
+    rewards: list[Number] | None
     finish: list[Literal["eos", "length"]]
     selected: int | None
     model: str
     checkpoint: str
-    temperature: float
+    temperature: Number
     n: int
     seed: int
-    kl_k1: list[float] | None = None
-    kl_k3: list[float] | None = None
+    kl_k1: list[Number] | None = None
+    kl_k3: list[Number] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.outputs)
@@ -129,12 +132,11 @@ def read[R: Record](path: str | Path, kind: type[R], *, partial: bool = False) -
     *lines, last = path.read_bytes().split(b"\n")
     if last and not partial:
         lines.append(last)
-    hints = typing.get_type_hints(kind)
     records: list[R] = []
     first_seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            record = _parse(line, kind, hints)
+            record = _parse(line, kind)
             _require(record.id not in first_seen, f"repeats the id {record.id!r} of line {first_seen.get(record.id)}")
         except UserError as error:
             raise UserError(f"{path}:{number}: {error}.") from error
@@ -165,11 +167,15 @@ def read_by_split(path: Path) -> dict[str, list[Samples]]:
     return splits
 
 
-def read_objects(path: str | Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file that is not one of records; it may be compressed, as `.gz`.
+def read_objects(path: str | Path, kind: type | None = None) -> list[dict[str, Any]]:
+    """Reads the objects of a JSONL file that holds no records. It may be compressed, as `.gz`.
+
+    Args:
+      path: the file.
+      kind: a TypedDict that each object has to fit. It may have more keys.
 
     Raises:
-      UserError: the file is missing, or a line is not a JSON object.
+      UserError: the file is missing, or a line is not a JSON object of that kind.
     """
     path = Path(path)
     if not path.is_file():
@@ -186,7 +192,7 @@ def read_objects(path: str | Path) -> list[dict[str, Any]]:
                 raise UserError(f"{path}:{number} does not parse as JSON ({error}).") from None
             if not isinstance(value, dict):
                 raise UserError(f"{path}:{number} holds a JSON {type(value).__name__}; expected an object.")
-            objects.append(value)
+            objects.append(check(kind, value, f"{path}:{number}") if kind else value)
     return objects
 
 
@@ -233,48 +239,52 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def check[T](kind: type[T], value: object, where: str) -> T:
+    """Returns an object of a JSON file if it fits `kind`, a TypedDict. It may have more keys.
+
+    Raises:
+      UserError: the first field that does not fit, after `where`.
+    """
+    try:
+        return _adapter(kind).validate_python(value, strict=True, extra="allow")
+    except ValidationError as error:
+        raise UserError(f"{where}: {_sentence(error, kind)}.") from None
+
+
+@functools.cache
+def _adapter(kind: type) -> TypeAdapter:
+    return TypeAdapter(kind)
+
+
+def _parse[R: Record](line: bytes, kind: type[R]) -> R:
+    try:
+        return _adapter(kind).validate_json(line, strict=True, extra="forbid")
+    except ValidationError as error:
+        raise UserError(_sentence(error, kind)) from None
+
+
+def _sentence(error: ValidationError, kind: type) -> str:
+    """Describes the first error of pydantic."""
+    first = error.errors()[0]
+    message, fields = first["msg"], ", ".join(kind.__annotations__)
+    if first["type"] == "json_invalid":
+        return f"is not JSON ({message}), expected an object with the fields {fields}"
+    found = _short(first["input"])
+    if not first["loc"]:
+        return f"found {found}, expected an object with the fields {fields}"
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])[1:]
+    if first["type"] == "missing":
+        return f"has no field {name!r}" + (f", expected {fields}" if name in fields else "")
+    if first["type"] == "unexpected_keyword_argument":
+        return f"has the unknown field {name!r}, expected {fields}"
+    return f"the field {name!r} is {found}, expected {message.removeprefix('Input should be ')}"
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
 def _require(condition: object, message: str) -> None:
     if not condition:
         raise UserError(message)
-
-
-def _parse[R: Record](line: bytes, kind: type[R], hints: dict[str, object]) -> R:
-    try:
-        value = json.loads(line, parse_constant=_no_constant)
-    except ValueError as error:
-        raise UserError(f"is not JSON ({error}), expected an object with the fields of {kind.__name__}") from error
-    _require(isinstance(value, dict), f"found {_name(value)}, expected an object with the fields of {kind.__name__}")
-    required = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
-    for name in required:
-        _require(name in value, f"has no field {name!r}, expected {', '.join(required)}")
-    for name, entry in value.items():
-        _require(name in hints, f"has the unknown field {name!r}, expected {', '.join(hints)}")
-        _require(_fits(entry, hints[name]), f"the field {name!r} is {_name(entry)}, expected {_expected(hints[name])}")
-    return kind(**value)
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _fits(value: object, hint: object) -> bool:
-    """Whether a JSON value has the type that a field declares; an int stands for a float, a bool for nothing."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:
-        return any(_fits(value, argument) for argument in arguments)
-    if origin is Literal:
-        return value in arguments
-    if origin is list:
-        return isinstance(value, list) and all(_fits(entry, arguments[0]) for entry in value)
-    if isinstance(value, bool):
-        return False
-    return isinstance(value, (int, float) if hint is float else hint)
-
-
-def _expected(hint: object) -> str:
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
-
-
-def _name(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."

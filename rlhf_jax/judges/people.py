@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from rlhf_jax.data.records import read_objects
 from rlhf_jax.errors import UserError
 from rlhf_jax.judges.pairs import Contest, Judgement, pairs_of
 
+_PLACE = ("id", "split", "model", "against")
 CHOICES = {"a": 1.0, "tie": 0.5, "b": 0.0}
 """What A gets."""
 
@@ -37,8 +38,8 @@ class PeopleConfig:
     answers: tuple[str, ...] = content_of("data")
 
 
-class Question(NamedTuple):
-    """One comparison: what the page shows, and what only the key says."""
+class Comparison(NamedTuple):
+    """Two texts to compare: what the page shows, and what only the key says."""
 
     question: str
     prompt: str
@@ -56,20 +57,35 @@ class Question(NamedTuple):
 
     def key(self) -> dict[str, str]:
         """A line of key.jsonl."""
-        return {name: getattr(self, name) for name in ("question", "id", "split", "model", "against", "model_is")}
+        return {name: getattr(self, name) for name in _KeyLine.__annotations__}
 
 
-def questions(compared: Sequence[Contest], pairs: int, seed: int) -> list[Question]:
+class _KeyLine(TypedDict):
+    question: str
+    id: str
+    split: str
+    model: str
+    against: str
+    model_is: Literal["a", "b", "both"]
+
+
+class _AnswerLine(TypedDict):
+    question: str
+    choice: Literal["a", "tie", "b"]
+    annotator: str
+
+
+def comparisons(compared: Sequence[Contest], pairs: int, seed: int) -> list[Comparison]:
     """The questions about contests, in an order and with sides drawn from the seed.
 
     A question's name is a digest of its texts and sides, so that answers cannot be counted for another page's.
     """
     rng = np.random.default_rng(seed)
-    found = [question for contest in compared for question in _questions(contest, pairs, rng)]
+    found = [question for contest in compared for question in _comparisons(contest, pairs, rng)]
     return [found[index] for index in rng.permutation(len(found))]
 
 
-def _questions(contest: Contest, pairs: int, rng: np.random.Generator) -> Iterator[Question]:
+def _comparisons(contest: Contest, pairs: int, rng: np.random.Generator) -> Iterator[Comparison]:
     record = contest.record
     for i, j in pairs_of(contest, pairs):
         own, other = contest.outputs[i].strip(), contest.opponents[j].strip()
@@ -78,7 +94,7 @@ def _questions(contest: Contest, pairs: int, rng: np.random.Generator) -> Iterat
         told = json.dumps([record.id, contest.model, contest.against, i, j, record.prompt, a, b])
         name = hashlib.sha256(told.encode()).hexdigest()[:16]
         sides = (contest.model, contest.against, "both" if a == b else model_is)
-        yield Question(name, record.prompt, a, b, record.id, record.split, *sides)
+        yield Comparison(name, record.prompt, a, b, record.id, record.split, *sides)
 
 
 def judge_by_people(compared: Sequence[Contest], config: PeopleConfig) -> list[Judgement]:
@@ -90,15 +106,13 @@ def judge_by_people(compared: Sequence[Contest], config: PeopleConfig) -> list[J
       UserError: a file is missing or broken, an answer is to a question that the key does not have, one person
         answered a question twice, or the key is of other samples.
     """
-    key = {line["question"]: line for line in _lines(config.key, {"question", "model_is", *_PLACE})}
+    key = {line["question"]: line for line in read_objects(config.key, _KeyLine)}
     given: dict[str, dict[str, float]] = {name: {} for name in key}  # by question, then annotator: what A got
     for path in config.answers:
-        for line in _lines(path, {"question", "choice", "annotator"}):
+        for line in read_objects(path, _AnswerLine):
             asked, annotator = key.get(line["question"]), line["annotator"]
             if asked is None:
                 raise UserError(f"{path} answers the question {line['question']!r}, which {config.key} does not have.")
-            if line["choice"] not in CHOICES:
-                raise UserError(f"{path} has the choice {line['choice']!r}, expected one of {', '.join(CHOICES)}.")
             if annotator in given[line["question"]]:
                 raise UserError(f"{path}: {annotator!r} answers {line['question']!r} twice, expected one answer.")
             given[line["question"]][annotator] = CHOICES[line["choice"]]
@@ -116,14 +130,3 @@ def judge_by_people(compared: Sequence[Contest], config: PeopleConfig) -> list[J
     judge = f"people ({len(annotators)})"
     means = {place: fmean(found) for place, found in shares.items()}
     return [places[p].judgement(means[p], means[p], 1 - means[p], judge) for p in places if p in means]
-
-
-_PLACE = ("id", "split", "model", "against")
-
-
-def _lines(path: str, fields: set[str]) -> list[dict[str, Any]]:
-    objects = read_objects(path)
-    for number, value in enumerate(objects, start=1):
-        if not all(isinstance(value.get(name), str) for name in fields):
-            raise UserError(f"{path}:{number}: expected an object with texts as {', '.join(sorted(fields))}.")
-    return objects

@@ -6,25 +6,51 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from rlhf_jax.data import records
 from rlhf_jax.errors import UserError
 
 ID, OOD = "id_test", "ood_test"
 
-_JUDGEMENT = {
-    "id": str,
-    "split": str,
-    "model": str,
-    "against": str,
-    "preference": (int, float),
-    "score": (int, float),
-    "against_score": (int, float),
-    "judge": str,
-}
-_BIN = {"confidence", "accuracy", "n"}
-_JUDGE = {"judge", "answers", "spent", "first_shown_wins", "order_consistency", "self_consistency"}
+
+class _Judgement(TypedDict):
+    id: str
+    split: str
+    model: str
+    against: str
+    preference: float
+    score: float
+    against_score: float
+    judge: str
+
+
+class _Step(TypedDict):
+    step: int
+
+
+class _Bin(TypedDict):
+    confidence: float
+    accuracy: float
+    n: int
+
+
+class _SplitQuality(TypedDict):
+    calibration: list[_Bin]
+    calibration_error: float
+
+
+class _Quality(TypedDict):
+    splits: dict[str, _SplitQuality]
+
+
+class _Judge(TypedDict):
+    judge: str
+    answers: int
+    spent: dict[str, Any]
+    first_shown_wins: dict[str, Any]
+    order_consistency: dict[str, Any]
+    self_consistency: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -86,12 +112,15 @@ def read_study(
         config=_optional(folder / "config.json"),
         corpus=_optional(folder / "prepare" / "corpus.json"),
         evaluation=evaluated,
-        judgements=_judgements(folder / judgements),
+        judgements=records.read_objects(folder / judgements, _Judgement),
         samples={model: _samples(folder / path) for model, path in samples.items()},
-        training={stage: _metrics(folder / path) for stage, path in training.items()},
+        training={
+            stage: records.read_objects(folder / path, _Step) if (folder / path).exists() else []
+            for stage, path in training.items()
+        },
         reward_vs_kl=_object(folder / reward_vs_kl) if reward_vs_kl else {},
-        quality=_quality(folder / quality) if quality else {},
-        judge=_judge((folder / judgements).with_name("judge.json")),
+        quality=_object(folder / quality, _Quality)["splits"] if quality else {},
+        judge=_optional((folder / judgements).with_name("judge.json"), _Judge),
     )
 
 
@@ -178,7 +207,7 @@ def _portable(value: str | None, study: Study) -> str | None:
     return value.replace(str(study.folder), "{run}").replace(f"{{workdir}}/{study.folder.name}", "{run}")
 
 
-def _object(path: Path) -> dict[str, Any]:
+def _object(path: Path, kind: type | None = None) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} does not exist; expected the file that a finished stage writes there.")
     try:
@@ -187,39 +216,11 @@ def _object(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not parse as JSON ({error}).") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a JSON {type(value).__name__}; expected an object.")
-    return value
+    return records.check(kind, value, str(path)) if kind else value
 
 
-def _optional(path: Path) -> dict[str, Any] | None:
-    return _object(path) if path.exists() else None
-
-
-def _quality(path: Path) -> dict[str, Any]:
-    splits = _object(path).get("splits")
-    if not isinstance(splits, dict):
-        raise UserError(f"{path} has splits = {splits!r}; expected an object, as the stage reward writes it.")
-    for split, found in splits.items():
-        bins = found.get("calibration") if isinstance(found, dict) else None
-        whole = isinstance(bins, list) and all(isinstance(entry, dict) and entry.keys() >= _BIN for entry in bins)
-        if not whole or not isinstance(found.get("calibration_error"), float):
-            raise UserError(f"{path} has no calibration of the split {split!r}, as the stage reward writes it.")
-    return splits
-
-
-def _judge(path: Path) -> dict[str, Any] | None:
-    judge = _optional(path)
-    if judge is not None and not (judge.keys() >= _JUDGE and isinstance(judge["spent"], dict)):
-        raise UserError(f"{path} has the keys {', '.join(judge) or '(none)'}; expected {', '.join(sorted(_JUDGE))}.")
-    return judge
-
-
-def _judgements(path: Path) -> list[dict[str, Any]]:
-    values = records.read_objects(path)
-    for number, value in enumerate(values, start=1):
-        for field, kind in _JUDGEMENT.items():
-            if not isinstance(value.get(field), kind):
-                raise UserError(f"{path}:{number} has {field} = {value.get(field)!r}; expected a judgement's {field}.")
-    return values
+def _optional(path: Path, kind: type | None = None) -> dict[str, Any] | None:
+    return _object(path, kind) if path.exists() else None
 
 
 def _samples(path: Path) -> list[records.Samples]:
@@ -227,11 +228,3 @@ def _samples(path: Path) -> list[records.Samples]:
     if not samples:
         raise UserError(f"{path} holds no samples; expected one line a prompt.")
     return samples
-
-
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    values = records.read_objects(path) if path.exists() else []
-    for number, value in enumerate(values, start=1):
-        if not isinstance(value.get("step"), int):
-            raise UserError(f"{path}:{number} has step = {value.get('step')!r}; expected an integer.")
-    return values

@@ -10,7 +10,7 @@ from rlhf_jax.config import Count, CountOrZero, content_of
 from rlhf_jax.data.records import write_text
 from rlhf_jax.errors import UserError
 from rlhf_jax.judges.pairs import contests, read_samples
-from rlhf_jax.judges.people import questions
+from rlhf_jax.judges.people import comparisons
 from rlhf_jax.report.pages import embedded, render
 
 
@@ -57,7 +57,7 @@ def run(config: Config, workdir: Path) -> None:
         if not config.prompts or counts[record.split] <= config.prompts:
             kept.add(record.id)
     compared = [c for c in contests(samples, config.baseline, config.against_reference) if c.record.id in kept]
-    asked = questions(compared, config.pairs, config.seed)
+    asked = comparisons(compared, config.pairs, config.seed)
     if not asked:
         raise UserError("There is nothing to compare: expected a second model, or against_reference = True.")
     shown = embedded([question.shown() for question in asked if question.model_is != "both"])

@@ -25,6 +25,7 @@ from rlhf_jax.judges.pairs import Contest, Judgement, contests, pairs_of, read_s
 from rlhf_jax.judges.people import PeopleConfig, judge_by_people
 from rlhf_jax.judges.scores import ROUGE_L, Scores, gold_scores, reward_scores, similarity_scores
 from rlhf_jax.metrics.winrate import win_rate
+from rlhf_jax.report.alpaca_eval import annotation
 
 _CANNOT_JUDGE_REFERENCES = {
     "reward": "samples.jsonl holds no reward of the human summaries",
@@ -94,10 +95,23 @@ def run(config: Config, workdir: Path) -> None:
         judgements = judge_by_people(compared, config.people)
     else:
         judgements = _judge_by_scores(compared, *_scores(kind, config, samples))
+    _write_annotations(workdir / "annotations.json", compared, judgements)
     write_text(path, _jsonl(judgements))
     for line in _win_rates(judgements):
         print(line)
     print(f"{path}: {len(judgements)} judgements.")
+
+
+def _write_annotations(path: Path, compared: Sequence[Contest], judgements: Sequence[Judgement]) -> None:
+    """Writes the judgements for AlpacaEval, which compares one output with one."""
+    contests_by_key = {(c.record.id, c.model, c.against): c for c in compared}
+    if any(len(c.outputs) > 1 or len(c.opponents) > 1 for c in compared):
+        return
+    rows = []
+    for judgement in judgements:
+        contest = contests_by_key[judgement["id"], judgement["model"], judgement["against"]]
+        rows.append(annotation(contest.record, contest.outputs[0], contest.opponents[0], judgement))
+    write_text(path, json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _kind_of_judge(config: Config) -> str:

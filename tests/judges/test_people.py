@@ -11,7 +11,7 @@ import pytest
 from rlhf_jax.data.records import Samples, write
 from rlhf_jax.errors import UserError
 from rlhf_jax.judges.pairs import contests
-from rlhf_jax.judges.people import PeopleConfig, judge_by_people, questions
+from rlhf_jax.judges.people import PeopleConfig, comparisons, judge_by_people
 from rlhf_jax.stages import annotation_page, judge
 
 HOSTILE = "</script><script>alert(1)</script> & \u2028"
@@ -155,11 +155,11 @@ def test_pairs_of_a_prompt_are_averaged(tmp_path, config):
     ("text", "message"),
     [
         ('{"question": "x", "choice": "a", "annotator": "ab"}\n', "answers the question 'x', which .* does not have"),
-        ("KNOWN b2", "has the choice 'b2', expected one of a, tie, b"),
+        ("KNOWN b2", r"answers.jsonl:1: the field 'choice' is \"b2\", expected 'a', 'tie' or 'b'"),
         ("KNOWN a\nKNOWN b", "'ab' answers .* twice, expected one answer"),
         ("not json", "answers.jsonl:1 does not parse as JSON"),
-        ('{"question": "x"}', "answers.jsonl:1: expected an object with texts as annotator, choice, question"),
-        ('{"question": 1, "choice": "a", "annotator": "ab"}', "expected an object with texts as"),
+        ('{"question": "x"}', "answers.jsonl:1: has no field 'choice', expected question, choice, annotator"),
+        ('{"question": 1, "choice": "a", "annotator": "ab"}', "the field 'question' is 1, expected a valid string"),
     ],
 )
 def test_broken_answers_are_named(config, tmp_path, text, message):
@@ -188,7 +188,7 @@ def test_a_key_of_other_samples_and_files_that_are_not_there_are_refused(config,
 
 def test_another_page_has_other_names(config):
     compared = list(contests(MODELS, "sft", against_reference=True))
-    names = [{question.question for question in questions(compared, 1, seed)} for seed in (0, 1)]
+    names = [{question.question for question in comparisons(compared, 1, seed)} for seed in (0, 1)]
     assert len(names[0]) == len(compared) and names[0] != names[1]
 
 

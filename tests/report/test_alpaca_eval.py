@@ -7,17 +7,8 @@ from typing import Any
 
 import pytest
 
-from rlhf_jax.data.records import Samples
 from rlhf_jax.errors import UserError
-from rlhf_jax.report.alpaca_eval import (
-    Annotation,
-    Outputs,
-    prompt_id,
-    read_annotations,
-    read_outputs,
-    write_annotations,
-    write_outputs,
-)
+from rlhf_jax.report.alpaca_eval import Annotation, Outputs, prompt_id, read_annotations, read_outputs
 
 ROW = {"instruction": "Name a river.", "output": "The Oder.", "generator": "alpaca-7b", "dataset": "koala"}
 ANNOTATION = {
@@ -37,11 +28,6 @@ def dump(folder: Path, rows: Any) -> Path:
     path = folder / "file.json"
     path.write_text(rows if isinstance(rows, str) else json.dumps(rows))
     return path
-
-
-def sample(id: str, outputs: list[str], reference: str = "Rhine", selected: int | None = None) -> Samples:
-    n = len(outputs)
-    return Samples(id, "ood_test", f"Prompt {id}", reference, outputs, None, ["eos"] * n, selected, "m", "", 1.0, n, 0)
 
 
 def test_model_outputs(tmp_path):
@@ -70,16 +56,16 @@ def test_ids_are_of_the_text_alone():
     ("rows", "message"),
     [
         ("[{", "file.json is not JSON"),
-        ([], r"file.json holds \[\], expected a JSON array of one object or more"),
-        ({"instruction": "x"}, 'file.json holds {"instruction": "x"}'),
-        ([ROW, 3], "row 1 is 3, expected an object"),
-        ([{"output": "x"}], "row 0 has instruction = null, expected a text"),
+        ([], "file.json holds no array of one object or more"),
+        ({"instruction": "x"}, "file.json holds no array"),
+        ([ROW, 3], "row 1: found 3, expected an object"),
+        ([{"output": "x"}], "row 0: has no field 'instruction'"),
         ([{**ROW, "instruction": " "}], "row 0 has an empty instruction"),
-        ([{**ROW, "input": 4}], "row 0 has input = 4, expected a text"),
-        ([{**ROW, "output": None}], "row 0 has output = null, expected a text or a list of texts"),
-        ([{**ROW, "output": []}], r"row 0 has output = \[\]"),
-        ([{**ROW, "output": ["x", 1]}], r'row 0 has output = \["x", 1\]'),
-        ([ROW, ROW], 'row 1 repeats the prompt "Name a river."'),
+        ([{**ROW, "input": 4}], "row 0: the field 'input' is 4, expected a valid string"),
+        ([{**ROW, "output": None}], "row 0: the field 'output' is null, expected a valid list"),
+        ([{**ROW, "output": []}], r"row 0: the field 'output' is \[\]"),
+        ([{**ROW, "output": ["x", 1]}], r"row 0: the field 'output\[1\]' is 1"),
+        ([ROW, ROW], "row 1 repeats the prompt 'Name a river.'"),
         (
             [ROW, {**ROW, "instruction": "b", "output": ["x", "y"]}],
             r"row 1 has 2 output\(s\), expected 1 as in the first",
@@ -121,47 +107,15 @@ def test_annotations(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"preference": None}, "row 1 has preference = null, expected 0, or from 1"),
+        ({"preference": None}, "row 1 has preference = None, expected 0, or from 1"),
         ({"preference": 3}, "row 1 has preference = 3"),
-        ({"preference": "2"}, 'row 1 has preference = "2"'),
-        ({"preference": float("nan")}, "row 1 has preference = NaN"),
-        ({"output_1": None}, "row 1 has output_1 = null, expected a text"),
-        ({"annotator": 3}, "row 1 has annotator = 3, expected a text"),
-        ({}, 'row 1 annotates alpaca-7b against text_davinci_003 on "Name a river." again'),
+        ({"preference": "2"}, "row 1: the field 'preference' is"),
+        ({"preference": float("nan")}, "row 1 has preference = nan"),
+        ({"output_1": None}, "row 1: the field 'output_1' is null"),
+        ({"annotator": 3}, "row 1: the field 'annotator' is 3"),
+        ({}, "row 1 annotates alpaca-7b against text_davinci_003 on 'Name a river.' again"),
     ],
 )
 def test_broken_annotations_are_a_sentence(tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         read_annotations(dump(tmp_path, [ANNOTATION, {**ANNOTATION, **change}]))
-
-
-def test_outputs_written_are_outputs_read(tmp_path):
-    path = tmp_path / "model_outputs.json"
-    write_outputs(path, [sample("b", ["x é\n"]), sample("a", ["p", "q"], selected=1)], "ppo")
-    assert read_outputs(path) == Outputs("ppo", {"Prompt b": ["x é\n"], "Prompt a": ["q"]})
-    assert [row["dataset"] for row in json.loads(path.read_text())] == ["ood_test"] * 2
-
-
-def test_annotations_written_are_annotations_read(tmp_path):
-    """Against the references and head to head, the opponent's selected output too."""
-    models = {"ppo": [sample("a", ["p"])], "bon": [sample("a", ["u", "v"], selected=0)]}
-    about = {"id": "a", "split": "ood_test", "model": "ppo", "judge": "gpt"}
-    judgements = [{**about, "against": "reference", "preference": 2.0}, {**about, "against": "bon", "preference": 1.25}]
-    path = tmp_path / "annotations.json"
-    write_annotations(path, judgements, models)
-    assert read_annotations(path) == [
-        Annotation("Prompt a", "ppo", "p", "reference", "Rhine", "gpt", 2.0),
-        Annotation("Prompt a", "ppo", "p", "bon", "u", "gpt", 1.25),
-    ]
-
-
-def test_alpaca_eval_takes_one_output_and_known_records(tmp_path):
-    path = tmp_path / "model_outputs.json"
-    with pytest.raises(UserError, match="'a' has 2 outputs and none is selected"):
-        write_outputs(path, [sample("a", ["p", "q"])], "ppo")
-    judgement = {"id": "z", "split": "s", "model": "ppo", "against": "sft", "preference": 1, "judge": "j"}
-    with pytest.raises(UserError, match="no record of ppo on 'z'"):
-        write_annotations(path, [judgement], {"ppo": [sample("a", ["p"])]})
-    with pytest.raises(UserError, match="no record of sft on 'a'"):
-        write_annotations(path, [{**judgement, "id": "a"}], {"ppo": [sample("a", ["p"])], "sft": []})
-    assert not path.exists()

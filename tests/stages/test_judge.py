@@ -9,6 +9,7 @@ from rlhf_jax.data.formats import docstring_prompt
 from rlhf_jax.data.records import Samples, write
 from rlhf_jax.errors import UserError
 from rlhf_jax.judges.gold import GoldConfig, make_scorer
+from rlhf_jax.report.alpaca_eval import read_annotations
 from rlhf_jax.stages import judge
 from rlhf_jax.stages.runner import run_stage
 from tests.chat_server import judge_config, prefers_first, prefers_longer, serving
@@ -74,6 +75,20 @@ def test_each_pair_of_text_and_output_is_scored_once(tmp_path, monkeypatch):
     monkeypatch.setattr(judge, "make_scorer", make)
     judged(tmp_path, {"sft": [sample("a", [BAD, BAD, FAIR])], "ppo": [sample("a", [BAD, GOOD])]})
     assert calls == [[FAIR, BAD, GOOD]]
+
+
+def test_single_outputs_are_annotations_for_alpaca_eval_too(tmp_path):
+    lines = judged(tmp_path, {"sft": [sample("a", [BAD])], "bon": [sample("a", [BAD, GOOD], selected=1)]})
+    found = read_annotations(tmp_path / "judge" / "annotations.json")
+    assert [(a.generator, a.output, a.reference_generator, a.reference_output) for a in found] == [
+        ("sft", BAD, "reference", FAIR),
+        ("bon", GOOD, "reference", FAIR),
+        ("bon", GOOD, "sft", BAD),
+    ]
+    assert [a.preference for a in found] == [line["preference"] for line in lines]
+    assert {(a.prompt, a.annotator) for a in found} == {(docstring_prompt("scipy", "a", TEXT), "gold (lexical)")}
+    judged(tmp_path / "several", {"sft": [sample("a", [BAD, BAD])]})
+    assert not (tmp_path / "several" / "judge" / "annotations.json").exists()
 
 
 def test_the_order_of_models_does_not_matter(tmp_path):
