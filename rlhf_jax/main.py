@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """What is printed is not seen. Errors are."""
+    """Hides everything that is printed, but not errors. Errors are."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
 

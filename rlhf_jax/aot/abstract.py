@@ -55,7 +55,7 @@ def alike(tree: Any) -> Any:
 
 
 def value(model: Model, settings: Algorithm, top: Params) -> Params:
-    """What `rl.ppo_loss.start_value` makes: a head, a bias with it from a reward model, a top of its own."""
+    """Shapes of the result of `rl.ppo_loss.start_value`: a head, perhaps a bias and a top of its own."""
     head = with_head(model, {}, "value")["value"]
     if settings.value_start == "reward":
         head |= whole({"bias": jax.ShapeDtypeStruct((), jnp.float32)})
@@ -92,12 +92,12 @@ def key() -> jax.ShapeDtypeStruct:
 
 
 def device_bytes(tree: Any) -> int:
-    """What a pytree of shapes takes on each device."""
+    """Bytes of a pytree of shapes on each device."""
     return sum(map(_leaf_bytes, jax.tree.leaves(tree)))
 
 
 def bytes_beside(resident: Any, arguments: Any) -> int:
-    """Of what is resident, the bytes on each device of those arrays that are not among the arguments."""
+    """Bytes on each device of the resident arrays that are not among the arguments."""
     taken = {id(leaf) for leaf in jax.tree.leaves(arguments)}
     return sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(resident) if id(leaf) not in taken)
 

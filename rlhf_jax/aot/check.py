@@ -1,4 +1,4 @@
-"""Whether a run fits a TPU topology, and how fast it can be there at best: every program compiled, none run.
+"""Checks if a run fits a TPU topology and estimates its best speed: every program compiled, none run.
 
 Seconds are an estimate by a formula, the larger of two bounds and the interconnect after it:
 

@@ -1,4 +1,4 @@
-"""What the compiler says of a program: its memory, and the collectives in its text with how often each one runs.
+"""Facts from a compiled program: its memory, and the collectives in its text with the number of times each runs.
 
 The text is XLA's, after all passes: computations of one instruction a line, which call each other. A collective inside
 a loop runs as often as the loop turns, which is the number that the loop's condition compares its counter with. A loop
@@ -142,7 +142,7 @@ def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
 
 
 def _turns(condition: list[_Instruction]) -> int | None:
-    """How often a loop turns at most: the constant below which its condition wants the counter."""
+    """Maximum number of iterations of a loop: the constant that its condition compares the counter with."""
     constants = {
         i.name: int(value[0])
         for i in condition
@@ -159,8 +159,8 @@ def _turns(condition: list[_Instruction]) -> int | None:
 
 
 def _result_bytes(instruction: _Instruction) -> int:
-    """Of the arrays in its type. The type of an asynchronous start names its operands first, and for a permutation two
-    counters at last. The result is what is left.
+    """Bytes of the arrays in an instruction's type. The type of an asynchronous start names its operands first, and for
+    a permutation two counters at last. The result is what is left.
     """
     sizes = list(_array_bytes(instruction.result))
     if not instruction.operation.endswith("-start") or instruction.operation == "all-reduce-start":

@@ -63,7 +63,8 @@ class Program:
 
 
 def architecture(name: str) -> Architecture:
-    """Of a preset, of a folder's `config.json`, or of a `.gguf` file. No weights are read and nothing is downloaded.
+    """Architecture of a preset, of a folder's `config.json`, or of a `.gguf` file. No weights are read and nothing is
+    downloaded.
 
     Raises:
       UserError: none of these, or one that the network does not compute.
@@ -81,7 +82,7 @@ def architecture(name: str) -> Architecture:
 
 
 def dtype(name: str) -> jnp.dtype:
-    """What `parallel.devices.default_dtype` answers on a TPU. Raises as it does."""
+    """Dtype that `parallel.devices.default_dtype` returns on a TPU. Raises as it does."""
     return default_dtype("bfloat16" if name == "auto" else name)
 
 

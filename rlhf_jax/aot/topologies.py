@@ -47,7 +47,9 @@ def devices(topology: str) -> tuple[Chip, list[jax.Device]]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """What libraries write to stdout and stderr in here is dropped, unless an error leaves it: then it is on stderr."""
+    """Drops everything that libraries write to stdout and stderr inside, unless an error leaves it: then it is on
+    stderr.
+    """
     with tempfile.TemporaryFile() as said:
         kept = [os.dup(1), os.dup(2)]
         os.dup2(said.fileno(), 1)

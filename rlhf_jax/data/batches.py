@@ -35,7 +35,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the texts of a stage become items.
+    """Converts the texts of a stage to items.
 
     Attributes:
       tokenizer: of the model.
@@ -175,7 +175,7 @@ def _fill(ids: np.ndarray, mask: np.ndarray, tokens: list[int]) -> None:
 
 
 def real_tokens(batch: Sequences) -> np.integer | jax.Array:
-    """How many tokens a batch has, prompts counted once and padding not at all."""
+    """Number of tokens in a batch, prompts counted once and padding not at all."""
     return batch.prompt_mask.sum() + batch.response_mask.sum()
 
 
@@ -256,7 +256,7 @@ class Batches:
 
     @property
     def fingerprint(self) -> str:
-        """Of what the order depends on beside the seed: hosts that share batches must have the same."""
+        """Digest of everything but the seed that the order depends on: hosts that share batches must have the same."""
         return f"{len(self._items)} items, {hashlib.sha256(self._lengths.tobytes()).hexdigest()[:12]}"
 
     @property

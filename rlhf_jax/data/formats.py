@@ -1,4 +1,4 @@
-"""How texts become prompts: the study's formats and the offline task's, which is made like them.
+"""Formats of prompts: the study's, and the offline task's, made like them.
 
 A summarisation prompt is a header, one long text field and the tail that asks for the summary. The formats follow the
 released code of "Understanding the Effects of RLHF on LLM Generalisation and Diversity" (Kirk et al., 2024), those of

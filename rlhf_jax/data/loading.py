@@ -1,4 +1,4 @@
-"""What a training stage reads: the items of its splits, and its batches ahead of the steps that want them."""
+"""Input of a training stage: the items of its splits, and its batches, read ahead of the steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _AHEAD, _THREADS = 8, 2
 
 @dataclass(frozen=True)
 class Loading:
-    """How training data are read.
+    """Settings of reading the training data.
 
     Attributes:
       num_workers: processes that read ahead. 0 for threads of this process.

@@ -109,6 +109,6 @@ def prose(text: str) -> str:
 
 
 def _reads_as_text(paragraph: str) -> bool:
-    """Whether a paragraph is mostly words: indented code and lists of names, numbers or links are not."""
+    """True if a paragraph is mostly words: indented code and lists of names, numbers or links are not."""
     letters = sum(character.isalpha() or character in " \n" for character in paragraph)
     return len(_LINK.sub("", paragraph).split()) >= 4 and letters >= 0.8 * len(paragraph)

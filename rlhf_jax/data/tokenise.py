@@ -34,7 +34,7 @@ RECORDS_PER_SHARD = 8192
 
 @dataclass(frozen=True)
 class Config:
-    """How records are tokenised. A stage that reads the tokens must say the same.
+    """Settings of tokenising records. A stage that reads the tokens must say the same.
 
     Attributes:
       model: whose tokenizer, as `assets.resolve` takes it.

@@ -32,7 +32,9 @@ type Fingerprint = dict[str, str | int]
 
 
 def fingerprint(encoding: Encoding, kind: type[Example] | type[Preference]) -> Fingerprint:
-    """What the tokens of records depend on beside their texts. The tokenizer as SHA-256 of all that it is made of."""
+    """Everything but their texts that the tokens of records depend on. The tokenizer as SHA-256 of all that it is made
+    of.
+    """
     tokenizer = encoding.tokenizer
     made_of = (tokenizer.backend_tokenizer.to_str(), tokenizer.bos_token_id, tokenizer.eos_token_id)
     return {

@@ -1,4 +1,4 @@
-"""What the network computes, as data: all that it reads of a model is one `Architecture`."""
+"""The architecture as data: the network reads one `Architecture` and nothing else of a model."""
 
 from __future__ import annotations
 
@@ -117,6 +117,8 @@ class Architecture:
         return self.max_length if self.rotary is None or self.rotary.kind == "dynamic" else None
 
     def window(self, layer: int, length: int) -> int | None:
-        """How many tokens a token of this layer sees, itself included. None is all before it in `length` tokens."""
+        """Number of tokens that a token of this layer sees, itself included. None is all before it in `length`
+        tokens.
+        """
         window = self.windows[layer] if self.windows else None
         return None if window is None or window >= length else window

@@ -1,4 +1,4 @@
-"""How much a program has to compute and to move, by a formula and not by the compiler's count.
+"""Operations and bytes of a program, by a formula instead of the compiler's count.
 
 Floating-point operations: two for each parameter of a matrix product and token, and four for each query head, its width
 and pair of a query and a key that it sees. Norms, rotations and softmax are not counted. A backward pass costs two
@@ -26,7 +26,7 @@ FLOAT32 = 4  # bytes
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What a program has to do.
+    """Operations and bytes of a program.
 
     Attributes:
       flops: of all devices.
@@ -44,7 +44,7 @@ class Work:
 
 
 class Rows(NamedTuple):
-    """How many rows a pass reads, and how long they are."""
+    """Number and lengths of the rows of a pass."""
 
     prompts: int
     samples: int
@@ -148,7 +148,7 @@ class Costs:
         return gradient + self.log_probs_gradient(rows) if log_probs else gradient
 
     def rollout_scores(self, rows: Rows, *, tops: int) -> Work:
-        """What PPO reads off a rollout's states. `tops` is 2 where the value has a top of its own, else 1."""
+        """Work of scoring a rollout from its states. `tops` is 2 where the value has a top of its own, else 1."""
         policy_reference_and_reward = 3
         return self.top(rows) * (policy_reference_and_reward + tops - 1) + self.log_probs(rows) * 2
 

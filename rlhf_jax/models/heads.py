@@ -1,4 +1,4 @@
-"""What policy, value function and reward model read off the final hidden states.
+"""Heads of the policy, the value function and the reward model on the final hidden states.
 
 All start from `Model.top`'s `[B, N, R + 1, E]`: index `i` predicts response token `i`, index `i + 1` has read it.
 

@@ -18,12 +18,12 @@ LARGEST = 127
 
 
 def scale_path(path: str) -> str:
-    """Where the scale of the kernel at `path` is."""
+    """Path of the scale that belongs to the kernel at `path`."""
     return f"{path}_scale"
 
 
 def is_quantised(path: str, declared: Collection[str]) -> bool:
-    """Whether the parameter at `path` is held as int8: those have a scale among the network's declared parameters."""
+    """True if the parameter at `path` is stored as int8: those have a scale among the network's declared parameters."""
     return scale_path(path) in declared
 
 

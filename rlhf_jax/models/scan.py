@@ -1,4 +1,4 @@
-"""How a network goes through its blocks: one by one, or one compiled body over a run of them.
+"""Runs the blocks of a network: one by one, or one compiled body over a group of them.
 
 Unrolled, a program holds every block and takes as long to compile as the network is deep. Scanned, it holds one body
 for each run of blocks that compute the same, and those blocks' parameters are one array each (`file_layout`). A run
@@ -29,7 +29,7 @@ REMAT: dict[str, Callable[..., bool]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """How a network's blocks are held, run and differentiated.
+    """Storage, execution and differentiation of a network's blocks.
 
     Attributes:
       scan: whether blocks that compute the same are held as one array a parameter and compiled as one body. Compiling

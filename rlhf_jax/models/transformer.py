@@ -42,7 +42,7 @@ type Params = dict[str, Any]
 
 @flax.struct.dataclass
 class Edge:
-    """What crosses the trunk's edge: hidden states, or token ids where no part of the network is frozen.
+    """States at the trunk's edge, or token ids if no part of the network is frozen.
 
     Attributes:
       context: `[B, P, D]` in the compute dtype (or `[B, P]` int32).
@@ -101,7 +101,7 @@ class Model:
         return scan.runs(self.architecture, self.frozen_layers, self.blocks.scan)
 
     def is_frozen(self, path: str) -> bool:
-        """Whether the parameter at a path ("layers/3/qkv/kernel") belongs to the trunk."""
+        """True if the parameter at a path ("layers/3/qkv/kernel") belongs to the trunk."""
         kind, *rest = path.split("/")
         if not self.freeze:
             return False
@@ -179,7 +179,7 @@ class Model:
         return params["embed" if self.architecture.tied else "head"]["table"]
 
     def finish(self, params: Params, x: jax.Array) -> jax.Array:
-        """What follows the last block, `[..., D] -> [..., E]`: the states that the heads of all roles read."""
+        """Applies the final norm and projection, `[..., D] -> [..., E]`: the states that all heads read."""
         if "norm" in params:
             x = self._norm.apply({"params": params["norm"]}, x)
         return dense(x, params["head"]["project"]) if self.architecture.embed_width else x

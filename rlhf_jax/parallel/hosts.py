@@ -1,8 +1,8 @@
 """Several processes as one run: they start together, compare facts and wait for one another.
 
-Every process runs the same command on the same workdir. Process 0, the main one, writes and prints. All of them compute.
-A process that fails or is killed ends the others. Each prints why, and the same command goes on from the last complete
-checkpoint. With one process, everything here does nothing.
+Every process runs the same command on the same workdir. Process 0, the main one, writes and prints. All of them
+compute. A process that fails or is killed ends the others. Each prints why, and the same command goes on from the last
+complete checkpoint. With one process, everything here does nothing.
 """
 
 from __future__ import annotations
@@ -206,8 +206,8 @@ def highest(number: int) -> int:
 def leave(status: int, patience: float = 5.0) -> int:
     """Exits with `status`: cleanly if every process failed, else by ending this process at once.
 
-    The others notice the lost connection, or the missing `HEARTBEAT`. For up to `patience` seconds this process waits for
-    the others, or for the runtime to end it because one of them is gone.
+    The others notice the lost connection, or the missing `HEARTBEAT`. For up to `patience` seconds this process waits
+    for the others, or for the runtime to end it because one of them is gone.
     """
     if _this.count > 1:
         deadline = time.monotonic() + patience

@@ -16,10 +16,10 @@ _compiled, _compile_seconds = 0, 0.0
 def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """`jax.jit` with bfloat16 rounding exactly as written. `options` are those of `jax.jit`.
 
-    By default XLA may keep a bfloat16 intermediate in float32 inside a fused kernel. Fusion depends on where a network is
-    split, on the batch's shape and on whether a gradient is taken. Trunk-then-top would then differ from the whole, a
-    resumed run from an uninterrupted one, and PPO's first ratio from 1. With `xla_allow_excess_precision` off, and on CPU
-    with matrix products kept out of fusions, none of these differ.
+    By default XLA may keep a bfloat16 intermediate in float32 inside a fused kernel. Fusion depends on where a network
+    is split, on the batch's shape and on whether a gradient is taken. Trunk-then-top would then differ from the whole,
+    a resumed run from an uninterrupted one, and PPO's first ratio from 1. With `xla_allow_excess_precision` off, and on
+    CPU with matrix products kept out of fusions, none of these differ.
     """
     compiler_options: dict[str, Any] = {"xla_allow_excess_precision": False}
     if sharding.device().platform == "cpu":
@@ -56,7 +56,7 @@ def jit_step(step: Callable[..., tuple[Any, Any]]) -> Step:
 
 
 def compile_count() -> int:
-    """Number of programs that this process has compiled, or read from the compilation cache. It must not rise after warm-up."""
+    """Number of programs that this process has compiled or read from the cache. It must not rise after warm-up."""
     return _compiled
 
 

@@ -1,8 +1,8 @@
 """The mesh of devices, and the sharding of arrays on it.
 
 Every parameter declares its logical axes (`flax.linen.with_logical_partitioning`), and activations name theirs at block
-borders. `Rules` map a logical axis to mesh axes. A program is compiled for all devices at once. Inputs are sharded before
-a call, constraints shard activations inside, and the compiler adds the collectives (Xu et al., 2021).
+borders. `Rules` map a logical axis to mesh axes. A program is compiled for all devices at once. Inputs are sharded
+before a call, constraints shard activations inside, and the compiler adds the collectives (Xu et al., 2021).
 
     with sharding.use(config.mesh):
         params = sharding.place(array, axes)      # a parameter, by its logical axes

@@ -49,7 +49,8 @@ class FixedPrompts:
         self._kl = jit(lambda rollout: (rollout.kl("k1"), rollout.kl("k3")))
 
     def write(self, path: Path, answer: Answer, *, step: int, temperature: float, seed: int) -> dict[str, float]:
-        """Writes a policy's responses in the examples' order, as a complete file. Every host calls it, and the main one writes.
+        """Writes a policy's responses in the examples' order, as a complete file. Every host calls it, and the main one
+        writes.
 
         Args:
           path: of the file.

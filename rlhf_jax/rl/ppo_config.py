@@ -17,8 +17,8 @@ class Paper:
       whiten_microbatches: (R3, R4) whitens advantages over all cells of each microbatch, those after EOS included,
         instead of over the tokens of the whole rollout.
       divide_by_cells: (R5) divides losses by the number of cells instead of tokens, so that padding shrinks them.
-      recompute_advantages: (R21) computes advantages and returns at each update from the current value function, instead
-        of once per rollout.
+      recompute_advantages: (R21) computes advantages and returns at each update from the current value function,
+        instead of once per rollout.
     """
 
     whiten_microbatches: bool
@@ -43,8 +43,8 @@ class Algorithm:
       score_clip: maximum size of the scaled score. 0 is no limit.
       length_penalty: subtracted from the score for each token of the response.
       missing_eos_penalty: subtracted from the score of a response that the length limit cut.
-      whiten_rewards: divides token rewards by their standard deviation over the rollout. Their mean stays, since removing
-        it would reward length.
+      whiten_rewards: divides token rewards by their standard deviation over the rollout. Their mean stays, since
+        removing it would reward length.
       gamma: the discount.
       gae_lambda: lambda of GAE. At 1 the returns are plain sums of rewards.
       value_model: "policy" puts the value head on the policy's top, "separate" gives it a top of its own.

@@ -118,8 +118,8 @@ def make_update(
 ) -> Callable[..., Any]:
     """`(state, trunk, rollout, key) -> (state, metrics)`, jitted: all epochs and minibatches of one rollout.
 
-    Metrics are means over the updates. `first_ratio_error` and `first_kl` are those of the first minibatch, which must be
-    0 up to rounding. The state is donated.
+    Metrics are means over the updates. `first_ratio_error` and `first_kl` are those of the first minibatch, which must
+    be 0 up to rounding. The state is donated.
     """
 
     def revalued(state: PolicyState, trunk: Params, rollout: Rollout) -> Rollout:
@@ -201,6 +201,6 @@ def make_update(
 
 
 def but_value(condition: jax.Array, chosen: Params, tree: Params) -> Params:
-    """Replaces everything but the value function in `tree`, a top or its gradients, by `chosen` if the condition holds."""
+    """Replaces all but the value function in `tree`, a top or its gradients, by `chosen` if the condition holds."""
     parts = {name: jax.tree.map(partial(jnp.where, condition), chosen[name], tree[name]) for name in tree}
     return {**parts, "value": tree["value"]}

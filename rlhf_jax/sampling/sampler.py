@@ -222,8 +222,8 @@ def decode(
 ) -> Sampled:
     """Samples responses. Jit it with the keyword arguments static.
 
-    A token's random number is folded from (prompt id, sample, position) alone, so a sample depends neither on the rest of
-    its batch nor on N.
+    A token's random number is folded from (prompt id, sample, position) alone, so a sample depends neither on the rest
+    of its batch nor on N.
 
     Args:
       model: the network's functions.

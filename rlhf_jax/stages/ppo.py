@@ -118,7 +118,7 @@ def make_transform(config: Config) -> optax.GradientTransformation:
 
 
 def make_sampler(model: Model, config: Config, eos_id: int) -> rollouts.Sampler:
-    """What samples rollouts."""
+    """Builds the sampler of rollouts."""
     settings = config.algorithm
     return rollouts.make_sample(
         model,

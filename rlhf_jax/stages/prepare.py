@@ -24,7 +24,7 @@ type Splits = Mapping[str, Sequence[Example | Preference]]
 
 @dataclass(frozen=True)
 class Config:
-    """What to prepare.
+    """Records to prepare.
 
     Attributes:
       stage: `prepare`.
@@ -132,7 +132,7 @@ def _choose(there: Sequence[Example | Preference], split: str, config: Config) -
 
 
 def _by_origin(chosen: Sequence[Example | Preference]) -> dict[str, int]:
-    """How many records come from each package or dataset, the first part of their ids."""
+    """Number of records per package or dataset, the first part of their ids."""
     counts = Counter(record.id.partition("/")[0] for record in chosen)
     return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
 

@@ -1,4 +1,4 @@
-"""Whether a run may go on in a folder: its config and the content of its inputs against those of before.
+"""Resumption of a stage in its folder: compares the config and the content of its inputs with those of before.
 
 `config.json` holds the config of the results in the folder. `inputs.json` holds a SHA-256 of each input that the config
 names (data files, models, checkpoints of other runs), so an input may move, and may not change. `finished` marks a
@@ -99,7 +99,7 @@ def finish(workdir: Path) -> None:
 
 
 def has_results(workdir: Path) -> bool:
-    """Whether `workdir` holds any file beyond those that `claim` writes."""
+    """True if `workdir` holds any file beyond those that `claim` writes."""
     return any(path.is_file() and path.name not in (CONFIG, INPUTS) for path in workdir.rglob("*"))
 
 

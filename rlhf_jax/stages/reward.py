@@ -46,7 +46,7 @@ MEASURED = ("accuracy", "accuracy_standard_error", "loss", "calibration_error")
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What is added to the Bradley-Terry loss. Each term is off at 0.
+    """Additions to the Bradley-Terry loss. Each term is off at 0.
 
     Attributes:
       margin: times a pair's margin, by how much the chosen response's score is to exceed the other's before the loss
@@ -123,7 +123,7 @@ def pair_loss(
 
 
 def evaluate(scores: np.ndarray, items: Sequence[Item]) -> tuple[dict[str, float], dict[str, Any]]:
-    """What the raw scores `[pairs, 2]` of a split's items are worth: scalars for the metrics, and tables for a report.
+    """Evaluates the raw scores `[pairs, 2]` of a split's items: scalars for the metrics, and tables for a report.
 
     Accuracy by margin is among the tables where every pair has a margin.
     """

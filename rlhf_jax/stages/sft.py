@@ -171,7 +171,7 @@ def run(config: Config, workdir: Path) -> None:
 
 
 def make_sampler(model: Model, config: Config, eos_id: int) -> rollouts.Sampler:
-    """What continues held-out prompts greedily."""
+    """Builds the greedy sampler of held-out prompts."""
     longest = max(config.response_buckets)
     return rollouts.make_sample(model, samples=1, max_new_tokens=longest, temperature=0.0, eos_id=eos_id)
 

@@ -1,1 +1,1 @@
-"""What the training loops share: optimiser, checkpoints, metrics, signals. Knows no stage."""
+"""Shared parts of the training loops: optimizer, checkpoints, metrics, signals. Knows no stage."""

@@ -34,7 +34,7 @@ class Selection:
             raise UserError("config.selection.load is 'best' and config.selection.metric is '', expected a metric")
 
     def improves(self, metrics: Mapping[str, float], best: float | None) -> bool:
-        """Whether a step's metrics hold a finite value of the metric that is better than the best so far."""
+        """True if a step's metrics hold a finite value of the metric that is better than the best so far."""
         value = metrics.get(self.metric, math.nan)
         if not math.isfinite(value):
             return False

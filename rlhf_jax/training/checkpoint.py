@@ -2,8 +2,8 @@
 
 A checkpoint is the folder `<directory>/<step>` with four items, each readable without the others:
 
-* `top`: the trained part of the network, as a nested dict of arrays in the form of files (`parallel.file_layout`). Other
-  stages read only this.
+* `top`: the trained part of the network, as a nested dict of arrays in the form of files (`parallel.file_layout`).
+  Other stages read only this.
 * `rest`: every other array of the state, by its path in the state.
 * `meta`: JSON that describes the top (stage, role, the trunk's fingerprint, normalisation constants, ...).
 * `timing`: JSON of clock readings, which are no part of what a resumed run must reproduce.
@@ -253,7 +253,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether a step's folder is whole. Orbax renames it into place when it is. A copy may have been cut short."""
+    """True if a step's folder is complete. Orbax renames it into place when it is. A copy may have been cut short."""
     return all((folder / name).exists() for name in (*_ITEMS, "_CHECKPOINT_METADATA"))
 
 
@@ -286,7 +286,7 @@ def _name(path: tuple[Any, ...]) -> str:
 
 
 def _stored(item: Path) -> Any:
-    """What an item holds, without reading it: a tree of descriptions with shape and dtype."""
+    """Description of an item with shapes and dtypes, without reading it."""
     import orbax.checkpoint as ocp
 
     return ocp.StandardCheckpointHandler().metadata(item).tree

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from rlhf_jax.data.records import write_text
 
 Timing = Mapping[str, Any]
 
@@ -34,9 +35,7 @@ class Goodput:
             "lost_steps": len(lost),
             "lost_seconds": sum(line.get("seconds", 0.0) for line in lost),
         }
-        partial = path.with_suffix(".jsonl.partial")
-        partial.write_text("\n".join([*before, json.dumps(start), ""]))
-        os.replace(partial, path)
+        write_text(path, "\n".join([*before, json.dumps(start), ""]))
         starts = [*map(json.loads, before), start]
         self._began = starts[0]["time"]
         self._lost = sum(line["lost_seconds"] for line in starts)

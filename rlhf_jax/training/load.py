@@ -116,5 +116,5 @@ def _name(path: tuple[Any, ...]) -> str:
 
 
 def describe(base: Pretrained, role: str) -> dict[str, Any]:
-    """What a checkpoint says about its top, for `load_top_on`."""
+    """Description of a top for its checkpoint, as `load_top_on` reads it."""
     return {"role": role, "trunk": base.fingerprint, "freeze": base.model.freeze}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-import os
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from rlhf_jax.config import Count
+from rlhf_jax.data.records import write_text
 from rlhf_jax.errors import UserError
 
 Line = Mapping[str, Any]
@@ -128,7 +128,5 @@ class WeightsAndBiases:
 def _kept_id(path: Path) -> str:
     """The id in a file, which is made if it is not there."""
     if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_text(secrets.token_hex(8) + "\n")
-        os.replace(partial, path)
+        write_text(path, secrets.token_hex(8) + "\n")
     return path.read_text().strip()

@@ -1,4 +1,4 @@
-"""What surrounds the steps of a training run: resuming, logging, saving, stopping."""
+"""Training-run scaffolding: resume, logging, checkpoints, signals."""
 
 from __future__ import annotations
 
@@ -119,11 +119,11 @@ class Loop:
                 return
 
     def is_due(self, step: int, every: int) -> bool:
-        """Whether something that happens every so many steps, and after the last one, happens now."""
+        """True every `every` steps and after the last step."""
         return step % every == 0 or step == self._steps
 
     def is_best(self, metrics: Mapping[str, float]) -> bool:
-        """Whether these metrics, which are not logged yet, make their step the best so far by the run's selection."""
+        """True if these metrics, which are not logged yet, make their step the best so far by the run's selection."""
         return self._selection.improves(metrics, None if self._best is None else self._best["value"])
 
     def require_finite(self, step: int, metrics: Mapping[str, float], batch: Any = None) -> None:
@@ -177,7 +177,7 @@ class Loop:
             self._checkpoints.save(step, state, {**meta, **chosen}, best=best)
 
     def _left(self, step: int, batch: Any) -> str:
-        """What a failed step leaves behind: the last good checkpoint, and the batch in a file."""
+        """Names the last good checkpoint after a failed step, and saves the step's batch to a file."""
         self._checkpoints.wait()
         good = self._checkpoints.latest()
         standing = "no checkpoint is complete yet" if good is None else f"the last good checkpoint is step {good}"
@@ -194,6 +194,6 @@ class Loop:
 
 
 def is_finished(workdir: Path, steps: int) -> bool:
-    """Whether a run's last checkpoint is there."""
+    """True if a run's last checkpoint exists."""
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         return checkpoints.latest() == steps

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from rlhf_jax.data.records import write_text
 from rlhf_jax.errors import UserError
 from rlhf_jax.parallel import hosts
 from rlhf_jax.training.goodput import Goodput
 from rlhf_jax.training.loggers import Sink, TensorBoard, WeightsAndBiases
+
+SECONDS_PER_LINE = 10.0
 
 
 class MetricsWriter:
@@ -89,16 +91,14 @@ def _cut_back(path: Path, step: int | None) -> tuple[list[dict[str, Any]], list[
                 lost.append(record)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise UserError(f"{path}, line {number} is {line[:60]!r}, expected a JSON object with a step") from error
-    partial = path.with_suffix(".jsonl.partial")
-    partial.write_text("".join(kept))
-    os.replace(partial, path)
+    write_text(path, "".join(kept))
     return records, lost
 
 
 class Progress:
-    """How far a loop is: a bar with ETA and tokens/s in a terminal, else a plain line each 10 s or 10 %.
+    """Shows how far a loop is and its tokens/s: a bar in a terminal, and otherwise a line per 10 s.
 
-    Of several hosts the main one's is seen.
+    Only the main host's is seen.
 
     Args:
       total: units in the whole loop.
@@ -111,48 +111,34 @@ class Progress:
     def __init__(
         self, total: int, unit: str = "step", description: str = "", initial: int = 0, stream: TextIO | None = None
     ) -> None:
-        self._total, self._unit, self._description = total, unit, description
-        self._initial = self._done = initial
-        self._tokens = 0
-        self._stream = stream or sys.stderr
-        self._start = self._last_line = time.monotonic()
-        self._bar = None
-        if self._stream.isatty() and hosts.is_main():
-            from tqdm import tqdm
+        from tqdm import tqdm
 
-            self._bar = tqdm(
-                total=total, initial=initial, desc=description, unit=unit, file=self._stream, dynamic_ncols=True
-            )
+        stream = stream or sys.stderr
+        terminal = stream.isatty()
+        self._bar = tqdm(
+            total=total,
+            initial=initial,
+            desc=description,
+            unit=unit,
+            file=stream,
+            mininterval=0.1 if terminal else SECONDS_PER_LINE,
+            dynamic_ncols=terminal,
+            bar_format=None if terminal else "{desc}: {unit} {n_fmt}/{total_fmt}{postfix}, {remaining} left\n",
+            disable=not hosts.is_main(),
+        )
+        self._tokens = 0
+        self._start = time.monotonic()
 
     def update(self, units: int = 1, tokens: int = 0) -> None:
         """Counts `units` more as done, in which `tokens` were processed."""
-        tenths = 10 * self._done // self._total
-        self._done += units
         self._tokens += tokens
-        now = time.monotonic()
-        if self._bar is not None:
-            if self._tokens:
-                self._bar.set_postfix_str(self._rate(now), refresh=False)
-            self._bar.update(units)
-        elif hosts.is_main() and (now - self._last_line >= 10 or 10 * self._done // self._total > tenths):
-            self._last_line = now
-            self._print_line(now)
-
-    def _rate(self, now: float) -> str:
-        return f"{self._tokens / max(now - self._start, 1e-9):,.0f} tokens/s"
-
-    def _print_line(self, now: float) -> None:
-        remaining = (now - self._start) * (self._total - self._done) / max(self._done - self._initial, 1)
-        parts = [f"{self._description}: {self._unit} {self._done}/{self._total}"]
         if self._tokens:
-            parts.append(self._rate(now))
-        if self._done < self._total:
-            parts.append(f"{remaining:.0f} s left")
-        print(", ".join(parts), file=self._stream, flush=True)
+            rate = self._tokens / max(time.monotonic() - self._start, 1e-9)
+            self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+        self._bar.update(units)
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()

@@ -60,7 +60,7 @@ def learning_rate_at(config: Config, total_steps: int, step: int) -> float:
 
 
 def updates_done(moments: optax.OptState) -> int:
-    """How many updates an optimiser's state has seen."""
+    """Number of updates that an optimizer's state has seen."""
     counts = optax.tree_utils.tree_get_all_with_path(moments, "count")  # of Adam and of the schedule, the same
     return int(jax.device_get(counts[0][1]))
 

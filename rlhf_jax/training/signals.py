@@ -14,7 +14,7 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Whether the run was asked to stop.
+    """Requests to stop the run.
 
     Attributes:
       received: the number of the signal that this process got, or None.
@@ -26,7 +26,7 @@ class Stop:
         self.signal: int | None = None
 
     def agreed(self) -> bool:
-        """Whether any process of the run was asked to stop. All of them ask at the same point, and get the same.
+        """True if any process of the run was asked to stop. All of them ask at the same point, and get the same.
 
         A signal that comes while they tell one another counts when they ask again.
         """

@@ -1,4 +1,4 @@
-"""Where a step's seconds go."""
+"""Timing of a step's phases."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Clock:
         return result
 
     def lap(self, tokens: int, flops: Mapping[str, float]) -> dict[str, float]:
-        """What happened since the last lap. Starts the next one.
+        """Timing since the last lap. Starts the next one.
 
         Args:
           tokens: how many were processed.

@@ -1,1 +1,1 @@
-"""Where the study's datasets come from, and how their rows become records."""
+"""Sources of the study's datasets, and the conversion of their rows to records."""

@@ -19,7 +19,7 @@ _RANGE = re.compile(r"(?P<split>.+?)(\[(?P<start>\d*):(?P<stop>\d*)\])?")
 
 @dataclass(frozen=True)
 class Part:
-    """What a study takes from one dataset.
+    """The part of a study that comes from one dataset.
 
     Attributes:
       source: a key of `sources.table.SOURCES`, or `columns` for any other dataset.

@@ -1,4 +1,4 @@
-"""What stands in a row of a dataset: a JSON object, or the same read from a table."""
+"""A row of a dataset: a JSON object, or the same read from a table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ type Row = dict[str, Any]
 
 
 def value(row: Row, column: str) -> Any:
-    """What a row has in a column. `a.b` is the field `b` of the column `a`.
+    """Value of a row in a column. `a.b` is the field `b` of the column `a`.
 
     Raises:
       UserError: there is no such column.

@@ -27,7 +27,7 @@ CHUNK = 128  # queries of one causal chunk; keys after its end are never touched
 
 
 class KeysValues(NamedTuple):
-    """What later tokens attend to: `[B, K, ..., T, d]` each."""
+    """Keys and values that later tokens attend to: `[B, K, ..., T, d]` each."""
 
     keys: jax.Array
     values: jax.Array

@@ -23,7 +23,7 @@ MULTIPLE = 128  # splash attention's tiles have to divide a length; cuDNN's tile
 
 
 class Joined(NamedTuple):
-    """What a kernel gets.
+    """Arguments of a kernel.
 
     Attributes:
       queries: `[B, H, Q, d]`, scaled. The G heads that share a KV head stand together.
@@ -47,7 +47,7 @@ type Kernel = Callable[[Joined], jax.Array]  # to the queries' shape and dtype
 
 
 def sees[A: (jax.Array, np.ndarray)](query: A, key: A, prompt: int, response: int) -> A:
-    """Whether query `query` of Q may see key `key` of T: all of the prompt, and its own response up to itself.
+    """True if query `query` of Q may see key `key` of T: all of the prompt, and its own response up to itself.
 
     Args:
       query: integers, broadcastable with `key`.

@@ -57,7 +57,7 @@ class Fields:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """How Hugging Face writes a family down.
+    """A model family as Hugging Face writes it down.
 
     Attributes:
       model_class: of the causal LM in transformers.

@@ -1,4 +1,4 @@
-"""Where Hugging Face keeps each parameter: names, shapes and the order of rows.
+"""Layout of Hugging Face's tensors: the name, shape and row order of each parameter.
 
 Hugging Face stores a linear map as `[outputs, inputs]`, queries, keys and values apart, and gate and up apart. Here a
 kernel is `[*inputs, *outputs]` with its heads as axes, and what is multiplied together is stored together.

@@ -1,4 +1,4 @@
-"""Where tensors come from: a Hugging Face folder (safetensors or PyTorch's own format) or a GGUF file."""
+"""Sources of tensors: a Hugging Face folder (safetensors or PyTorch's own format) or a GGUF file."""
 
 from __future__ import annotations
 
