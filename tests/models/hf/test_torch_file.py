@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.models.hf import torch_file
 from rlhf_jax.models.hf.torch_file import open_checkpoint
 from tests.torch_save import NO_HOOKS, SIX, Code, call, code, named, storage, tensor, write
 
@@ -72,12 +73,18 @@ def test_a_file_that_torch_wrote():
 @pytest.mark.parametrize(
     ("kind", "dtype"),
     [
+        ("Double", np.float64),
         ("Float", np.float32),
         ("Half", np.float16),
         ("BFloat16", ml_dtypes.bfloat16),
         ("Long", np.int64),
+        ("Int", np.int32),
+        ("Short", np.int16),
+        ("Char", np.int8),
         ("Byte", np.uint8),
         ("Bool", np.bool_),
+        ("ComplexFloat", np.complex64),
+        ("ComplexDouble", np.complex128),
     ],
 )
 def test_every_storage_has_its_dtype(file, kind, dtype):
@@ -105,6 +112,15 @@ def test_any_view_inside_its_storage(file):
         shape, strides, offset = views[name]
         steps = [4 * stride for stride in strides]
         np.testing.assert_array_equal(view.read(), np.lib.stride_tricks.as_strided(values[offset:], shape, steps))
+
+
+@pytest.mark.parametrize("strides", [(1, 10**18), (10**18, 1)])
+def test_the_stride_of_an_axis_of_one_or_none_is_not_looked_at(file, strides):
+    shape = tuple(1 if stride > 1 else 6 for stride in strides)
+    write(file, {"x": tensor(shape, strides), "empty": tensor((0, 5), (10**18, 10**18))})
+    tensors = open_checkpoint(file)
+    np.testing.assert_array_equal(tensors["x"].read(), np.arange(6, dtype=np.float32).reshape(shape))
+    assert tensors["empty"].read().shape == (0, 5)
 
 
 def test_parameters_metadata_plain_dicts_and_other_protocols(file):
@@ -190,12 +206,23 @@ def test_a_call_is_refused_in_every_protocol(file, protocol):
     [
         (b"\x82\x05", "the instruction EXT1 is not allowed"),
         (b"(" + code("echo") + b"ios\nsystem\n", "the instruction INST is not allowed"),
+        (b"(" + named("torch.FloatStorage") + b"o", "the instruction OBJ is not allowed"),
+        (named("torch.FloatStorage") + b")\x81", "the instruction NEWOBJ is not allowed"),
+        (b"P0\n", "the instruction PERSID is not allowed"),
         (b"0", "the instruction POP is not allowed"),
         (b"\x8e" + struct.pack("<Q", 2**62), "the instruction BINBYTES8 is not allowed"),
+        (b"\x8b" + struct.pack("<i", 2**31 - 1), "the instruction LONG4 is not allowed"),
+        (b"\xff", "the instruction 255 is not allowed"),
         (b"X" + struct.pack("<I", 2**32 - 1), "damaged, "),
         (b"h\x07", "damaged, UnpicklingError: Memo value not found at index 7"),
         (b"R", "damaged, IndexError"),
+        (b"t", "damaged, IndexError"),
+        (b")\x87", "damaged, IndexError"),
+        (b"}(" + code("x") + b"u", "zip() argument 2 is shorter"),
+        (b"]" + code("x") + code("y") + b"s", "found list in place of dict"),
         (b"})" + code("y") + b"s", "a key of a dict is tuple"),
+        (code(("a",)) + code("b") + b"\x93", "damaged, UnpicklingError: STACK_GLOBAL requires str"),
+        (b"", "damaged, IndexError"),
     ],
 )
 def test_instructions_that_describe_no_tensors(file, program, message):
@@ -226,22 +253,52 @@ TENSOR, PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_pa
 @pytest.mark.parametrize(
     ("value", "message"),
     [
+        (call(TENSOR), "damaged, TypeError"),
         (call(TENSOR, "0", 0, (6,), (1,), False, NO_HOOKS), "a tensor views str, expected storage"),
+        (call(TENSOR, storage(), 0, (6,), (1,), False, NO_HOOKS, {"conj": True}), "damaged, TypeError"),
+        (call(PARAMETER, storage(), True, NO_HOOKS), "a parameter is storage, expected tensor"),
+        (call("collections.OrderedDict", [("x", 1)]), "damaged, TypeError"),
+        (call("torch.FloatStorage", 6), "damaged, TypeError"),
+        (Code(code(TENSOR) + b")R"), "damaged, TypeError"),
         (Code(NO_HOOKS + code([1]) + b"b"), "the attributes of a dict are list, expected dict"),
         (Code(code(("storage", named(TENSOR), "0", "cpu", 6)) + b"Q"), "a storage is not described as torch.save does"),
+        (
+            Code(code(("storage", "torch.FloatStorage", "0", "cpu", 6)) + b"Q"),
+            "a storage is not described as torch.save does",
+        ),
+        (
+            Code(code(("module", named("torch.FloatStorage"), "0", "cpu", 6)) + b"Q"),
+            "a storage is not described as torch.save does",
+        ),
+        (Code(code("0") + b"Q"), "a storage is not described as torch.save does"),
+        (Code(code(()) + b"Q"), "a storage is not described as torch.save does"),
         (storage(key=0), "a storage is not described as torch.save does"),
+        (storage(size="6"), "a storage is not described as torch.save does"),
         (storage(key="1"), "the record 'data/1' is missing"),
+        (storage(key="../../../etc/passwd"), "the record 'data/../../../etc/passwd' is missing"),
         (storage(size=7), "'archive/data/0' has 24 bytes, expected 7 of float32, 4 bytes each"),
+        (storage(size=-6), "'archive/data/0' has 24 bytes, expected -6 of float32"),
         (storage(kind="torch.DoubleStorage"), "'archive/data/0' has 24 bytes, expected 6 of float64, 8 bytes each"),
         (storage(kind="torch.QInt8Storage"), "it asks to call or make 'torch.QInt8Storage'"),
+        (storage(kind="torch.storage.UntypedStorage"), "it asks to call or make 'torch.storage.UntypedStorage'"),
         (
             tensor((7,), (1,)),
             "a tensor of shape (7,), strides (1,) and offset 0 does not fit its storage of 6 elements",
         ),
+        (tensor((6,), (1,), 1), "a tensor of shape (6,), strides (1,) and offset 1 does not fit"),
         (tensor((2, 3), (4, 1)), "a tensor of shape (2, 3), strides (4, 1) and offset 0 does not fit"),
+        (tensor((), (), 6), "a tensor of shape (), strides () and offset 6 does not fit"),
+        (tensor((7,), (0,)), "a tensor of shape (7,), strides (0,) and offset 0 does not fit"),
         (tensor((2**62, 2**62), (0, 0)), "a tensor of shape"),
+        (tensor((0, 2**62), (1, 1)), "a tensor of shape"),
         (tensor((1, 6), (1, -1), 5), "the offset, shape or strides of a tensor"),
+        (tensor((-1, -6), (1, 1)), "the offset, shape or strides of a tensor"),
         (tensor((6,), (1,), -1), "the offset, shape or strides of a tensor"),
+        (tensor((6,), (1, 1)), "the offset, shape or strides of a tensor"),
+        (tensor((True,), (1,)), "the offset, shape or strides of a tensor"),
+        (tensor((6.0,), (1,)), "the offset, shape or strides of a tensor"),
+        (tensor([6], [1]), "the offset, shape or strides of a tensor"),
+        (tensor((1,) * 65, (1,) * 65), "the offset, shape or strides of a tensor"),
         (tensor((6,), (1,), "0"), "the offset, shape or strides of a tensor"),
     ],
 )
@@ -253,8 +310,12 @@ def test_descriptions_that_do_not_hold(file, value, message):
     ("content", "message"),
     [
         (tensor((6,), (1,)), "holds tensor, expected a flat dict from names to tensors"),
+        ([tensor((6,), (1,))], "holds list, expected a flat dict"),
         ({"state_dict": {"x": tensor((6,), (1,))}}, "the entry 'state_dict' maps str to dict, expected str to tensor"),
+        ({"x": tensor((6,), (1,)), "epoch": 3}, "the entry 'epoch' maps str to int"),
+        ({"loss": 0.5}, "the entry 'loss' maps str to float"),
         ({0: tensor((6,), (1,))}, "the entry 0 maps int to tensor"),
+        ({"x": storage()}, "the entry 'x' maps str to storage"),
         ({"\x1b[2J" * 100: 1}, r"the entry '\x1b[2J"),
     ],
 )
@@ -266,6 +327,7 @@ def test_anything_but_a_flat_dict_is_named(file, content, message):
     ("records", "message"),
     [
         ({"byteorder": b"big"}, "the byte order is b'big', expected b'little'; load it once in torch and save"),
+        ({"byteorder": b"l" * 17}, "'archive/byteorder' has 17 bytes, expected at most 16"),
         ({"data.pkl": None}, "0 folders hold a data.pkl, expected one"),
         ({"constants.pkl": b""}, "a TorchScript archive, expected a dict of tensors; load it once in torch and save"),
         ({"data/0": b""}, "the pickle is refused: 'archive/data/0' has 0 bytes, expected 6 of float32"),
@@ -273,6 +335,23 @@ def test_anything_but_a_flat_dict_is_named(file, content, message):
 )
 def test_records_that_do_not_fit(file, records, message):
     assert refused(write(file, {"x": tensor((6,), (1,))}, {**SIX, **records})).startswith(message)
+
+
+def test_a_path_that_climbs_is_a_name_like_any_other(file):
+    """Nothing is ever extracted."""
+    path = write(file, {"x": tensor((6,), (1,))}, {**SIX, "../other/data.pkl": b"", "../../data/0": b""})
+    np.testing.assert_array_equal(open_checkpoint(path)["x"].read(), np.arange(6, dtype=np.float32))
+
+
+def test_files_without_a_byte_order_are_little_endian(file):
+    path = write(file, {"x": tensor((6,), (1,))}, {**SIX, "byteorder": None})
+    np.testing.assert_array_equal(open_checkpoint(path)["x"].read(), np.arange(6, dtype=np.float32))
+
+
+def test_a_description_larger_than_any_real_one_is_not_read(file, monkeypatch):
+    monkeypatch.setattr(torch_file, "_LARGEST_PICKLE", 20)
+    message = refused(write(file, {"x": tensor((6,), (1,))}))
+    assert message.startswith("'archive/data.pkl' has ") and message.endswith("expected at most 20")
 
 
 def test_archives_that_torch_does_not_write(file):
@@ -320,6 +399,11 @@ def test_a_directory_that_lies_about_a_record(file, field, value):
 def test_other_files(file, content, message):
     file.write_bytes(content)
     assert refused(file).startswith(message)
+
+
+def test_a_path_that_cannot_be_read(tmp_path):
+    assert refused(tmp_path / "none.bin") == "cannot be read (No such file or directory)"
+    assert refused(tmp_path) == "cannot be read (Is a directory)"
 
 
 def test_a_file_that_is_cut_or_goes_after_it_was_opened(file):
