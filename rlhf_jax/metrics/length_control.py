@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics.statistics import mean_and_error
-from rlhf_jax.metrics.winrate import shares
+from rlhf_jax.metrics.winrate import win_fractions
 
 INVERSE_REGULARISATION = 100.0
 
@@ -42,7 +42,7 @@ def length_controlled_win_rate(
     0.2, its own annotations of baselines that were told to be short or long, so its leaderboard differs a little.
 
     Args:
-      preferences: coded as in `shares`.
+      preferences: coded as in `win_fractions`.
       lengths: of the model's outputs, in characters as AlpacaEval counts them, or in any one unit.
       reference_lengths: of the outputs that they were compared with.
       difficulties: of the instructions, one a comparison, e.g. from AlpacaEval's table.
@@ -58,7 +58,7 @@ def length_controlled_win_rate(
     """
     from sklearn.linear_model import LogisticRegression
 
-    won = shares(preferences)
+    won = win_fractions(preferences)
     features, names = _features(len(won), lengths, reference_lengths, difficulties)
     fit = LogisticRegression(C=INVERSE_REGULARISATION, fit_intercept=False, solver="newton-cholesky", tol=1e-8)
     fit.fit(np.tile(features, (2, 1)), np.repeat([1, 0], len(won)), sample_weight=np.concatenate([won, 1 - won]))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics.statistics import percentiles
-from rlhf_jax.metrics.winrate import shares
+from rlhf_jax.metrics.winrate import win_fractions
 
 _TOLERANCE = 1e-8  # in log-odds
 
@@ -65,7 +65,7 @@ def bradley_terry(
 
 def _wins_by_prompt(judgements: Sequence[Mapping[str, Any]]) -> tuple[list[str], NDArray[np.float64]]:
     """Names of the models in alphabetical order, and `[prompts, M, M]` what the row's model won of the column's."""
-    won = shares([judgement["preference"] for judgement in judgements])
+    won = win_fractions([judgement["preference"] for judgement in judgements])
     names = sorted({judgement[side] for judgement in judgements for side in ("model", "against")})
     prompts = {judgement["id"]: None for judgement in judgements}
     row = {prompt: index for index, prompt in enumerate(prompts)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,15 +35,17 @@ def mean_and_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> di
 
 
 def bootstrap_interval(
-    values: Sequence[float] | np.ndarray, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+    *samples: Sequence[float] | np.ndarray, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean (Efron, 1979); for a win rate give it `100 * shares(preferences)`.
+    """Percentile bootstrap interval of a mean, or of a difference of two (Efron, 1979), by SciPy.
+
+    For a win rate give it `100 * win_fractions(preferences)`.
 
     Args:
-      values: independent values.
+      *samples: independent values. Of two samples, each is resampled separately.
       confidence: how often the interval is to cover the mean, in (0, 1).
       resamples: number of resampled means.
-      seed: of the draws; the same seed gives the same interval.
+      seed: of the draws. The same seed gives the same interval.
 
     Returns:
       `(low, high)` in the unit of the values.
@@ -51,22 +53,24 @@ def bootstrap_interval(
     Raises:
       UserError: no values, or a confidence outside (0, 1).
     """
-    means = resampled_means(values, resamples, np.random.default_rng(seed))
-    low, high = percentiles(means, confidence)
-    return float(low), float(high)
+    from scipy.stats import bootstrap
 
-
-def resampled_means(values: Sequence[float] | np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """`[resamples]` float64: means of as many values, drawn with replacement.
-
-    Raises:
-      UserError: no values.
-    """
-    if not len(values):
+    _check(confidence)
+    if not all(map(len, samples)):
         raise UserError("There are no values for a bootstrap interval, expected one or more.")
-    data = np.asarray(values, np.float64)
-    batches = _batches(resamples, len(data))
-    return np.concatenate([data[rng.integers(len(data), size=(size, len(data)))].mean(axis=1) for size in batches])
+    data = [np.asarray(values, np.float64) for values in samples]
+    if len(data) == 1 and len(data[0]) == 1:
+        return float(data[0][0]), float(data[0][0])
+    found = bootstrap(
+        data,
+        lambda *drawn, axis: drawn[0].mean(axis) - (drawn[1].mean(axis) if len(drawn) > 1 else 0.0),
+        n_resamples=resamples,
+        batch=_batch(data),
+        confidence_level=confidence,
+        method="percentile",
+        rng=seed,
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def percentiles(draws: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
@@ -75,18 +79,18 @@ def percentiles(draws: np.ndarray, confidence: float) -> tuple[np.ndarray, np.nd
     Raises:
       UserError: a confidence outside (0, 1).
     """
-    if not 0 < confidence < 1:
-        raise UserError(f"confidence is {confidence}, expected a number between 0 and 1.")
+    _check(confidence)
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return low, high
 
 
 def sign_flip_p_value(differences: Sequence[float] | np.ndarray, resamples: int = 10_000, seed: int = 0) -> float:
-    """Two-sided p-value of a paired permutation test of a zero mean (Fisher, 1935).
+    """Two-sided p-value of a paired permutation test of a zero mean (Fisher, 1935), by SciPy.
 
-    If both members of each pair are exchangeable, the sign of each difference is a fair coin: the p-value is how often
-    a sum under random signs is at least as far from 0 as the observed one, which itself counts as one of the draws
-    (Phipson and Smyth, 2010), so it is never below `1 / (resamples + 1)`.
+    If both members of each pair are exchangeable, the sign of each difference is a fair coin. The p-value is how often
+    a sum under random signs is at least as far from 0 as the observed one. All signs are tried if there are no more
+    than `resamples`. Of random ones the observed sum itself counts as a draw (Phipson and Smyth, 2010), so the p-value
+    is never below `1 / (resamples + 1)`.
 
     Args:
       differences: of independent pairs.
@@ -96,19 +100,29 @@ def sign_flip_p_value(differences: Sequence[float] | np.ndarray, resamples: int 
     Raises:
       UserError: no differences.
     """
+    from scipy.stats import permutation_test
+
     if not len(differences):
         raise UserError("There are no differences to test, expected one or more.")
-    data, rng = np.asarray(differences, np.float64), np.random.default_rng(seed)
-    observed = abs(data.sum()) * (1 - 1e-12)  # equal sums may differ in their rounding
-    extreme = 0
-    for size in _batches(resamples, len(data)):
-        signs = 2.0 * rng.integers(2, size=(size, len(data))) - 1
-        extreme += int((abs(signs @ data) >= observed).sum())
-    return (1 + extreme) / (1 + resamples)
+    data = np.asarray(differences, np.float64)
+    found = permutation_test(
+        (data,),
+        lambda flipped, axis: abs(flipped.sum(axis)),
+        alternative="greater",
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        batch=_batch([data]),
+        rng=seed,
+    )
+    return float(found.pvalue)
 
 
-def _batches(resamples: int, length: int) -> Iterator[int]:
-    """Sizes that add up to `resamples`, each for at most `_DRAWS_AT_ONCE` random numbers."""
-    largest = max(1, _DRAWS_AT_ONCE // length)
-    for start in range(0, resamples, largest):
-        yield min(largest, resamples - start)
+def _batch(samples: Sequence[np.ndarray]) -> int:
+    """Number of resamples at once."""
+    return max(1, _DRAWS_AT_ONCE // max(map(len, samples)))
+
+
+def _check(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise UserError(f"confidence is {confidence}, expected a number between 0 and 1.")

@@ -13,8 +13,6 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.metrics.statistics import (
     bootstrap_interval,
     mean_and_error,
-    percentiles,
-    resampled_means,
     sign_flip_p_value,
 )
 
@@ -26,7 +24,7 @@ def is_preference(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and (value == 0 or 1 <= value <= 2)
 
 
-def shares(preferences: Sequence[float]) -> np.ndarray:
+def win_fractions(preferences: Sequence[float]) -> np.ndarray:
     """Preferences as AlpacaEval codes them to what the model gets of each comparison.
 
     Args:
@@ -50,19 +48,19 @@ def shares(preferences: Sequence[float]) -> np.ndarray:
 def win_rate(preferences: Sequence[float]) -> dict[str, Any]:
     """Mean share of comparisons that the model won, a tie counting half, as AlpacaEval defines it.
 
-    `bootstrap_interval(100 * shares(preferences))` is its interval.
+    `bootstrap_interval(100 * win_fractions(preferences))` is its interval.
 
     Args:
-      preferences: coded as in `shares`.
+      preferences: coded as in `win_fractions`.
 
     Returns:
       `{"win_rate", "standard_error", "wins", "losses", "ties", "n"}`: the first two in percent, the error as
       `mean_and_error` defines it. A weight counts as a win above 1.5 and as a loss below it.
 
     Raises:
-      UserError: as in `shares`.
+      UserError: as in `win_fractions`.
     """
-    won = shares(preferences)
+    won = win_fractions(preferences)
     rate = mean_and_error(100 * won)
     return {
         "win_rate": rate["mean"],
@@ -91,16 +89,13 @@ def generalisation_gap(
       is a single comparison.
 
     Raises:
-      UserError: as in `shares`, or a confidence outside (0, 1).
+      UserError: as in `win_fractions`, or a confidence outside (0, 1).
     """
-    inside, outside = (100 * shares(preferences) for preferences in (id_preferences, ood_preferences))
+    inside, outside = (100 * win_fractions(preferences) for preferences in (id_preferences, ood_preferences))
     result = {"gap": float(inside.mean() - outside.mean()), "standard_error": None, "interval": None}
     if min(len(inside), len(outside)) > 1:
-        rng = np.random.default_rng(seed)
-        gaps = resampled_means(inside, resamples, rng) - resampled_means(outside, resamples, rng)
-        low, high = percentiles(gaps, confidence)
         result["standard_error"] = math.hypot(*(mean_and_error(won)["standard_error"] for won in (inside, outside)))
-        result["interval"] = (float(low), float(high))
+        result["interval"] = bootstrap_interval(inside, outside, confidence=confidence, resamples=resamples, seed=seed)
     return result
 
 
@@ -119,7 +114,7 @@ def paired_difference(
     (`sign_flip_p_value`), two-sided. The null hypothesis is that the two are exchangeable on each prompt.
 
     Args:
-      first: prompt id to preference (coded as in `shares`), as `preferences_by_prompt` gives them.
+      first: prompt id to preference (coded as in `win_fractions`), as `preferences_by_prompt` gives them.
       second: the other model's, on the same prompts.
       confidence: of the interval, in (0, 1).
       resamples: number of resampled means, and of permutations.
@@ -129,7 +124,7 @@ def paired_difference(
       `{"difference", "standard_error", "interval", "p_value", "n"}`.
 
     Raises:
-      UserError: a prompt is only in one of the two, or as in `shares` and `bootstrap_interval`.
+      UserError: a prompt is only in one of the two, or as in `win_fractions` and `bootstrap_interval`.
     """
     strangers = sorted(first.keys() ^ second.keys())
     if strangers:
@@ -137,13 +132,13 @@ def paired_difference(
             f"{len(strangers)} prompt(s) are judged for one of the two models alone, the first is {strangers[0]!r}; "
             "expected the same prompts for both."
         )
-    ours, theirs = (100 * shares([preferences[prompt] for prompt in first]) for preferences in (first, second))
+    ours, theirs = (100 * win_fractions([preferences[prompt] for prompt in first]) for preferences in (first, second))
     differences = ours - theirs
     mean = mean_and_error(differences)
     return {
         "difference": mean["mean"],
         "standard_error": mean["standard_error"],
-        "interval": bootstrap_interval(differences, confidence, resamples, seed),
+        "interval": bootstrap_interval(differences, confidence=confidence, resamples=resamples, seed=seed),
         "p_value": sign_flip_p_value(differences, resamples, seed),
         "n": mean["n"],
     }

@@ -20,7 +20,7 @@ from rlhf_jax.metrics.best_of_n import best_of_n_kl
 from rlhf_jax.metrics.length_control import length_controlled_win_rate
 from rlhf_jax.metrics.ranking import bradley_terry
 from rlhf_jax.metrics.statistics import mean_and_error, mean_and_interval
-from rlhf_jax.metrics.winrate import generalisation_gap, preferences_by_prompt, shares
+from rlhf_jax.metrics.winrate import generalisation_gap, preferences_by_prompt, win_fractions
 from rlhf_jax.report.study import ID, OOD, Study
 
 type Metric = dict[str, Any]
@@ -129,7 +129,7 @@ def _win_rates(study: Study, model: str, baseline: str) -> Row:
         if not found:
             opponent = against or "a baseline"
             return {"not_computed": f"not judged against {opponent} on {split}"}
-        return mean_and_interval(100 * shares(found))
+        return mean_and_interval(100 * win_fractions(found))
 
     against_reference = {split: rate(split, REFERENCE) for split in (ID, OOD)}
     missing = [value for value in against_reference.values() if "not_computed" in value]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rlhf_jax.config import content_of
 from rlhf_jax.data.records import Samples, write, write_text
 from rlhf_jax.errors import UserError
-from rlhf_jax.metrics.winrate import shares
+from rlhf_jax.metrics.winrate import win_fractions
 from rlhf_jax.report.alpaca_eval import Annotation, Outputs, prompt_id, read_annotations, read_outputs
 from rlhf_jax.report.summary import REFERENCE
 
@@ -134,7 +134,7 @@ def _require_of_these_outputs(
 
 
 def _judgement(config: Config, annotation: Annotation, reference_generator: str) -> dict[str, Any]:
-    own = float(shares([annotation.preference])[0])
+    own = float(win_fractions([annotation.preference])[0])
     against = annotation.reference_generator
     return {
         "id": prompt_id(annotation.prompt),

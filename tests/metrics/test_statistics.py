@@ -11,7 +11,6 @@ from rlhf_jax.metrics.statistics import (
     bootstrap_interval,
     mean_and_error,
     mean_and_interval,
-    resampled_means,
     sign_flip_p_value,
 )
 
@@ -41,7 +40,7 @@ def test_bootstrap_interval_is_near_the_normal_one_and_repeats():
 
 def test_bootstrap_interval_narrows_with_less_confidence_and_holds_a_constant():
     values = np.arange(20.0)
-    wide, narrow = (bootstrap_interval(values, confidence, 500) for confidence in (0.95, 0.5))
+    wide, narrow = (bootstrap_interval(values, confidence=confidence, resamples=500) for confidence in (0.95, 0.5))
     assert wide[0] < narrow[0] < 9.5 < narrow[1] < wide[1]
     assert bootstrap_interval([4.0, 4.0], resamples=10) == (4.0, 4.0)
 
@@ -49,17 +48,23 @@ def test_bootstrap_interval_narrows_with_less_confidence_and_holds_a_constant():
 @pytest.mark.parametrize(("values", "confidence"), [([], 0.95), ([1.0], 1.0), ([1.0], 95)])
 def test_bootstrap_interval_refuses_bad_input(values, confidence):
     with pytest.raises(UserError, match="expected"):
-        bootstrap_interval(values, confidence)
+        bootstrap_interval(values, confidence=confidence)
 
 
-def test_resampled_means_are_means_of_the_values_and_do_not_depend_on_the_batches(monkeypatch):
-    values = [0.0, 1.0, 10.0]
-    means = resampled_means(values, 500, np.random.default_rng(0))
-    possible = {sum(drawn) / 3 for drawn in itertools.product(values, repeat=3)}
-    assert {round(mean, 9) for mean in means.tolist()} == {round(mean, 9) for mean in possible}
-    assert means.mean() == pytest.approx(11 / 3, abs=0.5)
-    monkeypatch.setattr(statistics, "_DRAWS_AT_ONCE", 7)
-    np.testing.assert_array_equal(resampled_means(values, 500, np.random.default_rng(0)), means)
+def test_two_samples_are_resampled_separately():
+    a, b = (np.random.default_rng(seed).normal(mean, 2, 200) for seed, mean in ((0, 10), (1, 4)))
+    low, high = bootstrap_interval(a, b, resamples=2000)
+    error = np.hypot(*(mean_and_error(values)["standard_error"] for values in (a, b)))
+    assert (low, high) == pytest.approx(
+        (a.mean() - b.mean() - 1.96 * error, a.mean() - b.mean() + 1.96 * error), abs=0.2 * error
+    )
+
+
+def test_results_do_not_depend_on_the_batches(monkeypatch):
+    values = np.random.default_rng(0).normal(size=30)
+    whole = bootstrap_interval(values, resamples=500), sign_flip_p_value(values, resamples=500)
+    monkeypatch.setattr(statistics, "_DRAWS_AT_ONCE", 70)
+    assert (bootstrap_interval(values, resamples=500), sign_flip_p_value(values, resamples=500)) == whole
 
 
 @pytest.mark.parametrize("values", [[1.0, 2.0, -0.5, 3.0, 0.0, 1.0, 1.5], [0.5, -0.5, 1.0, -1.0, 0.1]])

@@ -5,7 +5,7 @@ import pytest
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics.statistics import bootstrap_interval, sign_flip_p_value
-from rlhf_jax.metrics.winrate import generalisation_gap, paired_difference, preferences_by_prompt, shares, win_rate
+from rlhf_jax.metrics.winrate import generalisation_gap, paired_difference, preferences_by_prompt, win_rate
 
 
 def test_a_published_win_rate():
@@ -45,7 +45,7 @@ def test_no_verdict_is_dropped(bad):
 
 def test_no_preferences_are_refused():
     with pytest.raises(UserError, match="no preferences"):
-        shares([])
+        win_fractions([])
 
 
 def test_the_gap_is_id_minus_ood_and_its_variance_the_sum():
