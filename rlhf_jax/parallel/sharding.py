@@ -264,10 +264,8 @@ def _put(array: np.ndarray | jax.Array, partition: PartitionSpec) -> jax.Array:
         return jax.device_put(array, place)
     if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_put(jax.random.key_data(array), partition))
-    host = np.asarray(jax.device_get(array))  # of its size on every host, which gives its own devices their shares
-    indices = place.addressable_devices_indices_map(host.shape)
-    shares = [jax.device_put(host[index], device) for device, index in indices.items()]
-    return jax.make_array_from_single_device_arrays(host.shape, place, shares)
+    host = np.asarray(jax.device_get(array))  # whole on every host
+    return jax.make_array_from_callback(host.shape, place, lambda index: host[index])
 
 
 def _gathered(array: np.ndarray | jax.Array) -> np.ndarray:

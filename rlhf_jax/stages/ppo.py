@@ -174,12 +174,20 @@ def train(config: Config, workdir: Path) -> None:
     def respond(
         state: PolicyState, batch: Sequences, ids: np.ndarray, key: jax.Array, timed: rollouts.Timed = rollouts.untimed
     ) -> Sampled:
-        inputs = (trunk, policy_of(state), batch.prompt, batch.prompt_mask, ids, key)
-        return rollouts.sample_rollout(sample, *inputs, batch_size=config.sampling_batch, timed=timed)
+        return rollouts.sample_rollout(
+            sample,
+            trunk,
+            policy_of(state),
+            batch.prompt,
+            batch.prompt_mask,
+            ids,
+            key,
+            batch_size=config.sampling_batch,
+            timed=timed,
+        )
 
     def score(state: PolicyState, sampled: Sampled, reference: Params) -> tuple[Rollout, dict[str, jax.Array]]:
-        inputs = (trunk, state.top, reference, reward, mean, std, state.kl_coefficient, sampled)
-        rollout, metrics = evaluate(*inputs)
+        rollout, metrics = evaluate(trunk, state.top, reference, reward, mean, std, state.kl_coefficient, sampled)
         return rollout.replace(edge=sampled.edge), metrics  # a program's result is a copy, here of gigabytes
 
     watching_key = jax.random.fold_in(key, 0)

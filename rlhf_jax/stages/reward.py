@@ -206,8 +206,16 @@ def train(config: Config, workdir: Path) -> None:
             metrics |= {f"eval/{split}/{name}": value for name, value in scalars.items()}
         return metrics, quality
 
-    settings = config.steps, config.checkpoint_every, config.selection, config.stop_grace, config.logging
-    with Loop(workdir, "reward", *settings, vocabulary=base.model.architecture.vocabulary) as loop:
+    with Loop(
+        workdir,
+        "reward",
+        config.steps,
+        config.checkpoint_every,
+        selection=config.selection,
+        grace=config.stop_grace,
+        logging=config.logging,
+        vocabulary=base.model.architecture.vocabulary,
+    ) as loop:
         state = loop.restore(state, base.fingerprint)
         start, workers = int(state.position), config.loading.num_workers
         waiting = read_ahead(partial(pairs_at, batches), start, config.batch_size, workers)

@@ -217,8 +217,16 @@ def train(config: Config, workdir: Path) -> None:
                 found[f"eval/{split}/rouge_l"] = rouge
         return found
 
-    settings = config.steps, config.checkpoint_every, config.selection, config.stop_grace, config.logging
-    with Loop(workdir, "sft", *settings, vocabulary=base.model.architecture.vocabulary) as loop:
+    with Loop(
+        workdir,
+        "sft",
+        config.steps,
+        config.checkpoint_every,
+        selection=config.selection,
+        grace=config.stop_grace,
+        logging=config.logging,
+        vocabulary=base.model.architecture.vocabulary,
+    ) as loop:
         state = loop.restore(state, base.fingerprint)
         waiting = read_ahead(batches.at, int(state.position), config.batch_size, config.loading.num_workers)
         clock = Clock()

@@ -35,10 +35,10 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             output.write_text(config.text + "".join(Path(path).read_text() for path in config.inputs))
             worked.append(workdir.name)
 
-    module = types.ModuleType("fake_stage")
+    module = types.ModuleType("rlhf_jax.stages.fake")
     module.Config, module.run = Config, run
-    monkeypatch.setitem(sys.modules, "fake_stage", module)
-    monkeypatch.setitem(runner.STAGES, "fake", "fake_stage")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(runner.STAGES, "fake", "main")
     return worked
 
 
@@ -94,7 +94,7 @@ def test_a_mistake_in_the_last_stage_is_found_before_the_first_runs(ran: list[st
 def test_a_stage_folder_of_another_study_is_refused(ran: list[str], tmp_path: Path) -> None:
     runner.run_stage(study(), tmp_path)
     (tmp_path / "config.json").unlink()
-    with pytest.raises(UserError, match=r"write was written by another config \(seed: 0 -> 1\)"):
+    with pytest.raises(UserError, match=r"write holds results of another config or input \(seed: 0 -> 1\)"):
         runner.run_stage(study(seed=1), tmp_path)
 
 
