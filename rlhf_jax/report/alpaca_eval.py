@@ -3,8 +3,8 @@
 Each is a JSON array of objects. `model_outputs.json` has a prompt's `instruction` (and `input`, where AlpacaFarm's data
 have one), `output` and the `generator`; in `decodes.json` an `output` may also be a list of samples. `annotations.json`
 has two outputs, `output_1` of the reference `generator_1` and `output_2` of `generator_2`, the `annotator`, and its
-`preference` as `winrate.win_fractions` reads it. Prompts have no ids there: ours are hashes of their text, so that files agree
-whatever their order.
+`preference` as `winrate.win_fractions` reads it. Prompts have no ids there. Ours are hashes of
+their text, so that files agree in any order.
 """
 
 from __future__ import annotations

@@ -5,7 +5,13 @@ import pytest
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics.statistics import bootstrap_interval, sign_flip_p_value
-from rlhf_jax.metrics.winrate import generalisation_gap, paired_difference, preferences_by_prompt, win_rate
+from rlhf_jax.metrics.winrate import (
+    generalisation_gap,
+    paired_difference,
+    preferences_by_prompt,
+    win_fractions,
+    win_rate,
+)
 
 
 def test_a_published_win_rate():

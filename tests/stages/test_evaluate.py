@@ -7,7 +7,7 @@ import pytest
 
 from rlhf_jax.data.formats import docstring_prompt
 from rlhf_jax.data.records import Samples, write
-from rlhf_jax.encoders import sentence
+from rlhf_jax.encoders import classifier, sentence
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import nli
 from rlhf_jax.metrics.diversity import (
@@ -118,7 +118,7 @@ def opposed(pairs) -> np.ndarray:
 
 @pytest.mark.parametrize("mode", ["default", "paper"])
 def test_diversity_by_inference_is_that_of_the_function_and_its_error_a_jackknife(tmp_path, monkeypatch, mode):
-    monkeypatch.setattr(nli, "load_nli_classifier", lambda name: opposed)
+    monkeypatch.setattr(classifier, "load_nli_classifier", lambda name: opposed)
     settings = evaluate.Nli("some/classifier", samples=2, pairs=0)
     evaluation = evaluated(tmp_path, {"sft": records()}, mode=mode, nli=settings)
     assert evaluation["nli"] == "some/classifier"
