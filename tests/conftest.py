@@ -5,14 +5,21 @@ from __future__ import annotations
 import os
 import random
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-# Before any test module imports a library that reads it.
-_cache = tempfile.TemporaryDirectory(prefix="rlhf_jax-tests-")
-os.environ["XDG_CACHE_HOME"] = _cache.name
+# One cache per session, for its workers and the processes that tests start: equal programs are compiled once, and with
+# few optimisations, except by tests that use `compiled_as_usual`. All is set before any test module imports a library
+# that reads it. A worker inherits the variables of the session that starts it.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="rlhf_jax-tests-")
+    os.environ["XDG_CACHE_HOME"] = _cache.name
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{_cache.name}/rlhf_jax/xla"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 
 
 # Begun first, so that no process is left with one of these when the others have nothing more to do.
@@ -31,6 +38,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.devices import study
 
     return study(tmp_path_factory.mktemp("study"), "1,1,1", devices=1)
+
+
+@pytest.fixture
+def compiled_as_usual() -> Iterator[None]:
+    """For tests that compare bits of different programs, as the compiler makes them for users."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(autouse=True)

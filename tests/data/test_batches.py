@@ -73,18 +73,6 @@ def test_collate_only_pads_on_the_right(lengths, extra):
         assert (ids[~mask] == PAD).all()
 
 
-def test_collate_keeps_a_pad_id_that_is_the_eos_id_in_the_mask():
-    batch = collate([Item([5], [[6, PAD]])], 2, 4, PAD)
-    assert batch.response_mask.tolist() == [[[True, True, False, False]]]
-
-
-def test_collate_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match="broadcast"):
-        collate([Item([1, 2, 3], [[1]])], 2, 1, PAD)
-    with pytest.raises(ValueError, match="shorter"):
-        collate([Item([1], [[1], [2]]), Item([1], [[1]])], 1, 1, PAD)
-
-
 def test_examples_become_items_and_long_responses_are_dropped(tokenizer):
     examples = [Example(str(number), "train", "prompt", "r" * number) for number in (1, 9, 2)]
     items, dropped = from_examples(Encoding(tokenizer, max_prompt=50, max_response=5), examples)
@@ -163,16 +151,6 @@ def test_batches_are_padded_to_few_shapes_and_waste_less_than_a_plain_shuffle():
         assert batch.prompt.shape[1] in BUCKETS.prompt and batch.response.shape[2] in BUCKETS.response
         assert batch.prompt.shape[1] == min(b for b in BUCKETS.prompt if b >= batch.prompt_mask.sum(1).max())
     assert sum(batch.prompt.size for batch in planned) < 0.8 * sum(batch.prompt.size for batch in plain)
-
-
-def test_the_place_of_a_batch_in_the_epoch_does_not_depend_on_its_length():
-    items = make_items(320)
-    halves = np.zeros(2)
-    for seed in range(40):
-        batches = Batches(items, 4, seed, BUCKETS, PAD)
-        lengths = [batches.at(position).prompt_mask.sum() for position in range(0, 320, 4)]
-        halves += [sum(lengths[:40]), sum(lengths[40:])]
-    assert abs(halves[0] / halves[1] - 1) < 0.03
 
 
 def test_bad_batches_are_refused():

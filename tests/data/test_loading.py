@@ -13,9 +13,9 @@ from absl import flags
 
 from rlhf_jax.data import tokenise
 from rlhf_jax.data.batches import Batches, Buckets, Encoding
-from rlhf_jax.data.loading import Loading, load_prompts, load_splits, read_ahead
+from rlhf_jax.data.loading import Loading, load_splits, read_ahead
 from rlhf_jax.data.records import FILES, Example, Preference, fingerprint, write
-from rlhf_jax.data.tokenizer import decode, train_tokenizer
+from rlhf_jax.data.tokenizer import train_tokenizer
 from rlhf_jax.data.tokens import Split
 from rlhf_jax.errors import UserError
 from rlhf_jax.stages.reward import pairs_at
@@ -93,14 +93,6 @@ def test_shards_hold_what_tokenising_in_memory_gives(prepared, limit, capsys):
             assert_same_batches(*(of.at(position) for of in batches))
 
 
-def test_the_prompts_of_examples_alone(tokenizer, tmp_path):
-    prepare(tmp_path, tiny.examples(SPLITS), tokenise.Config(tokenizer[0], 60, "left", "  ", num_workers=0))
-    encoding = Encoding(tokenizer[1], 60, 0, "left", "  ")
-    prompts = [load_prompts(place, encoding, tiny.LOADING) for place in (str(tmp_path), f"{tmp_path}/examples.jsonl")]
-    assert list(prompts[0]) == prompts[1] and len(prompts[1]) == SPLITS["train"]
-    assert_same_batches(*(Batches(items, 4, 0, Buckets((60,), (1,)), 0).at(8) for items in prompts))
-
-
 @pytest.mark.parametrize("prepared", [Preference], indirect=True)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_reading_ahead_begins_anywhere_and_changes_nothing(prepared, workers):
@@ -136,14 +128,6 @@ def test_a_host_reads_its_own_rows_alone_and_its_batches_have_the_shapes_of_all(
             np.testing.assert_array_equal(half.sequences.prompt_mask, whole.sequences.prompt_mask)
 
 
-def test_hosts_whose_data_differ_have_other_fingerprints(prepared):
-    _, (train, _) = both(prepared)
-    fewer = train.take(np.arange(len(train) - 1))
-    swapped = train.take(np.r_[1, 0, 2 : len(train)])
-    found = {Batches(items, 4, 3, BUCKETS, PAD).fingerprint for items in (train, fewer, swapped)}
-    assert len(found) == 3 and Batches(list(train), 4, 0, BUCKETS, PAD).fingerprint in found
-
-
 def test_a_failure_while_reading_ahead_reaches_the_step_that_wants_the_batch():
     def batch_at(position: int) -> int:
         if position == 12:
@@ -169,26 +153,10 @@ def test_the_shuffle_is_global_and_seeded(prepared):
     assert all(len(set(batch)) > 2 for batch in shards[0])
 
 
-def test_splits_are_read_apart_and_only_held_out_ones_are_limited(tokenizer, tmp_path, capsys):
-    names = ["train", "test", "train", "test", "test"]
-    examples = [Example(str(i), split, "prompt", "r" * (i + 1)) for i, split in enumerate(names)]
-    write(tmp_path / "examples.jsonl", examples)
-    place, encoding = str(tmp_path / "examples.jsonl"), Encoding(tokenizer[1], 50, 5)
-    train, held_out = load_splits(place, Example, encoding, ["test"], tiny.LOADING, limit=2)
-    found = {"train": train, **held_out}
-    texts = {split: [decode(tokenizer[1], item.responses[0]) for item in items] for split, items in found.items()}
-    assert texts == {"train": ["r", "rrr"], "test": ["rr"]}
-    assert "test: 1 examples, 1 dropped" in capsys.readouterr().out
-    with pytest.raises(UserError, match="examples.jsonl has no example of the split 'other'"):
-        load_splits(place, Example, encoding, ["other"], tiny.LOADING)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"max_prompt": 50}, "was made with the max_prompt 60 and the run has 50, expected the same"),
-        ({"truncation": "left"}, "was made with the truncation 'text' and the run has 'left'"),
-        ({"separator": "  "}, "was made with the separator ' ' and the run has '  '"),
         ({"tokenizer": train_tokenizer(["a b c d " * 9], 259)}, "was made with the tokenizer '"),
     ],
 )
@@ -196,13 +164,6 @@ def test_tokens_made_in_another_way_are_refused(prepared, changes, message):
     folder, kind, encoding = prepared
     with pytest.raises(UserError, match=message):
         load_splits(str(folder), kind, dataclasses.replace(encoding, **changes), [], tiny.LOADING)
-
-
-def test_records_of_another_kind_are_refused(prepared):
-    folder, kind, encoding = prepared
-    other = Preference if kind is Example else Example
-    with pytest.raises(UserError, match=f"was made with the records '{kind.__name__}'"):
-        load_splits(str(folder), other, encoding, [], tiny.LOADING)
 
 
 def test_tokens_of_other_records_than_lie_beside_them_are_refused(tokenizer, tmp_path):
@@ -221,19 +182,6 @@ def test_a_folder_without_tokens_or_without_the_split_is_refused(prepared, tmp_p
         load_splits(str(tmp_path), kind, encoding, [], tiny.LOADING)
     with pytest.raises(UserError, match=f"has no {kind.__name__.lower()} of the split 'ood_test'"):
         load_splits(str(folder), kind, encoding, ["ood_test"], tiny.LOADING)
-
-
-def test_a_record_that_is_too_long_is_named_where_that_is_an_error(prepared):
-    folder, kind, encoding = prepared
-    strict = dataclasses.replace(encoding, long_responses="error")
-    messages = []
-    for place in (folder / FILES[kind], folder):
-        with pytest.raises(UserError, match="has a response of .* tokens, expected at most 12") as caught:
-            load_splits(str(place), kind, strict, [], tiny.LOADING)
-        messages.append(str(caught.value))
-    assert messages[0] == messages[1] and "'train/" in messages[0]
-    with pytest.raises(UserError, match="All 64 responses are longer than 1 tokens"):
-        load_splits(str(folder), kind, dataclasses.replace(encoding, max_response=1), [], tiny.LOADING)
 
 
 @pytest.fixture
@@ -259,14 +207,6 @@ def test_an_unreadable_shard_is_named_and_the_rest_kept_only_if_asked(broken, to
     in_memory, _ = load_splits(str(folder / "examples.jsonl"), Example, encoding, [], tiny.LOADING)
     assert list(train) == in_memory[:10] + in_memory[20:]
     assert len(held_out["validation"]) == SPLITS["validation"]
-
-
-def test_nothing_but_unreadable_shards_is_an_error(broken, tokenizer):
-    folder, _ = broken
-    for shard in (folder / "tokens").glob("*-train.*"):
-        shard.write_bytes(b"")
-    with pytest.raises(UserError, match="cannot be read, nor any other shard of its split"):
-        load_splits(str(folder), Example, Encoding(tokenizer[1], 60, 99), [], Loading(0, drop_shards=True))
 
 
 def test_a_record_that_is_damaged_inside_a_whole_shard_is_told_with_its_shard(broken, tokenizer):

@@ -42,11 +42,6 @@ def test_what_is_uploaded_is_read_again(tmp_path):
     assert copy.is_relative_to(tmp_path / "cache") and content(copy) == content(folder)
 
 
-def test_a_path_on_this_machine_stays_as_it_is(tmp_path):
-    assert remote.local(str(tmp_path / "a.jsonl")) == tmp_path / "a.jsonl"
-    assert not (tmp_path / "cache").exists()
-
-
 def test_a_copy_is_kept_until_the_folder_is_another(tmp_path, bucket):
     remote.upload(make(tmp_path / "first", "posts"), ADDRESS)
     copy = remote.local(ADDRESS)
@@ -65,14 +60,6 @@ def test_a_folder_that_was_not_written_to_its_end_is_refused(tmp_path, bucket):
         remote.local(ADDRESS)
     remote.upload(tmp_path / "first", ADDRESS)
     assert remote.local(ADDRESS).is_dir()
-
-
-def test_an_upload_that_is_there_already_is_not_made_again(tmp_path, bucket):
-    folder = make(tmp_path / "first", "posts")
-    remote.upload(folder, ADDRESS)
-    bucket.rm_file("/bucket/tldr/tokens/shard")
-    remote.upload(folder, ADDRESS)
-    assert not bucket.exists("/bucket/tldr/tokens/shard")
 
 
 @pytest.mark.parametrize("call", [remote.local, lambda address: remote.upload(Path(), address)])

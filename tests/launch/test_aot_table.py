@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import pytest
 
@@ -77,14 +75,6 @@ def test_the_page_has_what_is_written_now():
         assert any(row[0].startswith(f"{stage}, {generation}:") for row in rows), (stage, generation)
 
 
-def test_copies_share_the_batch_evenly():
-    flags = aot_table.config_flags("bon", "opt6_7b", "v5e:16x16")
-    assert flags[-2:] == ["--config.sampling.mesh.tensor=8", "--config.sampling.batch_size=32"]
-    of_sft = "--config=configs/sft_tldr.py:opt6_7b"
-    assert aot_table.config_flags("sft", "opt6_7b", "v5e:2x2") == [of_sft, "--config.mesh.tensor=4"]
-    assert aot_table.config_flags("sft", "opt6_7b", "v5e:8x8") == [of_sft, "--config.mesh.tensor=8"]
-
-
 def test_a_table_that_was_stopped_goes_on_where_it_was(tmp_path):
     tried, stops = [], [41]  # within a cell, whose first slice is tried anew
 
@@ -102,26 +92,3 @@ def test_a_table_that_was_stopped_goes_on_where_it_was(tmp_path):
     again = tried[41:]
     assert len(set(tried)) == len(tried) - 1, "one slice, of the cell that was stopped, is tried anew"
     assert list(aot_table.table(check, tmp_path)) == lines and tried[41:] == again
-
-
-def fits_everywhere(flags, topology):
-    """A check that other processes can be handed."""
-    return found(topology, 1.0, 2.0)
-
-
-def test_processes_fill_the_table_as_one_does(tmp_path):
-    with ProcessPoolExecutor(2, get_context("spawn")) as processes:
-        lines = list(aot_table.table(fits_everywhere, tmp_path / "a", processes.map))
-    assert lines == list(aot_table.table(fits_everywhere, tmp_path / "b"))
-
-
-def test_what_was_found_is_of_this_code_and_these_versions(tmp_path):
-    folder = tmp_path / "launch"
-    folder.mkdir()
-    (folder / "a.py").write_text("1")
-    seen = {aot_table.fingerprint({"jax": "1"}, folder), aot_table.fingerprint({"jax": "2"}, folder)}
-    (folder / "a.py").rename(folder / "b.py")
-    seen.add(aot_table.fingerprint({"jax": "1"}, folder))
-    (folder / "b.py").write_text("2")
-    seen.add(aot_table.fingerprint({"jax": "1"}, folder))
-    assert len(seen) == 4 and aot_table.fingerprint({"jax": "1"}, folder) in seen

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from tests.launch.machine import FIT_CHECK, GKE, RUN, TPU, Machine
@@ -13,14 +11,8 @@ from tests.launch.machine import FIT_CHECK, GKE, RUN, TPU, Machine
     ("command", "needed"),
     [
         ("tpu_vm.sh create", ["PROJECT", "ZONE", "NAME", "TOPOLOGY"]),
-        ("tpu_vm.sh setup", ["PROJECT", "ZONE", "NAME", "BUCKET"]),
         ("tpu_vm.sh run", ["PROJECT", "ZONE", "NAME", "TOPOLOGY", "BUCKET"]),
-        ("tpu_vm.sh tail", ["PROJECT", "ZONE", "NAME"]),
-        ("tpu_vm.sh stop", ["PROJECT", "ZONE", "NAME"]),
         ("tpu_vm.sh fetch", ["PROJECT", "ZONE", "NAME", "BUCKET"]),
-        ("tpu_vm.sh delete", ["PROJECT", "ZONE", "NAME"]),
-        ("gke.sh create", ["PROJECT", "ZONE", "NAME", "TOPOLOGY", "BUCKET"]),
-        ("gke.sh image", ["PROJECT", "ZONE", "NAME", "IMAGE"]),
         ("gke.sh run", ["PROJECT", "ZONE", "NAME", "TOPOLOGY", "IMAGE"]),
         ("sky.sh", ["TOPOLOGY", "BUCKET"]),
     ],
@@ -46,43 +38,11 @@ def test_results_must_outlive_the_machine(machine: Machine, command: str, workdi
     assert (result.returncode, result.stderr, machine.calls) == (1, said, [])
 
 
-def test_a_run_has_one_folder(machine: Machine) -> None:
-    """The program would take the last one, and the script the first."""
-    result = machine.run("launch/sky.sh", *RUN, "--workdir=runs/other", **GKE)
-    assert (result.returncode, result.stderr, machine.calls) == (1, "error: --workdir is given twice\n", [])
-
-
 @pytest.mark.parametrize("script", ["tpu_vm.sh", "gke.sh", "sky.sh", "slurm.sh"])
 def test_a_dry_run_that_is_misspelt_asks_for_no_chips(machine: Machine, script: str) -> None:
     result = machine.run(f"launch/{script}", "run", *RUN, **GKE, DRY_RUN="true")
     said = "error: DRY_RUN is 'true', expected 1, or not to be set\n"
     assert (result.returncode, result.stderr, machine.calls) == (1, said, [])
-
-
-@pytest.mark.parametrize("script", ["tpu_vm.sh", "gke.sh"])
-@pytest.mark.parametrize("verb", [[], ["start"]])
-def test_an_unknown_verb_is_one_sentence(machine: Machine, script: str, verb: list[str]) -> None:
-    result = machine.run(f"launch/{script}", *verb, **GKE)
-    assert result.returncode == 1
-    assert re.fullmatch(
-        rf"error: '(start)?' is no verb of launch/{script}; expected create, .* or delete\n", result.stderr
-    )
-
-
-@pytest.mark.parametrize(
-    ("topology", "chips", "runtime"),
-    [
-        ("v4:2x2x1", "v4-8", "tpu-ubuntu2204-base"),
-        ("v5e:2x4", "v5litepod-8", "v2-alpha-tpuv5-lite"),
-        ("v5e:16x16", "v5litepod-256", "v2-alpha-tpuv5-lite"),
-        ("v5p:2x2x1", "v5p-8", "v2-alpha-tpuv5"),
-        ("v6e:1x1", "v6e-1", "v2-alpha-tpuv6e"),
-    ],
-)
-def test_chips_by_their_topology(machine: Machine, topology: str, chips: str, runtime: str) -> None:
-    given = {**TPU, "TOPOLOGY": topology, "SKIP_FIT_CHECK": "1"}
-    (create,) = machine.dry_run("launch/tpu_vm.sh", "create", *RUN, **given)
-    assert {f"--accelerator-type={chips}", f"--runtime-version={runtime}"} <= set(create)
 
 
 @pytest.mark.parametrize("topology", ["v5litepod-8", "v5e", "v5e:", "v5e:8", "v5e:2x0", "v7:2x2", "v5e:2x4;x"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import yaml
 
 from tests.launch.machine import FIT_CHECK, GKE, PLACE, PROGRAM, ROOT, RUN, STATE, TPU, Machine
 
-SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
 CLUSTER = ["--cluster=chips", *PLACE]
 QUEUE = STATE[:4]
 NODE = [*QUEUE[:3], "tpu-vm"]
@@ -21,11 +19,6 @@ CREATE = [
     *["--runtime-version=v2-alpha-tpuv5-lite", "--scopes=https://www.googleapis.com/auth/cloud-platform"],
 ]
 DELETE = [*QUEUE, "delete", "chips", *PLACE, "--force", "--quiet"]
-
-
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_bash_can_parse_it(script: Path) -> None:
-    subprocess.run(["bash", "-n", script], check=True)
 
 
 # What is printed and not run
@@ -148,16 +141,6 @@ def test_a_dry_run_prints_exactly_what_is_run(machine: Machine, command: str) ->
     assert machine.calls == printed != []
 
 
-@pytest.mark.parametrize("command", WITHOUT_A_LOOP)
-def test_what_fails_is_the_last_thing_that_is_run(machine: Machine, command: str) -> None:
-    script, *verb = command.split()
-    for name in ("gcloud", "xpk", "kubectl", "docker", "sky", "sbatch", "srun"):
-        machine.provide(name, "exit 3")
-    variables = {**GKE, "SKIP_FIT_CHECK": "1", "SLURM_JOB_ID": "7"}
-    assert machine.run(f"launch/{script}", *verb, *RUN, **variables).returncode == 3
-    assert len(machine.calls) == 1
-
-
 # The arguments arrive as they were given
 
 
@@ -189,12 +172,6 @@ def test_a_sky_machine_gets_the_arguments(machine: Machine) -> None:
     task = yaml.safe_load((ROOT / "launch" / "sky.yaml").read_text())
     assert set(task["envs"]) == {"BUCKET", "ARGUMENTS"}
     assert received(machine, task["run"], machine.folder, ARGUMENTS=arguments) == [["python", *PROGRAM]]
-
-
-def test_sky_starts_again_what_sigterm_ended() -> None:
-    task = yaml.safe_load((ROOT / "launch" / "sky.yaml").read_text())
-    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [143]
-    assert shlex.split(task["setup"]) == ["bash", "launch/machine.sh", "$BUCKET"]
 
 
 # Names of jobs

@@ -9,18 +9,12 @@ import pytest
 
 from rlhf_jax.models import layers
 from rlhf_jax.models.architecture import Rotary
-from rlhf_jax.models.layers import Dense, GatedMLP, RMSNorm
+from rlhf_jax.models.layers import GatedMLP, RMSNorm
 from tests import numpy_llama
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def test_dense_module_holds_its_kernel():
-    x, kernel = normal(0, 2, 3, 4, 5), normal(1, 4, 5, 6, 7)
-    module = Dense((4, 5), (6,), ("a", "b", "c"))
-    assert module.apply({"params": {"kernel": kernel[..., 0]}}, x).shape == (2, 3, 6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -34,9 +34,3 @@ def test_matmul_and_its_gradients(tokens, width):
     d_x, d_kernel = backward(jnp.asarray(pull))
     for actual, expected in ((y, x @ kernel), (d_x, pull @ kernel.T), (d_kernel, x.T @ pull)):
         np.testing.assert_allclose(actual, expected, atol=1e-4)
-
-
-def test_dense_contracts_groups_of_axes_in_the_dtype_of_its_input():
-    x, kernel = normal(0, 2, 3, 4, 5), normal(1, 4, 5, 6, 7)
-    np.testing.assert_allclose(matmul.dense(x, kernel, 2), np.tensordot(x, kernel, 2), atol=1e-5)
-    assert matmul.dense(jnp.asarray(x, jnp.bfloat16), kernel, 2).dtype == jnp.bfloat16

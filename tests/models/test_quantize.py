@@ -15,7 +15,7 @@ from rlhf_jax.models import heads
 from rlhf_jax.models.quantize import is_quantised, quantise, scale_path
 from rlhf_jax.models.scan import Blocks
 from rlhf_jax.models.transformer import merge
-from rlhf_jax.parallel import stacks
+from rlhf_jax.parallel import file_layout
 from rlhf_jax.parallel.jit import jit
 from rlhf_jax.sampling.rollouts import make_sample
 from rlhf_jax.training.load import load_base
@@ -81,7 +81,7 @@ def test_products_are_those_of_the_weights_that_int8_stands_for(pair):
             if not key.endswith("_scale") or key == "scale"
         }
 
-    trunk = weights(stacks.unstacked(quantised.trunk))
+    trunk = weights(file_layout.unstacked(quantised.trunk))
     expected = jit(true.model.trunk)(trunk, BATCH)
     found = jit(quantised.model.trunk)(quantised.trunk, BATCH)
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):

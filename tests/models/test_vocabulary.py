@@ -79,17 +79,3 @@ def test_ids_that_the_tokenizer_does_not_know_are_not_sampled(folder):
         assert int(sampled.sequences.response.max()) < 200
         free = rollouts.make_sample(model, **sizes)({}, params, *arguments)
         assert int(free.sequences.response.max()) >= 200, "else the test would show nothing"
-
-
-def test_log_probs_are_of_the_known_ids_alone(folder):
-    model, params = loaded(folder)
-    known = dataclasses.replace(model, ids=200)
-    batch = BATCH.replace(response=BATCH.response % 200)
-    hidden = model.top(params, batch, model.trunk(params, batch))
-    actual, entropy = heads.log_probs(known, params, batch, hidden)
-    logits = np.asarray(hidden[:, :, :-1], np.float64) @ np.asarray(model.head_table(params)[:200], np.float64).T
-    shifted = logits - logits.max(-1, keepdims=True)
-    expected = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    chosen = np.take_along_axis(expected, batch.response[..., None], -1)[..., 0]
-    np.testing.assert_allclose(actual, chosen, atol=1e-4)
-    np.testing.assert_allclose(entropy, -(np.exp(expected) * expected).sum(-1), atol=1e-4)

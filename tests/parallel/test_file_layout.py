@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rlhf_jax.models.scan import Blocks
-from rlhf_jax.parallel import sharding, stacks
+from rlhf_jax.parallel import file_layout, sharding
 from rlhf_jax.training.checkpoint import Checkpoints, load_top
 from rlhf_jax.training.load import describe, load_base, load_policy
 from rlhf_jax.training.state import State
@@ -31,14 +31,17 @@ def both():
     top |= {"value": {"kernel": jnp.ones(3), "top": tiny.nudged(top, 0.1)}}  # a top inside a top
     state = State.create(top, transform).updated(tiny.nudged(top, 0.5), transform)
     runs = dataclasses.replace(model, blocks=SCANNED).runs
-    return state, stacks.stacked(state, runs)
+    return state, file_layout.stacked(state, runs)
 
 
 def test_a_run_is_named_by_its_first_and_last_block():
-    assert [stacks.name(run) for run in (range(4, 5), range(0, 25))] == ["4", "0-24"]
-    assert [stacks.blocks(name) for name in ("4", "0-24")] == [range(4, 5), range(0, 25)]
-    assert stacks.paths("top/layers/3-4/qkv/kernel") == ["top/layers/3/qkv/kernel", "top/layers/4/qkv/kernel"]
-    assert stacks.paths("top/norm/scale") == ["top/norm/scale"]
+    assert [file_layout.group_name(run) for run in (range(4, 5), range(0, 25))] == ["4", "0-24"]
+    assert [file_layout.blocks_of(name) for name in ("4", "0-24")] == [range(4, 5), range(0, 25)]
+    assert file_layout.block_paths("top/layers/3-4/qkv/kernel") == [
+        "top/layers/3/qkv/kernel",
+        "top/layers/4/qkv/kernel",
+    ]
+    assert file_layout.block_paths("top/norm/scale") == ["top/norm/scale"]
 
 
 def test_stacking_and_cutting_are_inverse(both):
@@ -46,14 +49,14 @@ def test_stacking_and_cutting_are_inverse(both):
     layers = together.top["layers"]
     assert set(layers) == {"3-4", "5"} == set(together.moments[0].mu["value"]["top"]["layers"])
     np.testing.assert_array_equal(layers["3-4"]["qkv"]["kernel"][1], alone.top["layers"]["4"]["qkv"]["kernel"])
-    tiny.assert_same(stacks.unstacked(together), alone)
-    tiny.assert_same(stacks.unstacked(alone), alone)
+    tiny.assert_same(file_layout.unstacked(together), alone)
+    tiny.assert_same(file_layout.unstacked(alone), alone)
 
 
 def test_a_block_of_a_stack_lies_as_the_stack_does():
     with sharding.use(tiny.MESH):
         stack = sharding.abstract((2, 4, 8), jnp.float32, (None, "embed", "mlp"))
-        block = stacks.unstacked({"layers": {"3-4": stack}})["layers"]["4"]
+        block = file_layout.unstacked({"layers": {"3-4": stack}})["layers"]["4"]
         assert (block.shape, block.dtype) == ((4, 8), jnp.float32)
         assert block.sharding == NamedSharding(jax.sharding.get_mesh(), PartitionSpec("fsdp", "tensor"))
 
@@ -76,7 +79,7 @@ def test_a_network_is_loaded_in_either_form(tmp_path):
     assert set(together.trunk["layers"]) == {"0-2"}
     assert together.fingerprint == alone.fingerprint
     for part in ("trunk", "top"):
-        tiny.assert_same(stacks.unstacked(getattr(together, part)), getattr(alone, part))
+        tiny.assert_same(file_layout.unstacked(getattr(together, part)), getattr(alone, part))
     run = tiny.write_run(tmp_path, tiny.nudged(alone.top, 0.1), describe(alone, "policy"))
     policies = [load_policy(folder, run, "float32", blocks=blocks) for blocks in (Blocks(), SCANNED)]
-    tiny.assert_same(stacks.unstacked(policies[1].top), policies[0].top)
+    tiny.assert_same(file_layout.unstacked(policies[1].top), policies[0].top)

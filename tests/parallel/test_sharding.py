@@ -32,7 +32,7 @@ def test_a_mesh_of_more_devices_than_there_are_is_refused():
 def test_without_a_mesh_nothing_is_constrained():
     x = jnp.arange(3)
     assert sharding.constrain(x, "batch") is x
-    assert sharding.shares("batch") == 1
+    assert sharding.shards("batch") == 1
     assert sharding.device_count() == 1
 
 

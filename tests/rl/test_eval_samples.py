@@ -67,11 +67,6 @@ def test_every_prompt_is_answered_in_its_place(written):
     assert all((r.finish, r.n, r.seed, r.checkpoint) == (["eos", "length"], 2, 4, "step 8") for r in records)
 
 
-def test_every_batch_has_the_shape_of_a_rollout(written):
-    policy, _, _ = written
-    assert policy.shapes == [(3, 96)] * 3
-
-
 def test_a_splits_score_is_the_mean_over_its_own_responses(written):
     _, metrics, records = written
     assert [r.rewards for r in records] == [[0.5, 1.0]] * 3 + [[1.0, 2.0]] * 3 + [[1.5, 3.0]]
@@ -91,10 +86,3 @@ def test_a_responses_kl_is_the_sum_over_its_own_tokens(written):
     for split in ("validation", "ood_test"):
         assert metrics[f"eval/{split}/kl_k1"] == pytest.approx(k1)
         assert metrics[f"eval/{split}/kl_k3"] == pytest.approx(k3)
-
-
-def test_no_prompts_are_no_answers(tokenizer, tmp_path):
-    policy = FakePolicy(tokenizer)
-    fixed = FixedPrompts([], [], tokenizer, Buckets((96,), (1,)), batch_size=3)
-    assert fixed.write(tmp_path / "samples-0.jsonl", policy, step=0, temperature=1.0, seed=0) == {}
-    assert not policy.shapes

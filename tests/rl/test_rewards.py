@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_jax.rl.kl_penalty import current_kl_coef, next_kl_coef
+from rlhf_jax.rl.kl_penalty import next_kl_coef
 from rlhf_jax.rl.rewards import shaped_scores, token_rewards
 from tests import tiny
 
@@ -57,19 +57,6 @@ def test_a_responses_rewards_add_up_to_its_score_less_its_penalties(scores, leng
 
 
 @few
-@given(numbers, lengths, penalties)
-def test_whitened_rewards_have_deviation_one_and_keep_their_signs(scores, length, penalty):
-    mask = np.arange(LENGTH) < length[:, None]
-    penalty = np.where(mask, penalty, 0.0)
-    plain = np.asarray(token_rewards(tiny.ALGORITHM, scores, penalty, mask), np.float64)
-    white = np.asarray(token_rewards(tiny.algorithm(whiten_rewards=True), scores, penalty, mask))
-    assert not white[~mask].any()
-    np.testing.assert_array_equal(np.sign(white), np.sign(plain))
-    if plain[mask].std() > 0.1:
-        np.testing.assert_allclose(white[mask], plain[mask] / plain[mask].std(), rtol=1e-3, atol=1e-5)
-
-
-@few
 @given(st.floats(0, 50), st.floats(0.5, 20), st.floats(0.01, 2))
 def test_the_coefficient_follows_the_error_and_stays_positive(kl, target, beta):
     choices = tiny.algorithm(kl_target=target, kl_horizon=100)
@@ -77,18 +64,3 @@ def test_the_coefficient_follows_the_error_and_stays_positive(kl, target, beta):
     error = min(max(kl / target - 1, -0.2), 0.2)
     assert after == pytest.approx(beta * (1 + error * 0.4), rel=1e-5)
     assert 0.9 * beta < after < 1.1 * beta
-
-
-def test_the_coefficient_finds_the_one_that_holds_the_target():
-    """Against a policy whose KL is 3 / beta: the target 6 is held at 0.5, from above and from below."""
-    choices = tiny.algorithm(kl_target=6.0, kl_horizon=100)
-    for start in (0.02, 7.0):
-        beta = jnp.float32(start)
-        for _ in range(200):
-            beta = next_kl_coef(choices, beta, 3.0 / beta, 40)
-        assert float(beta) == pytest.approx(0.5, rel=1e-3)
-
-
-def test_a_fixed_coefficient_is_the_setting():
-    assert current_kl_coef(tiny.ALGORITHM, None) == 0.3
-    assert float(current_kl_coef(tiny.ALGORITHM, jnp.float32(0.7))) == pytest.approx(0.7)

@@ -10,7 +10,6 @@ import pytest
 from rlhf_jax.errors import UserError
 from rlhf_jax.models.sequences import Sequences
 from rlhf_jax.models.transformer import Edge
-from rlhf_jax.sampling import rollouts
 from rlhf_jax.sampling.rollouts import LENGTH_STEP, Responses, prompt_id, sample_prompts
 from rlhf_jax.sampling.sampler import Sampled
 from rlhf_jax.sampling.score import make_edge_score
@@ -108,9 +107,3 @@ def test_a_score_is_normalised_by_the_constants():
     raw = make_edge_score(model, top, 0.0, 1.0)(trunk, batch, edge)
     normalised = make_edge_score(model, top, 3.0, 0.5)(trunk, batch, edge)
     np.testing.assert_allclose(normalised, (np.asarray(raw) - 3.0) / 0.5, rtol=1e-5)
-
-
-def test_a_negative_temperature_is_refused():
-    model, _ = tiny.network()
-    with pytest.raises(UserError, match="the temperature is -0.1, expected 0"):
-        rollouts.make_sample(model, samples=1, max_new_tokens=2, temperature=-0.1, eos_id=1)

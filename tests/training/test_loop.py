@@ -132,19 +132,6 @@ def test_a_signal_ends_the_run_after_the_step_and_saves_it(tmp_path, number, err
     assert float(train(tmp_path, 5, 100).top["w"][0]) == 15.0
 
 
-def test_a_signal_between_two_steps_loses_nothing(tmp_path):
-    """It comes after a step's save was not due, so the next step must be saved, or this one would be lost."""
-    with pytest.raises(KeyboardInterrupt), Loop(tmp_path, "test", 9, 100) as loop:
-        state = loop.restore(fresh(), "oak")
-        for step in loop.steps():
-            state = state.advanced(4)
-            loop.log(step, dict.fromkeys(FINITE, 1.0), {}, 1)
-            loop.save_if_due(step, state, {"trunk": "oak"})
-            if step == 2:
-                os.kill(os.getpid(), signal.SIGINT)
-    assert is_there(tmp_path) == logged(tmp_path)[-1] == 3
-
-
 @pytest.mark.parametrize("name", FINITE)
 def test_a_number_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path, name):
     """A gradient that is not finite has spoilt the new state, though the loss of its step is still good."""
@@ -162,26 +149,12 @@ def test_a_number_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path, 
             }
 
 
-def test_something_is_due_every_so_often_and_at_the_end(tmp_path):
-    with Loop(tmp_path, "test", 7, 100) as loop:
-        assert [step for step in range(1, 8) if loop.is_due(step, 3)] == [3, 6, 7]
-
-
 def test_a_finished_run_has_no_steps_left(tmp_path):
     train(tmp_path, 3, 1)
     steps = []
     train(tmp_path, 3, 1, during=steps.append)
     assert steps == []
     assert logged(tmp_path) == [1, 2, 3]
-
-
-def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
-    train(tmp_path, 2, 1)
-    with (
-        pytest.raises(UserError, match=r"holds float32\[2\] as 'w', expected float32\[3\]"),
-        Loop(tmp_path, "test", 4, 1) as loop,
-    ):
-        loop.restore(State.create({"w": jnp.zeros(3)}, TRANSFORM), "oak")
 
 
 def test_a_run_does_not_go_on_upon_another_trunk(tmp_path):

@@ -38,9 +38,7 @@ def traced(folder: Path) -> list[list[int]]:
 @pytest.mark.parametrize(
     ("window", "steps", "expected"),
     [
-        ((), range(1, 4), []),
         ((3, 4), range(1, 7), [[3, 4]]),
-        ((2, 2), range(1, 4), [[2]]),
         ((3, 9), range(1, 6), [[3, 4, 5]]),  # the run ends first
         ((2, 4), range(3, 7), [[3, 4]]),  # it goes on from step 2
         ((2, 4), range(5, 7), []),
@@ -54,7 +52,6 @@ def test_a_trace_holds_the_steps_of_its_window(tmp_path, window, steps, expected
 @pytest.mark.parametrize(
     ("signals", "window", "expected"),
     [
-        ([2], (), [[3, 4]]),
         ([2, 3], (), [[3, 4, 5]]),  # a second one makes the trace longer
         ([2, 5], (), [[3, 4], [6, 7]]),
         ([1], (3, 5), [[2, 3, 4, 5]]),

@@ -49,16 +49,6 @@ def test_phases_and_the_host_add_up(hands):
     }
 
 
-def test_a_lap_starts_where_the_last_one_ended(hands):
-    clock = Clock()
-    clock.time("update", hands.move, 3.0)
-    clock.lap(1, {})
-    hands.move(2.0)
-    lap = clock.lap(10, {})
-    assert (lap["seconds"], lap["host_seconds"], lap["tokens_per_second"]) == (2.0, 2.0, 5.0)
-    assert "update_seconds" not in lap
-
-
 def test_the_wait_for_data_is_a_share_of_the_lap(hands):
     clock = Clock()
     clock.time("data", hands.move, 1.0)
@@ -67,14 +57,6 @@ def test_the_wait_for_data_is_a_share_of_the_lap(hands):
     assert (lap["data_wait"], lap["data_seconds"], lap["host_seconds"]) == (0.25, 1.0, 0.0)
     clock.time("update", hands.move, 4.0)
     assert "data_wait" not in clock.lap(tokens=8, flops={})
-
-
-def test_a_call_within_a_call_is_counted_for_its_own_phase_alone(hands):
-    """As arguments are: the inner call is done before the outer one begins."""
-    clock = Clock()
-    clock.time("decode", lambda x: hands.move(5.0, x), clock.time("prefill", hands.move, 2.0))
-    lap = clock.lap(7, {})
-    assert (lap["prefill_seconds"], lap["decode_seconds"], lap["host_seconds"]) == (2.0, 5.0, 0.0)
 
 
 def test_mfu_is_the_operations_that_were_done_of_those_that_the_devices_could_do(hands, monkeypatch):

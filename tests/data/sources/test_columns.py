@@ -2,23 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_jax.data.records import Example, Preference
 from rlhf_jax.data.sources import columns
 from rlhf_jax.errors import UserError
 
 PAIR = {"prompt": "{q}", "chosen": "{good}", "rejected": "{bad}"}
-
-
-@pytest.mark.parametrize(
-    ("templates", "kind"),
-    [
-        ({"prompt": "{a}", "response": "{b}"}, Example),
-        (PAIR, Preference),
-        ({**PAIR, "margin": "{m}"}, Preference),
-    ],
-)
-def test_the_fields_say_the_kind(templates, kind):
-    assert columns.kind_of(templates) is kind
 
 
 @pytest.mark.parametrize(
@@ -54,8 +41,3 @@ def test_a_margin_is_a_number():
 def test_a_preference_without_a_winner_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
         columns.reader(PAIR)({"q": "?", "good": "a", "bad": "b"} | changes)
-
-
-def test_a_missing_column_is_refused():
-    with pytest.raises(UserError, match="has no column 'bad', found q, good"):
-        columns.reader(PAIR)({"q": "?", "good": "a"})

@@ -64,12 +64,6 @@ def test_splits_come_from_several_datasets(tldr, news):
     }
 
 
-def test_what_is_not_wanted_is_not_read(tldr, news):
-    absent = replace(news, path="no/such/folder")
-    posts = replace(tldr, splits={"train": "train", "validation": "none of its splits"})
-    assert list(gather({"posts": posts, "news": absent}, ["train"], Example).splits) == ["train"]
-
-
 def test_a_split_may_be_cut(tldr):
     splits = {"validation": "train[:2]", "train": "train[2:4]", "id_test": "test[4:]", "ood_test": "test[:]"}
     found = gather({"posts": replace(tldr, splits=splits)}, ["validation", "train", "id_test"], Example).splits
@@ -110,27 +104,9 @@ def test_row_numbers_are_not_trusted_where_a_file_is_lost(tmp_path, tldr):
         ({}, ["train", "ood_test"], Example, "splits has the key 'ood_test', expected some of train, id_test"),
         ({}, ["train"], Preference, "sources.posts holds Example records, expected Preference"),
         ({"splits": {"train": "ood_test"}}, ["train"], Example, "posts has no split 'ood_test', expected one of train"),
-        ({"splits": {"train": ""}}, ["train"], Example, "splits names an empty split"),
         ({"splits": {"train": "train[6:]"}}, ["train"], Example, "The split 'train' has no records, expected some"),
-        ({"source": "columns"}, ["train"], Example, "columns has the keys"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(tldr, changes, wanted, kind, message):
     with pytest.raises(UserError, match=message):
         gather({"posts": replace(tldr, **changes)}, wanted, kind)
-
-
-def test_a_random_shift_has_no_rest(tldr):
-    shifted = replace(tldr, splits={"ood_test": "ood_test"}, shift=Shift("random_50", "", "default"))
-    with pytest.raises(UserError, match="sources.posts has no split 'ood_test', expected one of full_test, test"):
-        gather({"posts": shifted}, ["ood_test"], Example)
-
-
-def test_a_shift_may_leave_nothing_of_a_split_that_is_not_wanted(tldr):
-    shifted = replace(tldr, splits={**tldr.splits, "ood_test": "ood_test"}, shift=Shift("AskReddit", "", "default"))
-    found = gather({"posts": shifted}, ["ood_test"], Example).splits
-    assert len(found["ood_test"]) == 6
-    with pytest.raises(
-        UserError, match="The shift AskReddit leaves nothing of the split 'test', expected some records"
-    ):
-        gather({"posts": shifted}, ["ood_test", "id_test"], Example)

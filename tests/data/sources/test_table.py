@@ -10,7 +10,6 @@ import pytest
 from rlhf_jax.data.records import Example, Preference
 from rlhf_jax.data.sources import table
 from rlhf_jax.data.sources.source import load
-from rlhf_jax.errors import UserError
 from tests.data.sources.layouts import write
 
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -197,20 +196,6 @@ def test_every_source_has_a_case_and_a_row_in_the_docs():
         assert all(f"| `{name}` | `{mirror}`" in page for mirror in source.mirrors)
 
 
-def test_a_dialogue_that_begins_otherwise_has_no_prompt(tmp_path):
-    other = {"chosen": f"{OPENING} Yes.", "rejected": "\n\nHuman: Is coffee hot?\n\nAssistant: No."}
-    write(tmp_path / "helpful-base" / "test.jsonl.gz", [other])
-    with pytest.raises(UserError, match="has two transcripts that do not both begin"):
-        load(table.SOURCES["hh_rlhf"], "hh", str(tmp_path), ["test"])
-
-
-@pytest.mark.parametrize("summaries", [[], [{"text": "one"}], None])
-def test_a_comparison_of_other_than_two_is_refused(tmp_path, summaries):
-    write(tmp_path / "data" / "test-00000-of-00001.json", [COMPARED[0] | {"summaries": summaries}])
-    with pytest.raises(UserError, match=r"in the column 'summaries', expected two\.$"):
-        load(table.SOURCES["tldr_preferences"], "tldr", str(tmp_path), ["test"])
-
-
 def test_any_files_by_a_mapping_of_columns(tmp_path):
     write(tmp_path / "deep" / "b.jsonl", [{"title": "Tea", "abstract": "Hot."}])
     write(tmp_path / "deep" / "a.parquet", [{"title": "Milk", "abstract": "Cold."}])
@@ -221,16 +206,3 @@ def test_any_files_by_a_mapping_of_columns(tmp_path):
         ("TEXT: Cold.", "Milk"),
         ("TEXT: Hot.", "Tea"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("name", "templates", "message"),
-    [
-        ("tl;dr", {}, "The source 'tl;dr' is unknown, expected one of tldr, .*, columns"),
-        ("tldr", {"prompt": "{post}"}, "columns is for the source 'columns'"),
-        ("columns", {}, "columns has the keys \\(none\\), expected prompt and response"),
-    ],
-)
-def test_an_unknown_source_and_columns_that_do_not_go_with_it(name, templates, message):
-    with pytest.raises(UserError, match=message):
-        table.source(name, templates, ["train"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.models.attention import chunked
-from rlhf_jax.models.attention.chunked import CHUNK, KeysValues, Part
+from rlhf_jax.models.attention.chunked import CHUNK, KeysValues
 from tests.dense_attention import assert_equal_with_gradients, dense, dense_causal, dense_responses, holes, normal
 
 
@@ -18,13 +18,6 @@ def qkv():
     mask = holes(3, 2, 1, 5, 7)
     mask[..., 0] |= ~mask.any(axis=-1)
     return normal(0, 2, 3, 5, 4), normal(1, 2, 3, 7, 4), normal(2, 2, 3, 7, 4), mask
-
-
-def test_attend_is_softmax_attention(qkv):
-    *arguments, mask = qkv
-    assert_equal_with_gradients(
-        lambda q, k, v: chunked.attend(q, k, v, mask).out, lambda q, k, v: dense(q, k, v, mask), arguments
-    )
 
 
 def test_attend_returns_the_log_sum_exp_of_the_visible_scores(qkv):
@@ -49,22 +42,6 @@ def test_a_part_that_sees_nothing_weighs_nothing_once_merged(qkv):
     np.testing.assert_allclose(out, dense(q, k, v, mask), atol=2e-6)
     for gradient in pull(jnp.ones_like(out))[3:]:
         np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
-
-
-def test_hidden_keys_and_values_are_never_read(qkv):
-    q, k, v, mask = qkv
-    mask = np.broadcast_to(np.arange(7) < 5, mask.shape)
-    part = chunked.attend(q, k, v, mask)
-    loud = chunked.attend(q, k.at[..., 5:, :].set(1e4), v.at[..., 5:, :].set(1e4), mask)
-    np.testing.assert_array_equal(part.out, loud.out)
-    np.testing.assert_array_equal(part.lse, loud.lse)
-
-
-def test_scores_of_any_size_stay_finite(qkv):
-    q, k, v, mask = qkv
-    part, pull = jax.vjp(lambda q, k, v: chunked.attend(q, k, v, mask), 300 * q, 300 * k, v)
-    cotangent = Part(jnp.ones_like(part.out), jnp.ones_like(part.lse))
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((part, pull(cotangent))))
 
 
 def test_merged_parts_over_disjoint_keys_are_attention_over_their_union(qkv):

@@ -90,13 +90,3 @@ def test_fillers_are_never_read_and_stay_finite(kernel):
     loud = (jnp.where(np.expand_dims(real, (1, -1)), x, 1e4) for x, real in zip(rest, hidden, strict=True))
     real = np.broadcast_to(mask[:, None, :, None], out.shape[:-1])
     np.testing.assert_array_equal(both(q, *loud)[0][real], out[real])
-
-
-def test_bfloat16_goes_in_and_out(kernel):
-    arguments, mask, prompt_mask = problem(1, 2, 2, 5, 6)
-    q, k, v, *prompt = (x.astype(jnp.bfloat16) for x in arguments)
-    out = packed.responses(kernel, q, KeysValues(k, v), KeysValues(*prompt), mask, prompt_mask)
-    assert out.dtype == jnp.bfloat16
-    expected = dense_responses(*(x.astype(jnp.float32) for x in (q, k, v, *prompt)), mask, prompt_mask)
-    real = np.broadcast_to(mask[:, None, :, None], out.shape[:-1])
-    np.testing.assert_allclose(out.astype(jnp.float32)[real], expected[real], atol=0.03)

@@ -52,28 +52,15 @@ def test_another_base_model_does_not_have_the_sum(tmp_path, policy):
         opened(str(tmp_path / "other"), folder).check_sum()
 
 
-@pytest.mark.parametrize("content", [None, "about 50,000"])
-def test_without_a_sum_nothing_is_certain(tmp_path, policy, content):
-    base, folder, _ = policy
-    folder = shutil.copytree(folder, tmp_path / "difference")
-    (folder / "model_sum.txt").unlink()
-    if content:
-        (folder / "model_sum.txt").write_text(content)
-    with pytest.raises(UserError, match=r"model_sum.txt does not hold the tuned model's sum"):
-        opened(base, folder).check_sum()
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"model.norm.weight": None}, "model.norm.weight is missing from .* or unexpected there"),
-        ({"lora_A": np.zeros(3, np.float32)}, "lora_A is missing from .* or unexpected there"),
         ({"model.embed_tokens.weight": None}, "the difference has no tensor model.embed_tokens.weight"),
         (
             {"model.norm.weight": np.zeros(16, np.float32)},
             r"model.norm.weight has the shape \(16,\), the base .* \(32,\)",
         ),
-        ({"lm_head.weight": np.zeros((301, 8), np.float32)}, r"lm_head.weight has the shape \(301, 8\)"),
     ],
 )
 def test_tensors_of_another_model_are_named(tmp_path, policy, changes, message):
@@ -83,11 +70,3 @@ def test_tensors_of_another_model_are_named(tmp_path, policy, changes, message):
     shutil.copy(folder / "model_sum.txt", tmp_path)
     with pytest.raises(UserError, match=message):
         opened(base, tmp_path).check_sum()
-
-
-def test_a_base_with_fewer_layers_is_refused(tmp_path, policy):
-    _, folder, _ = policy
-    model, params = tiny.network(tied=False, layers=1)
-    save_pretrained(tmp_path, model, params)
-    with pytest.raises(UserError, match=r"model.layers.1.* is missing from .*difference or unexpected there"):
-        opened(str(tmp_path), folder)
