@@ -70,38 +70,25 @@ def write_study(
         rows = []
         for split, index in prompt:
             rewards = rng.normal(skill, 1, outputs).round(3).tolist()
-            rows.append(
-                {
-                    "id": f"{split}/{index}",
-                    "split": split,
-                    "prompt": prompt[split, index],
-                    "reference": reference[split, index],
-                    "outputs": [text(words) for _ in range(outputs)],
-                    "rewards": rewards,
-                    "finish": ["eos"] * (outputs - 1) + ["length"],
-                    "selected": int(np.argmax(rewards)) if model == "bon" else None,
-                    "model": "tiny",
-                    "checkpoint": f"{model}/checkpoints",
-                    "temperature": 0.7 if model == "bon" else 1.0,
-                    "n": outputs,
-                    "seed": seed,
+            about = {"id": f"{split}/{index}", "split": split}
+            sampled = {
+                "prompt": prompt[split, index],
+                "reference": reference[split, index],
+                "outputs": [text(words) for _ in range(outputs)],
+                "rewards": rewards,
+                "finish": ["eos"] * (outputs - 1) + ["length"],
+                "selected": int(np.argmax(rewards)) if model == "bon" else None,
+                "temperature": 0.7 if model == "bon" else 1.0,
+            }
+            rows.append(about | sampled | {"model": "tiny", "checkpoint": "c", "n": outputs, "seed": seed})
+            for against in [side for side in ("reference", "sft") if side != model]:
+                preference = 1 + float(rng.random() < skill - 0.1 * (split == "ood_test"))
+                scores = {
+                    "score": round(float(rng.normal(0.5, 0.1)), 3),
+                    "against_score": 0.5,
+                    "judge": "gold (minilm)",
                 }
-            )
-            for against in ("reference", "sft"):
-                if against != model:
-                    chance = skill - 0.1 * (split == "ood_test")
-                    judgements.append(
-                        {
-                            "id": f"{split}/{index}",
-                            "split": split,
-                            "model": model,
-                            "against": against,
-                            "preference": 1 + float(rng.random() < chance),
-                            "score": round(float(rng.normal(0.5, 0.1)), 3),
-                            "against_score": 0.5,
-                            "judge": "gold (minilm)",
-                        }
-                    )
+                judgements.append(about | {"model": model, "against": against, "preference": preference} | scores)
         dump_lines(folder / f"{model}.jsonl", rows)
         shift = float(rng.normal(0, 0.01))
         models[model] = {
@@ -249,9 +236,9 @@ def test_win_rates_are_those_of_the_judgements(study: Path, workdir: Path) -> No
     row = rows(workdir)["ppo"]
     for name, against in (("win_rate", "reference"), ("head_to_head", "sft")):
         for split in ("id_test", "ood_test"):
-            shares = won(against, split)
-            assert row[name][split]["mean"] == pytest.approx(statistics.fmean(shares))
-            expected = statistics.stdev(shares) / math.sqrt(len(shares))
+            fractions = won(against, split)
+            assert row[name][split]["mean"] == pytest.approx(statistics.fmean(fractions))
+            expected = statistics.stdev(fractions) / math.sqrt(len(fractions))
             assert row[name][split]["standard_error"] == pytest.approx(expected)
     gap = statistics.fmean(won("reference", "id_test")) - statistics.fmean(won("reference", "ood_test"))
     assert row["win_rate"]["gap"]["mean"] == pytest.approx(gap)
@@ -290,19 +277,10 @@ def test_the_reward_model_has_a_table_of_its_held_out_pairs(workdir: Path) -> No
     assert "| reward | 60.0±5.0 | 55.0±6.0 | 0.080 | - [1] |" in (workdir / "report.md").read_text()
 
 
-def test_the_reward_models_calibration_is_drawn_a_split(workdir: Path) -> None:
+def test_the_reward_models_calibration_is_drawn_per_split(workdir: Path) -> None:
     for split in ("validation", "ood_test"):
         assert f"<h4>Reliability, {split}</h4>" in page(workdir)
     assert "the calibration error is 0.070: 0.50 of 10 at 0.53; 0.75 of 4 at 0.92." in page(workdir)
-
-
-def test_a_quality_that_is_named_is_expected(tmp_path: Path) -> None:
-    study = write_study(tmp_path / "study")
-    (study / "reward" / "quality.json").unlink()
-    with pytest.raises(UserError, match="quality.json does not exist"):
-        report.run(make_config(study), tmp_path / "report")
-    report.run(make_config(study, quality=""), tmp_path / "report")
-    assert "Reliability" not in page(tmp_path / "report")
 
 
 def test_intervals_of_diversity_have_a_table_in_files(workdir: Path) -> None:
@@ -344,12 +322,12 @@ def test_a_language_model_as_the_judge_has_a_table(tmp_path: Path, capsys: pytes
     assert "model as the judge" not in capsys.readouterr().out, "too wide for it"
 
 
-def test_the_judges_table_counts_ties_and_cost_over_seeds(tmp_path: Path) -> None:
-    runs = [write_study(tmp_path / f"seed{seed}", seed) for seed in range(2)]
+def test_the_judges_counts_and_cost_are_averaged_over_seeds(tmp_path: Path) -> None:
+    runs = [write_study(tmp_path / f"seed{seed}", seed, steps=3) for seed in range(2)]
     for run, ties in zip(runs, (10, 14), strict=True):
         dump(run / "judge" / "judge.json", JUDGE | {"ties": ties, "spent": JUDGE["spent"] | {"usd": 0.1 * ties}})
-    report.run(make_config(*runs, training={}), tmp_path / "report")
-    [judge] = json.loads((tmp_path / "report" / "report.json").read_text())["judging"].values()
+    paths = make_config().evaluation, make_config().judgements, make_config().samples, {}
+    [judge] = summarise([read_study(run, *paths) for run in runs]).judging.values()
     assert judge["answers"]["ties"]["mean"] == 12 and judge["spent"]["usd"]["mean"] == pytest.approx(1.2)
 
 
@@ -368,10 +346,6 @@ def test_kl_is_zero_for_the_baseline_last_logged_for_a_policy_and_analytic_for_b
     assert [models["sft"]["kl"][k]["mean"] for k in ("k1", "k3")] == [0, 0]
     assert [models["ppo"]["kl"][k]["mean"] for k in ("k1", "k3")] == pytest.approx([2.9, 3.19])
     assert [models["bon"]["kl"][k]["mean"] for k in ("k1", "k3")] == pytest.approx([math.log(4) - 0.75] * 2)
-
-
-def test_models_keep_the_order_of_the_samples(study: Path) -> None:
-    assert list(rows_of(make_config(study, samples={"bon": "bon.jsonl", "sft": "sft.jsonl"}))) == ["bon", "sft"]
 
 
 def test_what_is_not_computed_says_why_everywhere(workdir: Path) -> None:
@@ -532,20 +506,16 @@ def test_seeds_are_averaged_with_the_error_over_seeds(tmp_path: Path) -> None:
     assert "3 seeds" in html and "4.3 times" in html and "of run seed0" in html
 
 
-def test_a_path_into_the_run_is_no_difference_between_seeds(tmp_path: Path) -> None:
-    runs = []
-    for seed, name in enumerate("ab"):
-        paths = {
-            "whole": str(tmp_path / name / "sft"),
-            "written": f"{{workdir}}/{name}/sft",
-            "shared": "{workdir}/a/sft",
-        }
-        runs.append(write_study(tmp_path / name, seed, **paths))
-    assert rows_of(make_config(*runs))["sft"]["reward"]["id_test"]["n"] == 2
-
-
-def test_seeds_that_ran_on_different_meshes_are_averaged(tmp_path: Path) -> None:
-    runs = [write_study(tmp_path / f"{n}", n, sft={"seed": n, "mesh": {"data": n + 1, "fsdp": 1}}) for n in range(2)]
+@pytest.mark.parametrize(
+    "config_of",
+    [
+        lambda folder, n: {"sft": {"seed": n, "mesh": {"data": n + 1, "fsdp": 1}}},
+        lambda folder, n: {"whole": f"{folder}/sft", "written": f"{{workdir}}/{n}/sft", "shared": "{workdir}/0/sft"},
+    ],
+    ids=["mesh", "paths"],
+)
+def test_meshes_and_paths_into_the_run_are_no_difference_between_seeds(tmp_path: Path, config_of: Any) -> None:
+    runs = [write_study(tmp_path / f"{n}", n, steps=3, **config_of(tmp_path / f"{n}", n)) for n in range(2)]
     assert rows_of(make_config(*runs))["sft"]["reward"]["id_test"]["n"] == 2
 
 
@@ -570,25 +540,23 @@ def test_another_split_may_be_the_one_out_of_distribution(study: Path, tmp_path:
         rows_of(make_config(tmp_path, ood="hard"))
 
 
-def test_runs_that_differ_in_more_than_seeds_are_refused_by_key(tmp_path: Path) -> None:
-    one = write_study(tmp_path / "a", 0, beta=0.1)
-    other = write_study(tmp_path / "b", 1, beta=0.2, extra={"seed": 1, "x": 1})
-    with pytest.raises(UserError, match=r"differ in beta, extra\.x;"):
+@pytest.mark.parametrize(
+    ("seed", "config", "message"),
+    [
+        (1, {"beta": 0.2, "extra": {"seed": 1, "x": 1}}, r"differ in beta, extra\.x;"),
+        (0, {"beta": 0.1}, "same seed"),
+        (1, None, "b has no config.json"),
+    ],
+)
+def test_runs_that_are_not_seeds_of_one_study_are_refused(
+    tmp_path: Path, seed: int, config: dict[str, Any] | None, message: str
+) -> None:
+    one, other = write_study(tmp_path / "a", 0, beta=0.1), write_study(tmp_path / "b", seed, **(config or {}))
+    if config is None:
+        (other / "config.json").unlink()
+    with pytest.raises(UserError, match=message):
         report.run(make_config(one, other), tmp_path / "report")
     assert not (tmp_path / "report").exists()
-
-
-def test_runs_without_a_config_are_not_taken_for_seeds(tmp_path: Path) -> None:
-    runs = [write_study(tmp_path / name, seed) for seed, name in enumerate("ab")]
-    (runs[1] / "config.json").unlink()
-    with pytest.raises(UserError, match="b has no config.json"):
-        report.run(make_config(*runs), tmp_path / "report")
-
-
-def test_one_seed_twice_is_refused(tmp_path: Path) -> None:
-    runs = [write_study(tmp_path / name, 0) for name in "ab"]
-    with pytest.raises(UserError, match="same seed"):
-        report.run(make_config(*runs), tmp_path / "report")
 
 
 @pytest.mark.parametrize(
@@ -601,6 +569,8 @@ def test_one_seed_twice_is_refused(tmp_path: Path) -> None:
         ("judge/judgements.jsonl", "[]\n", r"judgements\.jsonl:1 holds a JSON list"),
         ("sft.jsonl", "", r"sft\.jsonl holds no samples"),
         ("ppo.jsonl", "{\n", r"ppo\.jsonl:1"),
+        ("reward/quality.json", None, r"quality\.json does not exist"),
+        ("reward_vs_kl.json", None, r"reward_vs_kl\.json does not exist"),
         ("reward/quality.json", '{"step": 1}', r"quality\.json: has no field 'splits'"),
         ("reward/quality.json", '{"splits": {"validation": {}}}', "no field 'splits.validation.calibration'"),
         ("reward/quality.json", '{"splits": {"a": {"calibration": [1]}}}', r"'splits.a.calibration\[0\]' is 1"),
@@ -610,13 +580,14 @@ def test_one_seed_twice_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, path: str, text: str | None, message: str) -> None:
-    study = write_study(tmp_path / "study")
+    study = write_study(tmp_path / "study", steps=3)
+    dump(study / "reward_vs_kl.json", {})
     if text is None:
-        (study / path).unlink()
+        (study / path).unlink(missing_ok=True)
     else:
         (study / path).write_text(text)
     with pytest.raises(UserError, match=message):
-        report.run(make_config(study), tmp_path / "report")
+        report.run(make_config(study, reward_vs_kl="reward_vs_kl.json"), tmp_path / "report")
     assert not (tmp_path / "report").exists()
 
 
@@ -633,13 +604,20 @@ def test_two_baselines_are_refused(tmp_path: Path) -> None:
         report.run(make_config(study), tmp_path / "report")
 
 
-def test_the_encoder_is_called_the_judges_own_only_where_it_is(tmp_path: Path, workdir: Path) -> None:
-    assert "is the judge&#39;s own" in page(workdir)
-    other = write_study(tmp_path / "study")
-    path = other / "judge/judgements.jsonl"
-    path.write_text(path.read_text().replace("gold (minilm)", "gold (lexical)"))
-    report.run(make_config(other, training={}), tmp_path)
-    assert "judge&#39;s own" not in page(tmp_path) and "gold (lexical), is a simulated" in page(tmp_path)
+@pytest.mark.parametrize(
+    ("judge", "said", "unsaid"),
+    [
+        ("gold (minilm)", "is the judge&#39;s own", "The judge is gold"),
+        ("gold (lexical)", "gold (lexical), is a simulated", "judge&#39;s own"),
+        ("some-model", "The judge is some-model; a win rate says only what it prefers.", "simulated gold scorer"),
+    ],
+)
+def test_a_judge_is_introduced_by_its_kind(tmp_path: Path, judge: str, said: str, unsaid: str) -> None:
+    study = write_study(tmp_path / "study", steps=3)
+    path = study / "judge/judgements.jsonl"
+    path.write_text(path.read_text().replace("gold (minilm)", judge))
+    report.run(make_config(study, training={}), tmp_path)
+    assert said in page(tmp_path) and unsaid not in page(tmp_path)
 
 
 def test_inference_has_a_table_where_it_was_computed(study: Path, tmp_path: Path) -> None:
@@ -668,16 +646,3 @@ def test_a_frontier_is_drawn_a_split_where_one_is_named(tmp_path: Path) -> None:
     assert "bon from 0.10 at 0.00 nats to 0.30 at 0.43 nats; ppo from 0.40 at 0.30 nats" in html
     drawn = html.split("<h4>Reward against KL, id_test</h4>")[1].split("</svg>")[0]
     assert set(re.findall(r"--series-\d", drawn)) == {"--series-1", "--series-2"}, "those of ppo and bon"
-    with pytest.raises(UserError, match="reward_vs_kl.json does not exist"):
-        report.run(
-            make_config(write_study(tmp_path / "none"), reward_vs_kl="reward_vs_kl/reward_vs_kl.json"), tmp_path / "no"
-        )
-
-
-def test_only_a_gold_judge_is_called_simulated(tmp_path: Path) -> None:
-    study = write_study(tmp_path / "study")
-    path = study / "judge/judgements.jsonl"
-    path.write_text(path.read_text().replace("gold (minilm)", "some-model (tldr, both orders)"))
-    report.run(make_config(study, training={}), tmp_path)
-    assert "The judge is some-model (tldr, both orders); a win rate says only what it prefers." in page(tmp_path)
-    assert "simulated gold scorer" not in page(tmp_path)
