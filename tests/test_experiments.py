@@ -42,13 +42,6 @@ def lowered(*configs: str) -> dict[tuple[str, str], str]:
     return {(config, stage): " ".join(programs) for config, stage, *programs in lines if config in configs}
 
 
-def test_the_programs_of_a_small_row_are_lowered_for_their_shapes():
-    """Some stages of both tasks with OPT-125M; all of them and the other sizes are soaked."""
-    stages = {f"configs/{name}_tldr.py:opt125m": stage for name, stage in (("reward", "reward"), ("bon", "best_of_n"))}
-    stages |= {f"configs/ppo_{task}.py:opt125m": "ppo" for task in ("tldr", "alpaca")}
-    assert lowered(*stages) == {(config, stage): NETWORKS[stage] for config, stage in stages.items()}
-
-
 @pytest.mark.soak
 @pytest.mark.parametrize("preset", [name for name in rows.PRESETS if name != rows.TINY])
 def test_the_programs_of_every_row_are_lowered(preset):
@@ -58,16 +51,6 @@ def test_the_programs_of_every_row_are_lowered(preset):
     of_alpaca = {**NETWORKS, "sft": "update evaluate"}
     del of_alpaca["sample_pool"]
     assert lowered(row) == {(row, stage): programs for stage, programs in of_alpaca.items()}
-
-
-@pytest.mark.soak
-def test_the_programs_of_a_study_on_other_texts_are_lowered():
-    config = "configs/scitldr.py:data"
-    sampled = {name: NETWORKS["best_of_n"] for name in ("sample_sft", "sample_ppo", "best_of_n")}
-    trained = {"sft": "update evaluate", "ppo": "prefill decode score update"}
-    trained |= dict.fromkeys(("reward", "reward_people"), NETWORKS["reward"])
-    expected = {**trained, **sampled, "sample_pairs": "prefill decode"}
-    assert lowered(config) == {(config, stage): programs for stage, programs in expected.items()}
 
 
 def report(folder: Path, name: str = "report") -> dict:

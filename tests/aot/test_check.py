@@ -57,30 +57,6 @@ def test_without_libtpu_it_says_what_to_install():
     assert expected in said("--topology=v5e:2x2", "--config=configs/sft.py")
 
 
-@needs_libtpu
-@pytest.mark.parametrize(
-    ("config", "keys", "key", "size", "nearest"),
-    [
-        ("sft", {}, "microbatch", 2, 8),
-        ("reward", {"microbatch": 4}, "batch_size", 12, 16),
-        ("ppo", {"microbatch": 4}, "sampling_batch", 4, 8),
-        ("best_of_n", {}, "sampling.batch_size", 4, 8),
-    ],
-)
-def test_a_batch_that_does_not_divide_is_refused(config, keys, key, size, nearest):
-    where = "sampling." if config == "best_of_n" else ""
-    keys = {f"{where}model": "facebook/opt-125m", f"{where}mesh.data": 8, **keys, key: size}
-    found = said("--topology=v5e:2x4", f"--config=configs/{config}.py", *(f"--config.{k}={v}" for k, v in keys.items()))
-    assert f"config.{key} is {size}, which 8 devices cannot share evenly; {nearest} they could" in found
-
-
-@needs_libtpu
-def test_a_mesh_that_does_not_match_the_topology_is_refused():
-    of_sft = ("--topology=v5e:2x2", "--config=configs/sft.py")
-    assert "data 8 x fsdp 1 x tensor 1, which does not fit 4 devices" in said(*of_sft, "--config.mesh.data=8")
-    assert "data 3 x fsdp 1 x tensor 1, which uses 3 of the 4 chips" in said(*of_sft, "--config.mesh.data=3")
-
-
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory) -> list[str]:
     """PPO of a tiny network: eight prompts of 128 tokens, sampled four at a time, on a mesh of 2 x 1 x 2."""

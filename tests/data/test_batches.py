@@ -88,15 +88,6 @@ def test_examples_become_items_and_long_responses_are_dropped(tokenizer):
         from_examples(Encoding(tokenizer, 50, 5, long_responses="error"), examples)
 
 
-def test_a_response_that_leaves_no_token_is_refused(tokenizer):
-    """A tokenizer may drop what it does not know."""
-    deaf = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizers.Tokenizer(models.BPE({"a": 0, "</s>": 1}, [])), eos_token="</s>"
-    )
-    with pytest.raises(UserError, match="The example 'x' has a response without a token"):
-        from_examples(Encoding(deaf, 50, 5), [Example("y", "train", "a", "a"), Example("x", "train", "a", "zz")])
-
-
 def test_preferences_put_the_chosen_response_first(tokenizer):
     pairs = [Preference("a", "train", "p", "good", "bad", 1.5), Preference("b", "train", "p", "x" * 30, "bad")]
     items, dropped = from_preferences(Encoding(tokenizer, max_prompt=20, max_response=10), pairs)
@@ -139,18 +130,6 @@ def test_a_batch_is_a_pure_function_of_seed_and_position():
             np.testing.assert_array_equal(getattr(fresh, name), getattr(expected[position], name))
     other = Batches(items, 4, 4, BUCKETS, PAD)
     assert any(names(other.at(position)) != names(expected[position]) for position in positions)
-
-
-def test_batches_are_padded_to_few_shapes_and_waste_less_than_a_plain_shuffle():
-    items = make_items(640, samples=2)
-    batches = Batches(items, 8, 0, BUCKETS, PAD)
-    planned = [batches.at(position) for position in range(0, 640, 8)]
-    shuffled = np.random.default_rng(0).permutation(640).reshape(-1, 8)
-    plain = [collate(chosen, *BUCKETS.fit(chosen), PAD) for chosen in ([items[i] for i in row] for row in shuffled)]
-    for batch in planned:
-        assert batch.prompt.shape[1] in BUCKETS.prompt and batch.response.shape[2] in BUCKETS.response
-        assert batch.prompt.shape[1] == min(b for b in BUCKETS.prompt if b >= batch.prompt_mask.sum(1).max())
-    assert sum(batch.prompt.size for batch in planned) < 0.8 * sum(batch.prompt.size for batch in plain)
 
 
 def test_bad_batches_are_refused():

@@ -8,7 +8,6 @@ import pytest
 
 from rlhf_jax.data import docstrings, records
 from rlhf_jax.data.formats import source_text
-from rlhf_jax.errors import UserError
 
 
 def words(seed: int, count: int = 90) -> str:
@@ -94,29 +93,6 @@ def test_what_makes_a_summary(installed, summary, kept):
     assert responses == ([" ".join(summary.replace(" .", ".").split())] if kept else [])
 
 
-def test_texts_are_long_enough_and_cut_at_a_word(installed):
-    installed.module(
-        "alpha.py",
-        documented("long", "Has a text that is cut.", words(1, 200))
-        + documented("short", "Has a text of under 300 characters.", words(2, 40))
-        + documented("licence", "Has a text about its terms.", words(3) + " Permission is hereby granted. " + words(4)),
-    )
-    (example,) = docstrings.load(max_text=400).examples
-    text = source_text(example.prompt)
-    assert words(1, 200).startswith(text + " ") and 393 < len(text) <= 400
-    with pytest.raises(UserError, match="max_text is 200, expected at least 300"):
-        docstrings.load(max_text=200)
-
-
-@pytest.mark.parametrize(
-    ("opening", "dropped"), [("Sorts the rows of it. ", True), ("Sorts the rows of it by ", False)]
-)
-def test_a_text_does_not_open_with_its_summary(installed, opening, dropped):
-    installed.module("alpha.py", documented("sort", "Sorts the rows of it.", opening + words(1)))
-    (example,) = docstrings.load().examples
-    assert source_text(example.prompt) == (words(1) if dropped else opening + words(1))
-
-
 def test_near_copies_are_left_out(installed):
     first = words(1)
     half = words(2, 45).rstrip(".") + " " + words(1, 45)
@@ -149,18 +125,6 @@ def test_readmes_are_those_of_the_dependencies_alone(installed):
     assert source_text(corpus.examples[0].prompt) == words(1)
     assert {name: corpus.versions[name] for name in ("alpha", "B.eta")} == {"alpha": "1.0", "B.eta": "2.0"}
     assert "gamma" not in corpus.versions
-
-
-def test_the_cache_holds_the_same_corpus_and_versions_renew_it(installed, monkeypatch):
-    installed.module("alpha.py", documented("a", "Sorts the rows of an array.", words(1)))
-    installed.distribution("alpha", "1.0", "Sorts rows.", "")
-    first = docstrings.load()
-    installed.module("alpha.py", documented("a", "Sorts the columns of an array.", words(1)))
-    assert docstrings.load() == first
-    (installed.folder / "alpha-1.0.dist-info").rename(installed.folder / "alpha-2.0.dist-info")
-    metadata = installed.folder / "alpha-2.0.dist-info" / "METADATA"
-    metadata.write_text(metadata.read_text().replace("1.0", "2.0"))
-    assert docstrings.load().examples[0].response == "Sorts the columns of an array."
 
 
 def test_the_standard_library_is_split_by_module_and_no_text_is_in_two_splits(tmp_path, monkeypatch):

@@ -140,19 +140,6 @@ def test_a_failure_while_reading_ahead_reaches_the_step_that_wants_the_batch():
         next(ahead)
 
 
-def test_the_shuffle_is_global_and_seeded(prepared):
-    """Records of any shard meet in any batch, and another seed mixes them in another way."""
-    _, (train, _) = both(prepared)
-    shard_of = {tuple(item.prompt): row // 10 for row, item in enumerate(train)}
-    shards = [
-        [[shard_of[tuple(item.prompt)] for item in Batches(train, 8, seed, BUCKETS, 0).items_at(position)]
-         for position in range(0, 40, 8)]
-        for seed in (0, 0, 1)
-    ]  # fmt: skip
-    assert shards[0] == shards[1] != shards[2]
-    assert all(len(set(batch)) > 2 for batch in shards[0])
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -207,21 +194,3 @@ def test_an_unreadable_shard_is_named_and_the_rest_kept_only_if_asked(broken, to
     in_memory, _ = load_splits(str(folder / "examples.jsonl"), Example, encoding, [], tiny.LOADING)
     assert list(train) == in_memory[:10] + in_memory[20:]
     assert len(held_out["validation"]) == SPLITS["validation"]
-
-
-def test_a_record_that_is_damaged_inside_a_whole_shard_is_told_with_its_shard(broken, tokenizer):
-    """The file opens and counts its records; the damage shows when the record is read."""
-    folder, _ = broken
-    shard = folder / "tokens" / "rlhf_jax-train.array_record-00003-of-00007"
-    content = bytearray(shard.read_bytes())
-    ids = b"train/35"
-    at = content.index(ids)
-    content[at : at + len(ids)] = b"x" * len(ids)
-    shard.write_bytes(content)
-    encoding = Encoding(tokenizer[1], 60, 99)
-    train, _ = load_splits(str(folder), Example, encoding, [], Loading(0, drop_shards=True))
-    in_memory, _ = load_splits(f"{folder}/examples.jsonl", Example, encoding, [], tiny.LOADING)
-    row = 35 - 10  # of a shard the records are not there
-    assert [train[row - 1], train[row + 1]] == [in_memory[34], in_memory[36]]
-    with pytest.raises(UserError, match=f"{shard} has a record that cannot be read"):
-        train[row]

@@ -70,34 +70,6 @@ def test_a_numpy_docstring_keeps_its_description_and_notes():
     )
 
 
-def test_a_readme_loses_headings_badges_tables_and_code():
-    text = """
-# Project
-
-<!-- a comment over
-two lines -->
-[![ci](https://x.org/a.svg)](https://x.org) [docs](https://x.org) | [chat](https://x.org)
-
-> [!NOTE]
-> A library for things that matter.
-
-| a table | of words in it |
-| ------- | -------------- |
-
-Usage
-=====
-
-    pip install project
-
-## About it
-
-See the [manual](https://x.org) for every other thing.
-
-[manual]: https://x.org and some more words
-"""
-    assert prose(text) == "A library for things that matter. See the manual for every other thing."
-
-
 @given(st.text(alphabet="ab \n\t.:`*_[]()<>#=-|>1/\\", max_size=200))
 def test_any_text_gives_one_clean_line(text):
     line = prose(text)

@@ -38,17 +38,6 @@ def test_our_seed_tasks_are_good_tasks_in_the_form_that_is_read(kind):
     assert all(len(task.output.split()) < 100 for task in seeds)
 
 
-def test_a_request_shows_tasks_and_goes_on_with_the_next_number():
-    shown = [Task("Add up.", "1 and 2", "3"), Task("Name a tea.", "", "Assam.")]
-    text = request(ID, shown)
-    assert text.startswith("Please continue a list of 20 tasks")
-    assert text.endswith(
-        "\n###\n1. Instruction: Add up.\n1. Input:\n1 and 2\n1. Output:\n3\n###\n"
-        "2. Instruction: Name a tea.\n2. Input:\n<noinput>\n2. Output:\nAssam.\n###\n3. Instruction:"
-    )
-    assert "Input:" not in request(SEQUENTIAL, shown).partition("###")[2]
-
-
 def longest_common(a: list[str], b: list[str]) -> int:
     """Of two sequences the longest common subsequence, by recursion over prefixes."""
     lengths = {(i, j): 0 for i in range(len(a) + 1) for j in range(len(b) + 1)}
@@ -96,12 +85,6 @@ def test_the_study_s_filters(instruction, reason):
     assert left_out(instruction) == {reason: 1}
 
 
-def test_only_the_id_set_has_a_longest_instruction():
-    text = " ".join(f"w{number}" for number in range(151))
-    assert left_out(text, ID) == {"long": 1}
-    assert left_out(text) == left_out(text.rpartition(" ")[0], ID) == {}
-
-
 @pytest.mark.parametrize(
     ("answer", "kept"),
     [
@@ -121,23 +104,6 @@ def test_the_forms_of_an_answer(answer, kept):
     collection.add(answer, cut=False)
     assert [task.output for task in collection.kept] == (kept or [])
     assert collection.left_out == ({"form": 1} if kept == [] else {})
-
-
-def test_inputs_are_read_where_there_are_some():
-    collection = Collection(ID, [])
-    given = (
-        ("Name four good teas.", "<NoInput>"),
-        ("Count up to this number.", "six\nor so"),
-        ("Say if it is warm.", ""),
-    )
-    for instruction, text in given:
-        collection.add(f"1. Instruction: {instruction}\n1. Input:\n{text}\n1. Output:\nYes.", cut=False)
-    assert [task.input for task in collection.kept] == ["", "six\nor so", ""]
-    assert [task.joined() for task in collection.kept] == [
-        "Name four good teas.",
-        "Count up to this number.\n\n### Input:\nsix\nor so",
-        "Say if it is warm.",
-    ]
 
 
 def test_seed_tasks_of_one_s_own(tmp_path):

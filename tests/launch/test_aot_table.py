@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import pytest
-
 from launch import aot_table
 from rlhf_jax.main import read_flags
 from rlhf_jax.parallel.chips import CHIPS, GIB
@@ -73,22 +71,3 @@ def test_the_page_has_what_is_written_now():
         assert all(cell == "none" or cell.startswith(f"{name}:") for name, cell in zip(CHIPS, cells, strict=True))
     for stage, generation in itertools.product(aot_table.STAGES, aot_table.LISTED):
         assert any(row[0].startswith(f"{stage}, {generation}:") for row in rows), (stage, generation)
-
-
-def test_a_table_that_was_stopped_goes_on_where_it_was(tmp_path):
-    tried, stops = [], [41]  # within a cell, whose first slice is tried anew
-
-    def check(flags, topology):
-        """One chip is not enough."""
-        if len(tried) in stops:
-            stops.clear()
-            raise KeyboardInterrupt
-        tried.append((*flags, topology))
-        return found(topology, 1.0 if "x2" in topology else 3.0, 2.0)
-
-    with pytest.raises(KeyboardInterrupt):
-        list(aot_table.table(check, tmp_path))
-    lines = list(aot_table.table(check, tmp_path))
-    again = tried[41:]
-    assert len(set(tried)) == len(tried) - 1, "one slice, of the cell that was stopped, is tried anew"
-    assert list(aot_table.table(check, tmp_path)) == lines and tried[41:] == again

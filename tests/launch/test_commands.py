@@ -161,11 +161,6 @@ def test_a_tpu_vm_gets_the_arguments(machine: Machine, linux: None) -> None:
     ]
 
 
-def test_a_pod_gets_the_arguments(machine: Machine) -> None:
-    command = machine.dry_run("launch/gke.sh", "run", *RUN, **GKE)[-1][-1].removeprefix("--command=")
-    assert received(machine, f"({command})", machine.folder) == [["python", *PROGRAM[:-1], "--hosts=2"]]
-
-
 def test_a_sky_machine_gets_the_arguments(machine: Machine) -> None:
     *_, launched = machine.dry_run("launch/sky.sh", *RUN, BUCKET="results", TOPOLOGY="v5e:2x4")
     arguments = launched[7].removeprefix("--env=ARGUMENTS=")

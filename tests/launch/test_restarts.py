@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.launch.machine import PROGRAM, RUN, STATE, TPU, Machine
+from tests.launch.machine import PROGRAM, RUN, TPU, Machine
 
 # The cloud: a request is granted at the second look, and `ssh` runs its command in a folder that is the worker's home.
 CLOUD = """
@@ -131,20 +131,6 @@ def test_a_program_that_failed_is_not_started_again(cloud: Machine, fate: str) -
     assert verbs(cloud) == [*SET_UP, *TRY]
     log = cloud.folder / "cloud" / "home" / "rlhf_jax" / "run.log"
     assert log.read_text() == "step 1\n"
-
-
-def test_a_machine_that_is_there_is_used_as_it_is(cloud: Machine) -> None:
-    for verb in ("create", "setup"):
-        assert cloud.run("launch/tpu_vm.sh", verb, *RUN).returncode == 0
-    assert verbs(cloud) == SET_UP
-    printed = cloud.dry_run("launch/tpu_vm.sh", "run", *RUN)
-    fates(cloud, "0 ACTIVE")
-    assert cloud.run("launch/tpu_vm.sh", "run", *RUN).returncode == 0
-    assert verbs(cloud) == [*SET_UP, *TRY]
-    asked, shown = (
-        [line for line in lines if line[0] == "gcloud" and line[:5] != STATE[:5]] for lines in (cloud.calls, printed)
-    )
-    assert asked == shown
 
 
 # The machine itself

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers
@@ -77,12 +76,6 @@ def test_a_reward_model_scores_the_last_token_that_is_not_its_pad(tmp_path, mode
         assert actual[row, sample] == pytest.approx(float(states[-1] @ tensors["score.weight"][0]), abs=1e-4)
 
 
-def test_a_reward_model_of_an_untied_network_has_no_lm_head(tmp_path):
-    model = tiny.write_model(tmp_path / "base", tied=False)
-    run, _ = trained(tmp_path / "run", model, "reward", mean=0.5, std=2.0)
-    assert "lm_head.weight" not in load_file(exported(tmp_path, model, run) / "model.safetensors")
-
-
 def test_a_pad_token_that_would_fall_on_a_word_is_refused(tmp_path):
     """A tokenizer whose ids have a hole gives a new token the number of tokens, which may be taken."""
     words = tokenizers.models.WordLevel({f"t{i}": i for i in (*range(298), 299)}, unk_token="t0")
@@ -91,13 +84,6 @@ def test_a_pad_token_that_would_fall_on_a_word_is_refused(tmp_path):
     with pytest.raises(UserError, match="the tokenizer's ids have a hole: a new pad token became 299, expected 300"):
         save_reward_model(tmp_path / "model", model, tiny.with_role(params, "reward"), tokenizer, 0.0, 1.0)
     assert not (tmp_path / "model").exists()
-
-
-def test_the_dtype_is_that_of_the_tensors(tmp_path, model):
-    run, _ = trained(tmp_path / "run", model, "policy")
-    folder = exported(tmp_path, model, run, "bfloat16")
-    assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {jnp.dtype("bfloat16")}
-    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_bad_input_is_a_sentence(tmp_path, model):

@@ -51,8 +51,6 @@ def test_it_leaves_a_model_and_its_tokenizer(config, tmp_path):
     [
         ({"kv_heads": 3, "heads": 4}, "width 16, 4 heads and 3 kv_heads, expected kv_heads to divide heads"),
         ({"heads": 3, "kv_heads": 1}, "width 16, 3 heads and 1 kv_heads"),
-        ({"heads": 16}, "width 16, 16 heads"),
-        ({"data": "nowhere.jsonl"}, "nowhere.jsonl does not exist"),
         ({"vocabulary": 20000}, "expected enough text for 20000"),
     ],
 )

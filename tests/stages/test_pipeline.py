@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, FieldReference
 
 from rlhf_jax.config import to_dict
 from rlhf_jax.errors import UserError
-from rlhf_jax.stages import pipeline, runner
+from rlhf_jax.stages import runner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +73,6 @@ def test_running_again_does_only_what_is_missing(ran: list[str], tmp_path: Path)
     assert ran == ["again"]
 
 
-def test_the_study_shares_its_seed(ran: list[str], tmp_path: Path) -> None:
-    runner.run_stage(study(seed=5), tmp_path)
-    assert '"seed": 5' in (tmp_path / "deep/read" / "config.json").read_text()
-
-
 def test_a_mistake_in_the_last_stage_is_found_before_the_first_runs(ran: list[str], tmp_path: Path) -> None:
     config = study()
     config["stages"]["again"]["txet"] = "a"
@@ -96,11 +91,3 @@ def test_a_stage_folder_of_another_study_is_refused(ran: list[str], tmp_path: Pa
     (tmp_path / "config.json").unlink()
     with pytest.raises(UserError, match=r"write holds results of another config or input \(seed: 0 -> 1\)"):
         runner.run_stage(study(seed=1), tmp_path)
-
-
-def test_a_config_has_a_title_and_stages() -> None:
-    with pytest.raises(UserError, match="config lacks the key 'title'"):
-        runner.resolve({"stage": "pipeline", "seed": 0, "stages": {}})
-    module, config = runner.resolve(study())
-    assert module is pipeline
-    assert list(config.stages) == ["write", "deep/read", "again"]

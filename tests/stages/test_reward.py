@@ -248,9 +248,6 @@ def test_a_run_that_was_stopped_has_no_constants_yet_and_goes_on_bit_for_bit(fin
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"microbatch": 5}, "config.microbatch is 5, which does not divide config.batch_size 8; 4 does"),
-        ({"policy": "/nowhere"}, "/nowhere/checkpoints holds no complete checkpoint"),
-        ({"data": "nowhere.jsonl"}, "nowhere.jsonl does not exist"),
         ({"evaluate_splits": ("test",)}, "has no preference of the split 'test'"),
         ({"response_buckets": (2,)}, "All 6 responses are longer than 2 tokens"),
         ({"selection": Selection("accuracy", "higher")}, "metric is 'accuracy', expected '' or one of eval/validation"),
@@ -272,8 +269,3 @@ def test_an_objective_with_a_margin_wants_one_in_every_pair(config, tmp_path):
     }
     with pytest.raises(UserError, match=r"margin is 1.0 and 1 training pairs of .*pairs.jsonl have no margin"):
         reward.run(dataclasses.replace(config, **changes), tmp_path)
-
-
-def test_a_reward_run_is_no_policy_to_start_from(finished, config, tmp_path):
-    with pytest.raises(UserError, match=f"{finished} holds a reward, expected a policy"):
-        reward.run(dataclasses.replace(config, policy=str(finished)), tmp_path)

@@ -97,19 +97,6 @@ def test_a_config_that_was_refused_does_not_hold_its_folder(ran: list[Any], tmp_
         runner.run_stage({"stage": "fake", "seed": 3}, tmp_path)
 
 
-def test_a_broken_config_json_is_a_sentence(ran: list[Any], tmp_path: Path) -> None:
-    (tmp_path / "result").touch()
-    (tmp_path / "config.json").write_text('{"stage": "fa')
-    with pytest.raises(UserError, match="config.json is not JSON"):
-        runner.run_stage({"stage": "fake"}, tmp_path)
-
-
-def test_a_workdir_that_is_a_file_is_a_sentence(ran: list[Any], tmp_path: Path) -> None:
-    (tmp_path / "run").write_text("")
-    with pytest.raises(UserError, match=f"the workdir {tmp_path}/run cannot be written"):
-        runner.run_stage({"stage": "fake"}, tmp_path / "run")
-
-
 def test_the_stages_with_a_mesh_run_on_every_host() -> None:
     """A stage on the mesh that ran on one of several hosts alone would wait for the others for ever."""
 

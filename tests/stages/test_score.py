@@ -132,20 +132,9 @@ def test_the_summary_has_the_mean_by_split_and_the_agreement(finished, config, t
     assert "agreement" not in json.loads((finished / "scores.json").read_text())
 
 
-def test_a_run_that_was_cut_goes_on(finished, config, tmp_path):
-    whole = (finished / "samples.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "samples.jsonl").write_text("".join(whole[:4]) + whole[4][:30])
-    score.run(config, tmp_path)
-    records = {record.id: record for record in read(tmp_path / "samples.jsonl", Samples)}
-    for record in read(finished / "samples.jsonl", Samples):
-        np.testing.assert_allclose(records[record.id].rewards, record.rewards, atol=1e-5)
-    assert json.loads((tmp_path / "scores.json").read_text())["splits"]["id_test"]["n"] == 5
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"samples": "nowhere.jsonl"}, "nowhere.jsonl does not exist"),
         ({"reward": "/nowhere"}, "/nowhere/checkpoints holds no complete checkpoint"),
         ({"compare_with": {"proxy": "x"}}, "config.compare_with has the reward model's own name 'proxy'"),
     ],
@@ -175,10 +164,3 @@ def test_scores_of_other_outputs_are_refused_before_anything_runs(config, tmp_pa
     with pytest.raises(UserError, match=message):
         score.run(dataclasses.replace(config, compare_with={"other": str(tmp_path / "other.jsonl")}), tmp_path)
     assert not (tmp_path / "samples.jsonl").exists()
-
-
-def test_a_reward_model_without_constants_is_refused(config, tmp_path):
-    base = load_base(config.model, tiny.FREEZE, "float32")
-    reward = tiny.write_run(tmp_path / "reward", tiny.with_role(base.top, "reward"), describe(base, "reward"))
-    with pytest.raises(UserError, match="has no normalisation constants"):
-        score.run(dataclasses.replace(config, reward=reward), tmp_path)

@@ -149,14 +149,6 @@ def test_a_number_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path, 
             }
 
 
-def test_a_finished_run_has_no_steps_left(tmp_path):
-    train(tmp_path, 3, 1)
-    steps = []
-    train(tmp_path, 3, 1, during=steps.append)
-    assert steps == []
-    assert logged(tmp_path) == [1, 2, 3]
-
-
 def test_a_run_does_not_go_on_upon_another_trunk(tmp_path):
     """Keys such as `model` may change on resuming, because a model may move; a model that differs is noticed here."""
     train(tmp_path, 2, 1)

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from rlhf_jax.training.optimizer import Config, learning_rate_at, make_optimizer, updates_done
+from rlhf_jax.training.optimizer import Config, learning_rate_at, make_optimizer
 
 FULL = Config(
     learning_rate=0.01,
@@ -88,12 +88,3 @@ def test_only_matrices_decay() -> None:
     assert not updates["layers"]["qkv"]["bias"].any(), "heads make a bias an array of three axes"
     assert not updates["layers"]["mlp"]["gate_up_bias"].any()
     assert not updates["scale"].any()
-
-
-def test_updates_are_counted_by_the_state_itself() -> None:
-    params = {"w": jnp.ones(2)}
-    transform = make_optimizer(FULL, 9)
-    moments = transform.init(params)
-    for done in range(3):
-        assert updates_done(moments) == done
-        _, moments = transform.update(params, moments, params)

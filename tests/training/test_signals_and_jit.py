@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.errors import UserError
 from rlhf_jax.parallel import devices, hosts
-from rlhf_jax.parallel.devices import cast, default_dtype, memory_peak
+from rlhf_jax.parallel.devices import default_dtype, memory_peak
 from rlhf_jax.parallel.jit import compile_count, jit
 from rlhf_jax.training.signals import stop_on_signal
 
@@ -54,16 +53,6 @@ def test_a_signal_while_the_hosts_agree_counts_the_next_time(monkeypatch: pytest
     with pytest.raises(SystemExit), stop_on_signal() as stop:
         assert [stop.agreed(), stop.agreed()] == [False, True]
     assert answers[:2] == [0, signal.SIGTERM]
-
-
-def test_a_hosts_own_signal_after_anothers_is_its_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A preemption tells every host, one after another; the save that the first one asked for goes on."""
-    monkeypatch.setattr(hosts, "highest", lambda number: signal.SIGTERM)
-    with pytest.raises(SystemExit) as error, stop_on_signal() as stop:
-        assert stop.agreed()
-        os.kill(os.getpid(), signal.SIGTERM)
-        saved = True
-    assert saved and error.value.code == 143
 
 
 def test_an_error_in_the_loop_is_not_replaced() -> None:
@@ -153,17 +142,6 @@ def test_compilations_are_counted() -> None:
     assert compile_count() == start + 2
 
 
-def test_cast_changes_floats_only() -> None:
-    tree = {"w": jnp.ones(2), "ids": jnp.arange(2), "key": jax.random.key(0), "mask": jnp.ones(2, bool)}
-    found = cast(tree, jnp.bfloat16)
-    assert {name: str(leaf.dtype) for name, leaf in found.items()} == {
-        "w": "bfloat16",
-        "ids": "int32",
-        "key": "key<fry>",
-        "mask": "bool",
-    }
-
-
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
@@ -183,13 +161,6 @@ def test_auto_follows_the_hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert default_dtype("auto") == jnp.float32
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert default_dtype("auto") == jnp.bfloat16
-
-
-def test_a_named_dtype_is_taken_and_an_unknown_one_refused() -> None:
-    assert default_dtype("float32") == jnp.float32
-    assert default_dtype("bfloat16") == jnp.bfloat16
-    with pytest.raises(UserError, match="the dtype is 'float16', expected 'auto', 'float32' or 'bfloat16'"):
-        default_dtype("float16")
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 import gzip
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from rlhf_jax.data.sources import files
 from rlhf_jax.errors import UserError
-from tests.data.sources import hub_server
 from tests.data.sources.layouts import write
 
 ROWS = [{"id": "a", "text": "Tee – one\u2028pot"}, {"id": "b", "text": "two\nlines"}, {"id": "c", "text": ""}]
@@ -66,51 +63,25 @@ def test_a_place_without_the_files_is_one_sentence(tmp_path, path, pattern, mess
         files.locate(path or str(tmp_path), {"test": (pattern,)}, "; ask Ann")
 
 
-LOCATE = """
-import sys
-from rlhf_jax.data.sources import files
-from rlhf_jax.errors import UserError
-patterns = {"train": ("train.jsonl", "t/*.json"), "test": ("test.jsonl",)}
-try:
-    print(files.locate(sys.argv[1], patterns, "; set path to ...")["train"])
-except UserError as error:
-    print(error)
-"""
+def test_what_is_wanted_is_downloaded_and_a_hub_that_does_not_answer_is_one_sentence(tmp_path, monkeypatch):
+    asked = []
 
+    def download(name, **wanted):
+        asked.append((name, wanted))
+        if name == "ann/cup":
+            raise huggingface_hub.errors.LocalEntryNotFoundError("two\nlines")
+        return write(tmp_path / "train.jsonl", ROWS).parent
 
-def locate(path: str, **environment: str) -> str:
-    """What a fresh process finds: the hub's library reads the environment when it is imported."""
-    root = Path(__file__).parents[3]
-    command = [sys.executable, "-c", LOCATE, path]
-    result = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=root,
-        env={**os.environ, "HF_HUB_OFFLINE": "0", **environment},
-    )
-    return result.stdout.strip()
-
-
-def test_what_is_wanted_is_downloaded_once_and_then_needs_no_network(tmp_path):
-    published = {"train.jsonl": b'{"a": 1}\n', "test.jsonl": b'{"a": 2}\n', "weights.bin": b"large"}
-    home = {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub")}
-    with hub_server.serve("ann/tea", "refs%2Fconvert%2Fparquet", published) as (address, fetched):
-        found = locate("ann/tea@refs/convert/parquet", HF_ENDPOINT=address, **home)
-        assert sorted(fetched) == ["test.jsonl", "train.jsonl"]
-        train = tmp_path / "hub" / "datasets--ann--tea" / "snapshots" / hub_server.COMMIT / "train.jsonl"
-        assert found == repr([train]) and train.read_bytes() == published["train.jsonl"]
-        assert "did not give it (RepositoryNotFoundError); missing: " in locate("ann/cup", HF_ENDPOINT=address, **home)
-    assert locate("ann/tea@refs/convert/parquet", HF_HUB_OFFLINE="1", **home) == found
-
-
-@pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
-def test_a_hub_that_cannot_be_reached_is_one_sentence(tmp_path, environment):
-    said = locate("ann/coffee", HF_HOME=str(tmp_path), HF_HUB_CACHE=str(tmp_path / "hub"), **environment)
-    assert said == (
-        "The dataset ann/coffee is not on this machine and the hub did not give it (LocalEntryNotFoundError); "
-        "missing: train.jsonl or t/*.json, test.jsonl; set path to ...."
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    patterns = {"train": ("train.jsonl", "t/*.json")}
+    assert files.locate("ann/tea@refs/convert/parquet", patterns) == {"train": [tmp_path / "train.jsonl"]}
+    wanted = {"repo_type": "dataset", "revision": "refs/convert/parquet", "allow_patterns": ["train.jsonl", "t/*.json"]}
+    assert asked == [("ann/tea", wanted)]
+    with pytest.raises(UserError) as error:
+        files.locate("ann/cup", patterns, "; set path to ...")
+    assert str(error.value) == (
+        "The dataset ann/cup is not on this machine and the hub did not give it (LocalEntryNotFoundError); "
+        "missing: train.jsonl or t/*.json; set path to ...."
     )
 
 

@@ -139,15 +139,6 @@ def test_qwen_comes_in_the_order_of_hugging_face(tmp_path, changes):
     tiny.assert_same(loaded.top, params)
 
 
-def test_the_trunk_is_known_by_what_is_stored(folder, tmp_path):
-    tensors = load_file(folder / "model.safetensors")
-    whole, quantised = (
-        load(str(write_gguf(tmp_path / f"{i}.gguf", tensors, kinds)), 0.5, jnp.dtype("float32")).fingerprint
-        for i, kinds in enumerate((lambda name: Kind.F32, kind_of))
-    )
-    assert whole != quantised
-
-
 @pytest.mark.parametrize("extra", ["rope_freqs.weight", "blk.0.attn_q_norm.weight"])
 def test_a_tensor_that_has_no_place_is_refused(folder, tmp_path, extra):
     """Llama 3.1 stores its stretched rotary frequencies as a tensor: without them it would be another network."""
