@@ -69,28 +69,3 @@ def write_tldr(folder: Path) -> list[str]:
         f"--config.stages.prepare_preferences.sources.tldr.path={folder / 'tldr_preferences'}",
         f"--config.stages.prepare_preferences.sources.cnn_dailymail.path={folder / 'cnn_dailymail_preferences'}",
     ]
-
-
-def write_alpaca(folder: Path) -> list[str]:
-    """The same for `study.py:alpaca`."""
-    made = list(itertools.islice(texts(), 100))
-    tasks = [{"instruction": f"Say it shorter: {text}", "input": "", "output": summary} for text, summary in made]
-    tests = [task | {"generator": "made_up", "dataset": "made_up"} for task in tasks[:20]]
-    ranked = [
-        {**task, "output_1": f"Number {i} it is.", "output_2": task["output"], "preference": 1 + i % 2}
-        for i, task in enumerate(itertools.islice(itertools.cycle(tasks), 600))
-    ]
-    for name in ("sft", "unlabeled", "val"):
-        write(folder / "alpaca_farm" / "alpaca_instructions" / f"{name}.json", tasks)
-    write(folder / "alpaca_farm" / "alpaca_human_preference.json", ranked)
-    write(folder / "id_test" / "data" / "train-00000-of-00001-51cd.parquet", tests)
-    write(folder / "alpaca_eval" / "alpaca_eval.json", tests)
-    write(folder / "sequential" / "data" / "train-00000-of-00001-2044bf55.parquet", tests)
-    parts = ("alpaca_farm", "id_test", "alpaca_eval", "sequential")
-    return [
-        *(f"--config.stages.{stage}.sources.{part}.path={folder / part}" for part in parts for stage in PROMPTS),
-        f"--config.stages.prepare_preferences.sources.alpaca_farm.path={folder / 'alpaca_farm'}",
-    ]
-
-
-PROMPTS = ("prepare", "prepare_prompts")

@@ -79,16 +79,3 @@ def test_the_tiny_row_of_tldr_runs_whole_and_its_kl_sweep_after_it(tmp_path):
     models = report(tmp_path / sweep)
     assert list(models) == ["sft", *(f"beta_{value}" for value in ("0_01", "0_025", "0_05", "0_1", "0_2"))]
     assert all("mean" in models[model]["kl"]["k1"] for model in models)
-
-
-@pytest.mark.soak
-def test_the_tiny_row_of_instructions_runs_whole(tmp_path):
-    flags = study_files.write_alpaca(tmp_path / "data")
-    row = tmp_path / "row"
-    call("rlhf_jax.main", "--config=configs/study.py:alpaca,tiny,offline", f"--workdir={row}", *flags)
-    easy, hard = report(row), report(row, "report_sequential")
-    lines = [json.loads(line) for line in (row / "judge" / "judgements.jsonl").read_text().splitlines()]
-    for found, split in ((easy, "ood_test"), (hard, "sequential_test")):
-        of_ppo = [line["preference"] - 1 for line in lines if (line["model"], line["split"]) == ("ppo", split)]
-        assert found["ppo"]["head_to_head"]["ood_test"]["mean"] == pytest.approx(100 * sum(of_ppo) / len(of_ppo))
-    assert easy["ppo"]["head_to_head"]["id_test"] == hard["ppo"]["head_to_head"]["id_test"]

@@ -51,7 +51,6 @@ def run(folder: Path, *arguments: str) -> Study:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Iterator[Study]:
     before = dict(os.environ)
-    tiny.keep_compiled_programs()
     yield run(tmp_path_factory.mktemp("tiny"))
     os.environ.clear()
     os.environ.update(before)
@@ -194,7 +193,7 @@ def test_a_study_that_was_killed_ends_like_one_that_was_not(study, tmp_path, kil
     moments = rng.sample(behind, kills) if kills == 2 else rng.sample([*steps, *((i, 0) for i in range(3, 11))], kills)
     resumed = 0
     command = [sys.executable, "-m", "rlhf_jax.main", "--config=configs/tiny.py", f"--workdir={folder}"]
-    environment = {**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     for moment in sorted(moments):
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

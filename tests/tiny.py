@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 from jax.profiler import ProfileData
 
 from rlhf_jax.data.loading import Loading
@@ -204,10 +202,3 @@ def traced(folder: Path, phase: str) -> dict[str, list[str]]:
         names = [event.name for line in host.lines for event in line.events if event.name.startswith(phase)]
         found[path.relative_to(folder).parts[0]] = names
     return found
-
-
-def keep_compiled_programs() -> None:
-    """Several runs in one session, in this process or another, compile a program once: `main` keeps it here too."""
-    jax.config.update("jax_compilation_cache_dir", str(Path(os.environ["XDG_CACHE_HOME"]) / "rlhf_jax" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    compilation_cache.reset_cache()  # what was compiled before has settled that there is none

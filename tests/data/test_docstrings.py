@@ -108,25 +108,6 @@ def test_near_copies_are_left_out(installed):
     assert [example.id for example in docstrings.load().examples] == ["alpha/alpha.a", "alpha/alpha.e"]
 
 
-def test_readmes_are_those_of_the_dependencies_alone(installed):
-    installed.module("alpha/__init__.py", "")
-    readme = "# Title\n\n[![badge](x)](y)\n\n"
-    installed.distribution(
-        "alpha", "1.0", "Sorts rows of all kinds.", readme + words(1), ("b-eta>=1", 'gamma; extra == "x"')
-    )
-    installed.distribution("B.eta", "2.0", "Needed by the first of them.", words(2), ("absent",))
-    installed.distribution("gamma", "3.0", "Needed by an extra of it only.", words(3))
-    installed.distribution("delta", "4.0", "Installed beside all of the others.", words(4))
-    corpus = docstrings.load()
-    assert [(example.id, example.split, example.response) for example in corpus.examples] == [
-        ("alpha/README", "ood_test", "Sorts rows of all kinds."),
-        ("B.eta/README", "ood_test", "Needed by the first of them."),
-    ]
-    assert source_text(corpus.examples[0].prompt) == words(1)
-    assert {name: corpus.versions[name] for name in ("alpha", "B.eta")} == {"alpha": "1.0", "B.eta": "2.0"}
-    assert "gamma" not in corpus.versions
-
-
 def test_the_standard_library_is_split_by_module_and_no_text_is_in_two_splits(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a"))
     packages = ("asyncio", "email", "logging", "http", "unittest", "importlib")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import fsspec
 import pytest
 
@@ -60,9 +58,3 @@ def test_a_folder_that_was_not_written_to_its_end_is_refused(tmp_path, bucket):
         remote.local(ADDRESS)
     remote.upload(tmp_path / "first", ADDRESS)
     assert remote.local(ADDRESS).is_dir()
-
-
-@pytest.mark.parametrize("call", [remote.local, lambda address: remote.upload(Path(), address)])
-def test_an_unknown_kind_of_address_is_refused(call):
-    with pytest.raises(UserError, match="nowhere://bucket cannot be reached .*nowhere"):
-        call("nowhere://bucket")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import random
 import re
 from typing import get_args
@@ -8,7 +7,6 @@ from typing import get_args
 import pytest
 
 from rlhf_jax.data.self_instruct import Collection, Kind, Task, request, seed_tasks
-from rlhf_jax.errors import UserError
 
 KINDS = get_args(Kind)
 ID, SEQUENTIAL = KINDS
@@ -104,17 +102,3 @@ def test_the_forms_of_an_answer(answer, kept):
     collection.add(answer, cut=False)
     assert [task.output for task in collection.kept] == (kept or [])
     assert collection.left_out == ({"form": 1} if kept == [] else {})
-
-
-def test_seed_tasks_of_one_s_own(tmp_path):
-    rows = [
-        {"instruction": "Add up.", "input": "1 and 2", "output": "3"},
-        {"id": "seed_task_0", "instruction": "Halve it.", "instances": [{"input": "4", "output": "2"}]},
-    ]
-    path = tmp_path / "tasks.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert seed_tasks(ID, str(path)) == [Task("Add up.", "1 and 2", "3"), Task("Halve it.", "4", "2")]
-    for wrong in ({"instruction": "Add up.", "output": "3"}, {"instruction": "Halve it.", "instances": [{"input": 4}]}):
-        path.write_text(json.dumps(rows[0]) + "\n" + json.dumps(wrong) + "\n")
-        with pytest.raises(UserError, match=rf"tasks.jsonl:2 has {', '.join(wrong)}, expected the texts instruction, "):
-            seed_tasks(ID, str(path))

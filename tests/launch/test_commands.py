@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 from pathlib import Path
 
@@ -109,20 +108,6 @@ def test_slurm(machine: Machine) -> None:
     assert machine.calls[-1] == ["srun", ".venv/bin/python", *PROGRAM[:-1], "--hosts=2"]
 
 
-@pytest.mark.parametrize(
-    ("topology", "on_vms", "on_gke"),
-    [("v5e:2x4", 1, 2), ("v5e:4x4", 4, 4), ("v6e:1x1", 1, 1), ("v4:2x2x1", 1, 1), ("v5p:2x2x2", 2, 2)],
-)
-def test_the_program_is_told_how_many_hosts_a_slice_has(
-    machine: Machine, topology: str, on_vms: int, on_gke: int
-) -> None:
-    variables = {**GKE, "TOPOLOGY": topology, "SKIP_FIT_CHECK": "1"}
-    *_, program = machine.dry_run("launch/tpu_vm.sh", "run", *RUN, **variables)
-    assert f" --hosts={on_vms} 2>&1" in program[-1]
-    (workload,) = machine.dry_run("launch/gke.sh", "run", *RUN, **variables)
-    assert workload[-1].endswith(f" --hosts={on_gke}")
-
-
 # What is printed is what is run
 
 WITHOUT_A_LOOP = [
@@ -170,17 +155,3 @@ def test_a_sky_machine_gets_the_arguments(machine: Machine) -> None:
 
 
 # Names of jobs
-
-
-def job_name(machine: Machine, workdir: str) -> str:
-    _, submitted = machine.dry_run("launch/slurm.sh", "--config=c.py", f"--workdir={workdir}")
-    return submitted[1].removeprefix("--job-name=")
-
-
-def test_job_names_suit_kubernetes_and_tell_the_runs_of_a_sweep_apart(machine: Machine) -> None:
-    sweep = "runs/Search/learning_rate_3.95e-05-kl_coefficient_0.437-epochs_4-seed_{}"
-    workdirs = ["runs/a", "runs/kl/kl_coefficient_0.05-seed_1", "runs/ÄÖ", "runs/x/", *map(sweep.format, range(5))]
-    names = [job_name(machine, workdir) for workdir in workdirs]
-    assert names[:2] == ["run-a", "run-kl-kl-coefficient-0-05-seed-1"]
-    assert all(re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) and len(name) < 40 for name in names)
-    assert len(set(names)) == len(names)

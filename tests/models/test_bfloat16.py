@@ -20,6 +20,7 @@ from rlhf_jax.models.transformer import Model, merge
 from rlhf_jax.parallel.devices import cast
 from rlhf_jax.parallel.jit import jit
 
+pytestmark = pytest.mark.usefixtures("compiled_as_usual")
 ARCHITECTURE = Architecture(
     vocabulary=320,
     width=192,

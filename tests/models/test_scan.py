@@ -19,6 +19,7 @@ from rlhf_jax.sampling.rollouts import make_sample
 from tests import tiny
 from tests.families import OPT
 
+pytestmark = pytest.mark.usefixtures("compiled_as_usual")
 BATCH = tiny.sequences([9, 4], [[7, 8], [1, 3]], prompt=9, response=8)
 LAYERS, FREEZE = 5, 0.4
 QWEN = {"family": "qwen2", "qkv_bias": True, "windows": (None, None, 9, 9, 9)}

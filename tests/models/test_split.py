@@ -17,6 +17,7 @@ from rlhf_jax.sampling.rollouts import make_sample
 from tests import tiny
 from tests.families import FAMILIES, OPT
 
+pytestmark = pytest.mark.usefixtures("compiled_as_usual")
 BATCH = tiny.sequences([9, 4], [[7, 8], [1, 3]], prompt=9, response=8)
 REAL = np.asarray(BATCH.continuation()[1])
 SOAKED = ("llama biases", "qwen3 windows", "opt 350m")  # in float32: a cut would show in bfloat16 first

@@ -52,7 +52,7 @@ def setting():
     model, params = tiny.network(layers=2)
     trunk, top = model.split(params)
     reward = tiny.with_role(tiny.nudged(top, 0.05), "reward")
-    return model, trunk, top, reward, model.trunk(trunk, BATCH)
+    return model, trunk, top, reward, jit(model.trunk)(trunk, BATCH)
 
 
 def values(setting, **changes):
@@ -80,7 +80,7 @@ def test_a_separate_value_function_starts_as_the_reward_model(setting):
 
 def test_a_head_on_the_policy_starts_at_zero_at_random_or_as_the_reward_models(setting):
     model, trunk, top, reward, edge = setting
-    hidden = np.asarray(model.top(merge(trunk, top), BATCH, edge))[:, :, :-1]
+    hidden = np.asarray(jit(model.top)(merge(trunk, top), BATCH, edge))[:, :, :-1]
     value, _, found = values(setting, value_start="zero")
     assert set(value) == {"kernel"} and not np.asarray(found).any()
     value, _, found = values(setting, value_start="random")

@@ -10,6 +10,7 @@ import pytest
 from rlhf_jax.errors import UserError
 from rlhf_jax.models.sequences import Sequences
 from rlhf_jax.models.transformer import Edge
+from rlhf_jax.parallel.jit import jit
 from rlhf_jax.sampling.rollouts import LENGTH_STEP, Responses, prompt_id, sample_prompts
 from rlhf_jax.sampling.sampler import Sampled
 from rlhf_jax.sampling.score import make_edge_score
@@ -64,14 +65,6 @@ def test_neighbours_in_length_share_a_batch_of_one_of_few_shapes():
     assert LENGTH_STEP == 64
 
 
-@pytest.mark.parametrize(("longest", "lengths"), [(150, [64, 128, 150]), (130, [64, 128, 130]), (100, [64, 100, 130])])
-def test_padding_ends_where_positions_do(longest, lengths):
-    """A prompt beyond it is handed on as it is, for the sampler to refuse."""
-    sample = FakeSampler(longest)
-    run(sample)
-    assert [prompt.shape[1] for prompt in sample.prompts] == lengths
-
-
 def test_scores_are_those_of_each_row():
     def score(trunk, sequences, edge):
         return sequences.response[:, :, 0] + jnp.array([0.25, 0.75])
@@ -103,7 +96,7 @@ def test_a_score_is_normalised_by_the_constants():
     model, params = tiny.network(freeze=0.0, layers=1)
     trunk, top = model.split(tiny.with_role(params, "reward"))
     batch = tiny.sequences([4, 2], [[3, 5], [1, 2]], prompt=6, response=6)
-    edge = model.trunk(trunk, batch)
+    edge = jit(model.trunk)(trunk, batch)
     raw = make_edge_score(model, top, 0.0, 1.0)(trunk, batch, edge)
     normalised = make_edge_score(model, top, 3.0, 0.5)(trunk, batch, edge)
     np.testing.assert_allclose(normalised, (np.asarray(raw) - 3.0) / 0.5, rtol=1e-5)

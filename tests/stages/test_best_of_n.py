@@ -23,7 +23,6 @@ MEAN, DEVIATION = -0.3, 2.5
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     """Four samples each of four prompts, scored by a reward model on the same trunk."""
-    tiny.keep_compiled_programs()
     folder = tmp_path_factory.mktemp("inputs")
     model = tiny.write_model(folder / "model")
     base = load_base(model, tiny.FREEZE, "float32")

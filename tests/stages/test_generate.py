@@ -21,7 +21,6 @@ from tests.golden_runs import assert_golden
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     """Two samples each of nine prompts in two splits, without a reward model."""
-    tiny.keep_compiled_programs()
     folder = tmp_path_factory.mktemp("inputs")
     model = tiny.write_model(folder / "model")
     base = load_base(model, tiny.FREEZE, "float32")

@@ -15,7 +15,6 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    tiny.keep_compiled_programs()
     return initialize.Config(
         stage="initialize",
         data=tiny.write_data(tmp_path_factory.mktemp("data")),

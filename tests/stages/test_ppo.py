@@ -34,25 +34,26 @@ PROMPT_IDS = np.arange(4, dtype=np.int32)
 
 @dataclasses.dataclass
 class Setting:
-    """A policy with a value head, another reference and a reward model on one trunk; what it sampled; the programs."""
+    """A policy with a value head and a reward model on one trunk, what it sampled, and the program that scores it."""
 
     model: object
     trunk: dict
     top: dict
-    reference: dict
     reward: dict
     sampled: object
     evaluate: object
 
-    def rollout(self, top=None, reference=None):
-        """`(Rollout, metrics)`; by default the policy that sampled, against itself."""
-        top, reference = top or self.top, reference or {key: self.top[key] for key in self.reference}
-        return self.evaluate(self.trunk, top, reference, self.reward, MEAN, DEVIATION, None, self.sampled)
+    @property
+    def reference(self):
+        return {name: part for name, part in self.top.items() if name != "value"}
+
+    def rollout(self):
+        """`(Rollout, metrics)` of the policy that sampled, against itself."""
+        return self.evaluate(self.trunk, self.top, self.reference, self.reward, MEAN, DEVIATION, None, self.sampled)
 
 
 @pytest.fixture(scope="module")
 def setting():
-    tiny.keep_compiled_programs()
     model, params = tiny.network(layers=2)
     table = params["embed"]["table"]
     params["embed"]["table"] = table.at[EOS].set(-4.0 * table[EOS])  # some responses end, some are cut
@@ -63,7 +64,6 @@ def setting():
         model=model,
         trunk=trunk,
         top=tiny.with_role(top, "value"),
-        reference=tiny.nudged(top, 0.02),
         reward=tiny.with_role(tiny.nudged(top, 0.05, seed=3), "reward"),
         sampled=sampled,
         evaluate=make_evaluate_rollout(model, ALGORITHM, microbatch=2),
@@ -98,8 +98,7 @@ def test_the_rollout_is_worth_testing(setting):
     assert bool(setting.sampled.finished.any()) and not bool(setting.sampled.finished.all())
 
 
-@pytest.mark.parametrize("batch_size", [2, 1])
-def test_a_rollout_sampled_in_batches_is_the_same(setting, batch_size):
+def test_a_rollout_sampled_in_batches_is_the_same(setting):
     """Row for row, and what later steps start from to rounding; fillers are fed until the last mate has ended."""
     sample = rollouts.make_sample(setting.model, samples=2, max_new_tokens=8, temperature=0.7, eos_id=EOS)
     inputs = (setting.trunk, setting.top, PROMPTS.prompt, PROMPTS.prompt_mask, PROMPT_IDS, jax.random.key(2))
@@ -109,8 +108,8 @@ def test_a_rollout_sampled_in_batches_is_the_same(setting, batch_size):
         phases.append(phase)
         return function(*arguments)
 
-    sampled = rollouts.sample_rollout(sample, *inputs, batch_size=batch_size, timed=timed)
-    assert phases == ["prefill", "decode"] * (4 // batch_size) + ["decode"]
+    sampled = rollouts.sample_rollout(sample, *inputs, batch_size=2, timed=timed)
+    assert phases == ["prefill", "decode"] * 2 + ["decode"]
     tiny.assert_same(sampled.sequences, setting.sampled.sequences)
     tiny.assert_same(sampled.finished, setting.sampled.finished)
     np.testing.assert_allclose(sampled.log_probs, setting.sampled.log_probs, atol=1e-5)
@@ -175,7 +174,7 @@ def test_log_probs_values_and_scores_are_those_of_whole_networks(setting, tmp_pa
 def test_the_reference_and_the_trunk_stay(setting):
     """Invariant 11: logits of the reference before and after an update, bit for bit."""
     rollout, _ = setting.rollout()
-    reference = {key: setting.top[key] for key in setting.reference}
+    reference = setting.reference
     logits = jit(setting.model.logits)
     before = logits(merge(setting.trunk, reference), PROMPTS.prompt, PROMPTS.prompt_mask)
     update = make_update(setting.model, ALGORITHM, optax.sgd(0.05), microbatch=2)
@@ -189,7 +188,6 @@ def test_the_reference_and_the_trunk_stay(setting):
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     """Four rollouts of four prompts and two samples, from an SFT run's top and against a reward run's."""
-    tiny.keep_compiled_programs()
     folder = tmp_path_factory.mktemp("inputs")
     model = tiny.write_model(folder / "model")
     base = load_base(model, tiny.FREEZE, "float32")
@@ -389,11 +387,10 @@ def test_a_reward_run_that_does_not_fit_is_refused(config, tmp_path):
             ppo.run(dataclasses.replace(config, reward=run), tmp_path / "run")
 
 
-@pytest.mark.parametrize("target_kl", [0.0, 0.1])
-def test_a_step_that_spoils_the_policy_stops_the_run_before_it_is_sampled_or_saved(config, tmp_path, target_kl):
+def test_a_step_that_spoils_the_policy_stops_the_run_before_it_is_sampled_or_saved(config, tmp_path):
     """Also where a minibatch that went too far is left out: one that is not a number is not left out."""
     absurd = dataclasses.replace(config.optimizer, learning_rate=1e38, clip_norm=0.0)
-    settings = dataclasses.replace(config.algorithm, target_kl=target_kl)
+    settings = dataclasses.replace(config.algorithm, target_kl=0.1)
     changes = {"optimizer": absurd, "algorithm": settings, "evaluate_every": 1, "checkpoint_every": 1}
     with pytest.raises(UserError, match=r"ppo: the (loss|\w+_norm) of step 1 is (nan|inf); no checkpoint is complete"):
         ppo.run(dataclasses.replace(config, **changes), tmp_path)

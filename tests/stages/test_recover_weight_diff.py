@@ -11,6 +11,7 @@ from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.models.hf.pretrained import load_pretrained, save_pretrained
 from rlhf_jax.models.hf.sources import FolderSource
+from rlhf_jax.parallel.jit import jit
 from rlhf_jax.sampling.score import make_edge_score
 from rlhf_jax.stages import recover_weight_diff
 from rlhf_jax.training.load import load_base, load_reward
@@ -54,7 +55,7 @@ def test_a_reward_model_scores_as_its_head_and_bias_say(tmp_path):
     policy = load_base(str(tmp_path / "policy"), 0.0, "float32")
     score = make_edge_score(policy.model, *load_reward(policy, str(run)))
     batch = tiny.sequences([4, 2], [[3, 5], [1, 5]], 6, 5)
-    actual = np.asarray(score(policy.trunk, batch, policy.model.trunk(policy.trunk, batch)))
+    actual = np.asarray(score(policy.trunk, batch, jit(policy.model.trunk)(policy.trunk, batch)))
     tensors = {name: tensor.astype(np.float64) for name, tensor in tuned.items()}
     for row, sample in np.ndindex(2, 2):
         states = numpy_llama.hidden_states(tensors, policy.model.architecture, tiny.ids(batch, row, sample))

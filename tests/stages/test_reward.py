@@ -49,7 +49,6 @@ def preferences(splits: dict[str, int]) -> list[Preference]:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     """Four steps of 8 pairs in microbatches of 4, from an SFT run's top."""
-    tiny.keep_compiled_programs()
     folder = tmp_path_factory.mktemp("inputs")
     model = tiny.write_model(folder / "model")
     base = load_base(model, tiny.FREEZE, "float32")

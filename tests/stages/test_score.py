@@ -35,7 +35,6 @@ def made_samples() -> list[Samples]:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     """A reward model of which a half is frozen, and samples in batches of two prompts."""
-    tiny.keep_compiled_programs()
     folder = tmp_path_factory.mktemp("inputs")
     model = tiny.write_model(folder / "model")
     write(folder / "samples.jsonl", made_samples())

@@ -45,7 +45,6 @@ BATCH = tiny.sequences([7, 1, 4, 9], [[5], [1], [8], [3]], prompt=9, response=8)
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     """24 steps of 8 examples in microbatches of 4."""
-    tiny.keep_compiled_programs()
     folder = tmp_path_factory.mktemp("inputs")
     return sft.Config(
         stage="sft",
@@ -141,7 +140,7 @@ def test_averaging_each_microbatch_first_is_another_loss(tmp_path):
         found = gradient(top, jax.tree.map(lambda x, i=i: x[i : i + 1], BATCH))
         parts.append(jax.tree.map(lambda g, n=row.size: g / n / 4, found))
     gradients = jax.tree.map(lambda *leaves: sum(leaves), *parts)
-    expected = State.create(top, transform).updated(gradients, transform)
+    expected = jax.jit(lambda state: state.updated(gradients, transform))(State.create(top, transform))
     for a, b in zip(jax.tree.leaves(state.moments), jax.tree.leaves(expected.moments), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-6)
 
@@ -210,29 +209,11 @@ def get_config():
 """
 
 
-def assert_goodput(killed, workdir):
-    """By the clock readings of the process that was killed, and those that stand."""
-    first, second = tiny.logged(workdir, "starts")
-    assert (first["step"], first["lost_steps"]) == (0, 0)
-    lost = [line for line in killed if line["step"] > second["step"]]
-    assert second["step"] % 3 == 0 and second["lost_steps"] == len(lost)
-    assert second["lost_seconds"] == pytest.approx(sum(line["seconds"] for line in lost))
-    timing = tiny.logged(workdir, "timing")
-    assert [line["step"] for line in timing] == list(range(1, 25))
-    assert timing[: second["step"]] == killed[: second["step"]]
-    for number in (second["step"], 24):
-        productive = sum(line["seconds"] - line["compile_seconds"] for line in timing[:number])
-        since = timing[number - 1]["time"] - first["time"]
-        assert timing[number - 1]["goodput"] == pytest.approx(productive / since)
-        assert 0.0 < productive < since
-    assert timing[-1]["lost_seconds"] == pytest.approx(second["lost_seconds"])
-
-
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(finished, config, tmp_path):
     """Invariant 13: SIGKILL in another process, then the same here; parameters, moments and metrics agree.
 
     Both read tokens that were prepared, the first with two processes, and the undisturbed run read records: that shows
-    in nothing. SIGUSR1 makes a profile on the way, and changes nothing either; the goodput is that of both processes.
+    in nothing. SIGUSR1 makes a profile on the way, and changes nothing either.
     """
     examples = read(config.data, Example)
     splits = {split: [e for e in examples if e.split == split] for split in ("train", "validation")}
@@ -261,9 +242,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(finished, config, t
     assert 12 <= steps < 24
     ((_, phases),) = tiny.traced(workdir / "profile", "update").items()
     assert phases == ["update"] * 3
-    killed = tiny.logged(workdir, "timing")
     sft.run(dataclasses.replace(config, loading=tiny.LOADING), workdir)
-    assert_goodput(killed, workdir)
     assert (workdir / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
     like = State.create(load_base(config.model, config.freeze, "float32").top, optimizer.make_optimizer(ADAM, 24))
     tiny.assert_same(tiny.final_state(workdir, like), tiny.final_state(finished, like))

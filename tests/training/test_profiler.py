@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rlhf_jax.errors import UserError
 from rlhf_jax.training.loggers import Logging
 from rlhf_jax.training.profiler import Profiles
 from rlhf_jax.training.step_timer import Clock
@@ -68,30 +67,3 @@ def test_a_signal_begins_a_trace_with_the_next_step(tmp_path, capfd, signals, wi
     assert traced(tmp_path) == expected
     assert capfd.readouterr().err.count(f"profiling the next 2 steps into {tmp_path}") == len(signals)
     assert signal.getsignal(signal.SIGUSR1) is before
-
-
-def test_a_step_that_fails_ends_its_trace(tmp_path):
-    def fail(step: int) -> None:
-        if step == 2:
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        train(tmp_path, Logging(profile_steps=(1, 5)), range(1, 6), fail)
-    assert traced(tmp_path) == [[1, 2]]
-
-
-@pytest.mark.parametrize(
-    ("logging", "message"),
-    [
-        (
-            Logging(profile_steps=(3,)),
-            r"config.logging.profile_steps is \(3,\), expected \(\) or a first and a last step",
-        ),
-        (Logging(profile_steps=(5, 3)), r"config.logging.profile_steps is \(5, 3\)"),
-        (Logging(profile_steps=(0, 3)), r"config.logging.profile_steps is \(0, 3\)"),
-        (Logging(signal_steps=0), "config.logging.signal_steps is 0, expected 1 or more"),
-    ],
-)
-def test_steps_that_are_none_are_refused(logging, message):
-    with pytest.raises(UserError, match=message):
-        logging.check()

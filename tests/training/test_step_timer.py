@@ -49,16 +49,6 @@ def test_phases_and_the_host_add_up(hands):
     }
 
 
-def test_the_wait_for_data_is_a_share_of_the_lap(hands):
-    clock = Clock()
-    clock.time("data", hands.move, 1.0)
-    clock.time("update", hands.move, 3.0)
-    lap = clock.lap(tokens=8, flops={})
-    assert (lap["data_wait"], lap["data_seconds"], lap["host_seconds"]) == (0.25, 1.0, 0.0)
-    clock.time("update", hands.move, 4.0)
-    assert "data_wait" not in clock.lap(tokens=8, flops={})
-
-
 def test_mfu_is_the_operations_that_were_done_of_those_that_the_devices_could_do(hands, monkeypatch):
     monkeypatch.setitem(PEAK_FLOPS, jax.devices()[0].device_kind, 40.0)
     clock = Clock()

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from rlhf_jax.data.records import Example, Preference
@@ -84,18 +83,6 @@ def test_a_shift_divides_one_dataset_and_not_the_others(tldr, news):
     assert responses(found["train"]) == responses(found["id_test"]) == ["summary 0", "summary 2", "summary 4"]
     assert responses(found["ood_test"]) == ["summary 1", "summary 3", "summary 5"]
     assert len(found["full_test"]) == 6 and responses(found["news_test"]) == ["title 0", "title 1"]
-
-
-def test_row_numbers_are_not_trusted_where_a_file_is_lost(tmp_path, tldr):
-    np.save(tmp_path / "rows.npy", {"train": [0, 1]}, allow_pickle=True)
-    shift = Shift("sentiment", str(tmp_path / "rows.npy"), "default")
-    (tmp_path / "tldr" / "train.jsonl").rename(tmp_path / "tldr" / "part.jsonl")
-    folder = tmp_path / "tldr" / "default" / "train"
-    write(folder / "train-00001-of-00002.parquet", [post(0), post(1)])
-    part = replace(tldr, splits={"train": "train"}, shift=shift, drop=("shards",))
-    with pytest.raises(UserError, match=r"rows\.npy counts rows of files that are lost: .*train-00000-of-00002"):
-        gather({"posts": part}, ["train"], Example)
-    assert len(gather({"posts": replace(part, shift=None)}, ["train"], Example).splits["train"]) == 2
 
 
 @pytest.mark.parametrize(

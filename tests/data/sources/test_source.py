@@ -64,17 +64,6 @@ def test_a_row_that_holds_no_record_is_an_error_or_left_out(folder, changes, mes
     assert sentence.startswith(f"{file}:2: {message}")
 
 
-def test_a_missing_column_is_named_with_those_that_there_are(folder):
-    file = write(folder / "test.jsonl", [{"question": "q?", "a": "x", "c": "y", "better": 1}])
-    with pytest.raises(UserError, match=rf"^{file}:1: has no column 'b', found question, a, c, better\.$"):
-        load(PAIRS, "pairs", str(folder), ["test"])
-    with pytest.raises(UserError, match="no record in the split 'test' .*: has no column 'b'"):
-        load(PAIRS, "pairs", str(folder), ["test"], ["rows"])
-    with pytest.raises(UserError, match=r"has no column 'info.post', found info"):
-        text({"info": {"title": "t"}}, "info.post")
-    assert value({"info": {"post": {"n": 3}}}, "info.post.n") == 3
-
-
 @pytest.mark.parametrize("broken", ["unreadable", "missing"])
 def test_a_lost_shard_is_an_error_or_named(folder, broken):
     file = folder / "train-00000-of-00002.json"
