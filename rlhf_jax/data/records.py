@@ -1,4 +1,4 @@
-"""The three JSONL records in which stages meet, and the files that hold them."""
+"""The three kinds of JSONL records between stages, and their files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and the response to learn from it; the response carries neither its leading space nor EOS."""
+    """A prompt and the response to learn. The response has neither a leading space nor EOS."""
 
     id: str
     split: str
@@ -39,9 +39,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Preference:
-    """Two responses to one prompt, the better one first; `margin` says by how much, where that is known.
+    """Two responses to one prompt, the better one first. `margin` says by how much, if that is known.
 
-    One of the texts may be empty: a model may have said nothing.
+    One of the texts may be empty.
     """
 
     id: str
@@ -59,10 +59,10 @@ class Preference:
 
 @dataclass(frozen=True)
 class Samples:
-    """What one model said to one prompt: `n` outputs, each with how it finished and, once scored, its reward.
+    """`n` outputs of one model to one prompt, each with its finish reason and, once scored, its reward.
 
-    `selected` is the index of the output that a selecting policy (best-of-N) answers with. `kl_k1` and `kl_k3` are of
-    each output its KL to the policy that training started from, in nats, where the sampler knew it (stage `ppo`).
+    `selected` is the index of the output that a selecting policy (best-of-N) answers with. `kl_k1` and `kl_k3` are
+    the KL of each output to the policy that training started from, in nats. Only the stage `ppo` writes them.
     """
 
     id: str
@@ -86,22 +86,22 @@ class Samples:
         _require(self.prompt.strip(), "the prompt is empty, expected text")
         _require(count > 0, "outputs is empty, expected at least one")
         _require(self.n == count, f"n is {self.n}, expected the number of outputs, {count}")
-        _require(len(self.finish) == count, f"finish has {len(self.finish)} entries, expected one an output, {count}")
+        _require(len(self.finish) == count, f"finish has {len(self.finish)} entries, expected one per output, {count}")
         for name in ("rewards", "kl_k1", "kl_k3"):
             found = getattr(self, name)
             wrong = found is not None and len(found) != count
-            _require(not wrong, f"{name} has {found and len(found)} entries, expected one an output, {count}")
+            _require(not wrong, f"{name} has {found and len(found)} entries, expected one per output, {count}")
         if self.selected is not None:
             _require(0 <= self.selected < count, f"selected is {self.selected}, expected an index below {count}")
 
     def answers[T](self, values: Sequence[T]) -> list[T]:
-        """The values, one per output, of those outputs that the policy answers with: the selected one, or all."""
+        """Selects, of values per output, those of the policy's answers: the selected output, or all."""
         return list(values) if self.selected is None else [values[self.selected]]
 
 
 type Record = Example | Preference | Samples
 
-# What a folder's file of records is called.
+# Names of the file of records in a folder.
 FILES: dict[type[Record], str] = {
     Example: "examples.jsonl",
     Preference: "preferences.jsonl",
@@ -113,14 +113,14 @@ def read[R: Record](path: str | Path, kind: type[R], *, partial: bool = False) -
     """Reads a JSONL file of one kind of record.
 
     Args:
-      path: the file, or a folder with the one of `FILES`; a last line without its newline is read like any other.
+      path: the file, or a folder with a file of `FILES`. A last line without its newline is read too.
       kind: `Example`, `Preference` or `Samples`.
-      partial: the file may have been cut by a kill in `append`: a last line without its newline is left out (the next
-        `append` cuts it off), and a file that does not exist holds no records.
+      partial: the file may have been cut by a kill in `append`. A last line without its newline is skipped (the next
+        `append` removes it), and a file that does not exist has no records.
 
     Raises:
-      UserError: the file is missing, or a line is not a JSON object, lacks a field, has one of the wrong type or one
-        too many, breaks a record's own rule, or repeats an id.
+      UserError: the file is missing, or a line is not a JSON object, lacks a field, has a wrong type or an unknown
+        field, breaks a rule of the record, or repeats an id.
     """
     path = Path(path)
     if path.is_dir():
@@ -146,11 +146,11 @@ def read[R: Record](path: str | Path, kind: type[R], *, partial: bool = False) -
 
 
 def read_by_split(path: Path) -> dict[str, list[Samples]]:
-    """The records of a samples.jsonl by split, those of one split alike, so that means over them mean something.
+    """Reads a samples.jsonl by split. All records of a split were sampled in the same way.
 
     Raises:
       UserError: the file is missing, broken or empty, or two records of one split differ in temperature, in their
-        number of outputs, or in whether one of these is selected.
+        number of outputs, or in whether an output is selected.
     """
     splits: dict[str, list[Samples]] = {}
     for record in read(path, Samples):
@@ -163,7 +163,7 @@ def read_by_split(path: Path) -> dict[str, list[Samples]]:
         if (record.selected is None) != (records[0].selected is None):
             raise UserError(f'{path}: "{record.id}" and "{records[0].id}" differ in whether an output is selected.')
     if not splits:
-        raise UserError(f"{path} holds no samples, expected one line a prompt.")
+        raise UserError(f"{path} has no samples, expected one line per prompt.")
     return splits
 
 
@@ -184,7 +184,7 @@ def read_objects(path: str | Path, kind: type | None = None) -> list[dict[str, A
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(
         path, "rt", encoding="utf-8"
-    ) as file:  # lines end at line feeds alone: a text may hold other separators
+    ) as file:  # only line feeds end a line: a text may contain other separators
         for number, line in enumerate(file, start=1):
             try:
                 value = json.loads(line)
@@ -197,15 +197,15 @@ def read_objects(path: str | Path, kind: type | None = None) -> list[dict[str, A
 
 
 def write(path: str | Path, records: Iterable[Record]) -> None:
-    """Writes a JSONL file whole: it is complete or it is not there."""
+    """Writes a JSONL file atomically: it is complete or missing."""
     write_text(path, "".join(map(to_line, records)))
 
 
 def append(path: str | Path, records: Sequence[Record]) -> None:
-    """Adds records to a JSONL file, which need not exist, and brings them to the disk.
+    """Adds records to a JSONL file, which need not exist, and flushes them to the disk.
 
-    A kill leaves whole lines and at most one partial one at the end. That one is cut off here, by the next call, and
-    left out by `read(..., partial=True)`; so a stage that resumes reads what is there, does the rest and appends it.
+    A kill leaves complete lines and at most one partial line at the end. The next call removes that line, and
+    `read(..., partial=True)` skips it. So a stage that resumes reads the file, does the rest and appends it.
     """
     with open(path, "ab+") as file:
         file.seek(0)
@@ -216,19 +216,19 @@ def append(path: str | Path, records: Sequence[Record]) -> None:
 
 
 def to_line(record: Record) -> str:
-    """One JSON object and a newline, fields in their declared order; those that may be missing and are, left out."""
+    """Returns a JSON object and a newline. Fields are in declared order, without optional ones that are None."""
     optional = {field.name for field in dataclasses.fields(record) if field.default is None}
     fields = {k: v for k, v in dataclasses.asdict(record).items() if v is not None or k not in optional}
     return json.dumps(fields, allow_nan=False) + "\n"
 
 
 def fingerprint(records: Iterable[Record]) -> str:
-    """The SHA-256 over all records, in their order, as hexadecimal digits."""
+    """Returns the SHA-256 over all records, in their order, as hexadecimal digits."""
     return hashlib.sha256("".join(map(to_line, records)).encode()).hexdigest()
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file whole, by way of a temporary file beside it."""
+    """Writes a text file atomically, through a temporary file in the same folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -1,7 +1,7 @@
-"""BERT, RoBERTa and MPNet as data and one small Flax network, reading folders as they are published.
+"""BERT, RoBERTa and MPNet: one small Flax network, and a reader of published folders.
 
-Only what sentence embeddings and sequence classification need: token ids to hidden states, with full attention over the
-real tokens (Devlin et al., 2019; Liu et al., 2019; Song et al., 2020).
+It has only the parts for sentence embeddings and sequence classification: token ids to hidden states, with full
+attention over the real tokens (Devlin et al., 2019; Liu et al., 2019; Song et al., 2020).
 
 Shape letters: B texts (or pairs of texts), T tokens, D width, H heads.
 """
@@ -12,7 +12,7 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 
 TOKENS_PER_BATCH = 512
 BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-"""Lengths in tokens that a batch is padded to; each is compiled once."""
-RELATIVE_BUCKETS, FARTHEST = 32, 128  # of MPNet, whose code reads neither from the config
+"""Padded lengths of a batch, in tokens. Each is compiled once."""
+RELATIVE_BUCKETS, FARTHEST = 32, 128  # of MPNet. They are not in its config
 
 
 class Family(NamedTuple):
-    """How a family differs from the others, in computation and in the names of its tensors.
+    """Differences between families, in computation and in the names of tensors.
 
     Attributes:
       qkv: names of the query, key and value layers, below `encoder.layer.<i>.attention`.
-      out: name of the output layer, likewise.
-      norm: name of the norm after attention, likewise.
-      segments: whether there is an embedding of a token's text, the first or the second.
-      first_position: row of the position table that the first token reads: behind the padding id's, if there is one.
-      relative: whether scores have a bias by distance, shared by all layers.
-      pooler: name of the layer that a classifier's first token goes through.
+      out: name of the output layer there.
+      norm: name of the norm after attention there.
+      segments: True if an embedding distinguishes the first text of a pair from the second.
+      first_position: row of the first token in the position table, after that of the padding id if it has one.
+      relative: True if scores have a bias by distance, the same in all layers.
+      pooler: name of a classifier's layer for the first token.
       classifier: name of the last layer of a classifier.
     """
 
@@ -70,8 +70,8 @@ FAMILIES = {
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """What of a `config.json` the network depends on; `max_length` is in tokens, special ones included."""
+class BertConfig:
+    """The fields of a `config.json` that the network uses. `max_length` is in tokens, special ones included."""
 
     family: str
     vocabulary_size: int
@@ -87,23 +87,23 @@ class Architecture:
 class Bidirectional(nn.Module):
     """Token ids to hidden states.
 
-    Tokens stay flat, `[B * T, D]`, outside attention: one large product a projection instead of B small ones. All is
-    float32: in bfloat16 it ran 1.9 times as fast, but moved cosines by up to 0.004, so that the judge's verdicts would
+    Tokens stay flat, `[B * T, D]`, outside attention: one large product per projection instead of B small ones. All is
+    float32. In bfloat16 it is 1.9 times as fast, but cosines change by up to 0.004. The judge's verdicts would then
     depend on the machine.
     """
 
-    architecture: Architecture
+    config: BertConfig
 
     @nn.compact
     def __call__(self, tokens: jax.Array, segments: jax.Array, mask: jax.Array) -> jax.Array:
-        """`[B, T, D]` float32 from `[B, T]` int32 tokens, int32 segments (1 in a pair's second text) and bool mask."""
-        a, family = self.architecture, FAMILIES[self.architecture.family]
+        """Returns `[B, T, D]` float32 of `[B, T]` int32 tokens, int32 segments (1 in the second text) and bool mask."""
+        a, family = self.config, FAMILIES[self.config.family]
         batch, length = tokens.shape
         norm = functools.partial(nn.LayerNorm, epsilon=a.epsilon)
         embed = functools.partial(nn.Embed, features=a.width)
         words = embed(a.vocabulary_size, name="words")(tokens.reshape(-1))
-        place = jnp.minimum(jnp.arange(length), a.max_length - 1)  # only padding lies beyond
-        positions = embed(a.max_length, name="positions")(jnp.tile(place, batch))
+        row = jnp.minimum(jnp.arange(length), a.max_length - 1)  # only padding is beyond
+        positions = embed(a.max_length, name="positions")(jnp.tile(row, batch))
         x = words + positions
         if family.segments:
             x = x + embed(a.segments, name="segments")(segments.reshape(-1))
@@ -118,16 +118,16 @@ class Bidirectional(nn.Module):
         return x.reshape(batch, length, a.width)
 
     def _distance_bias(self, length: int) -> jax.Array:
-        """`[H, T, T]`, added to the scores."""
-        table = nn.Embed(RELATIVE_BUCKETS, self.architecture.heads, name="distances")
+        """Returns `[H, T, T]`, added to the scores."""
+        table = nn.Embed(RELATIVE_BUCKETS, self.config.heads, name="distances")
         return table(distance_buckets(length)).transpose(2, 0, 1)
 
 
 def distance_buckets(length: int) -> np.ndarray:
-    """`[T, T]` int32: the bucket of the distance from each query to each key (Raffel et al., 2020).
+    """Returns `[T, T]` int32: the bucket of the distance from each query to each key (Raffel et al., 2020).
 
-    Half of the buckets are for keys ahead. In each half the first 8 distances have one each; the rest are shared by
-    distances up to 128 in steps of equal ratio, and all beyond.
+    Half of the buckets are for keys ahead. In each half the first 8 distances have one bucket each. The other buckets
+    cover distances up to 128 in steps of equal ratio. The last one also contains all beyond.
     """
     half = RELATIVE_BUCKETS // 2
     exact = half // 2
@@ -138,7 +138,7 @@ def distance_buckets(length: int) -> np.ndarray:
 
 
 def _attend(qkv: jax.Array, mask: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """`[B, T, 3, H, D / H]` to `[B * T, D]`, with heads in the batch axis of both products."""
+    """Maps `[B, T, 3, H, D / H]` to `[B * T, D]`, with heads in the batch axis of both products."""
     batch, length, _, heads, size = qkv.shape
     q, k, v = qkv.transpose(2, 0, 3, 1, 4).reshape(3, batch * heads, length, size)
     scores = jax.lax.batch_matmul(q, k.swapaxes(1, 2)).reshape(batch, heads, length, length) / math.sqrt(size)
@@ -150,11 +150,11 @@ def _attend(qkv: jax.Array, mask: jax.Array, bias: jax.Array | None) -> jax.Arra
 
 
 class Folder:
-    """A published model folder: its architecture, tokenizer and tensors.
+    """A published model folder: its config, tokenizer and tensors.
 
     Args:
       path: with config.json, tokenizer.json and model.safetensors.
-      max_length: tokens beyond which texts are cut, None for what the network has positions for.
+      max_length: truncates texts, in tokens. None is the number of positions of the network.
 
     Raises:
       UserError: a file is missing, or describes an architecture that is not supported.
@@ -164,17 +164,17 @@ class Folder:
         from safetensors.numpy import load_file
 
         self.path = path
-        self.config = read_json(path, "config.json")
-        self.architecture = _read_architecture(path, self.config)
-        self.max_length = min(max_length or BUCKETS[-1], self.architecture.max_length, BUCKETS[-1])
+        self.json = read_json(path, "config.json")
+        self.config = _read_config(path, self.json)
+        self.max_length = min(max_length or BUCKETS[-1], self.config.max_length, BUCKETS[-1])
         self.tokenizer = read_tokenizer(path, self.max_length)
         found = load_file(require(path, "model.safetensors"))
-        prefix = f"{self.architecture.family}."  # of the network's own tensors where there is a head beside it
+        prefix = f"{self.config.family}."  # of the network's own tensors, if there is a head too
         self.tensors = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
 
     def params(self) -> dict[str, Any]:
-        """The tensors as `Bidirectional`'s parameters; q, k and v become one product."""
-        a, family, t = self.architecture, FAMILIES[self.architecture.family], self.tensors
+        """Returns the tensors as parameters of `Bidirectional`. q, k and v become one product."""
+        a, family, t = self.config, FAMILIES[self.config.family], self.tensors
         positions = t["embeddings.position_embeddings.weight"][family.first_position :]
         params = {
             "words": {"embedding": t["embeddings.word_embeddings.weight"]},
@@ -197,7 +197,7 @@ class Folder:
         return params
 
     def dense(self, *names: str) -> dict[str, np.ndarray]:
-        """Kernel `[in, out]` and bias of one or more linear layers side by side."""
+        """Returns the kernel `[in, out]` and bias of one or more linear layers side by side."""
         return {
             "kernel": np.concatenate([self.tensors[f"{name}.weight"] for name in names]).T,
             "bias": np.concatenate([self.tensors[f"{name}.bias"] for name in names]),
@@ -207,7 +207,7 @@ class Folder:
         return {"scale": self.tensors[f"{name}.weight"], "bias": self.tensors[f"{name}.bias"]}
 
 
-def _read_architecture(path: Path, config: Mapping[str, Any]) -> Architecture:
+def _read_config(path: Path, config: Mapping[str, Any]) -> BertConfig:
     kind = config.get("model_type")
     if kind not in FAMILIES:
         raise UserError(f"{path / 'config.json'} has model_type = {kind!r}, expected one of {', '.join(FAMILIES)}.")
@@ -217,7 +217,7 @@ def _read_architecture(path: Path, config: Mapping[str, Any]) -> Architecture:
     family = FAMILIES[kind]
     if family.first_position and config.get("pad_token_id", 1) != 1:
         raise UserError(f"{path / 'config.json'} has pad_token_id = {config['pad_token_id']}, expected 1.")
-    return Architecture(
+    return BertConfig(
         family=kind,
         vocabulary_size=config["vocab_size"],
         width=config["hidden_size"],
@@ -231,7 +231,7 @@ def _read_architecture(path: Path, config: Mapping[str, Any]) -> Architecture:
 
 
 def read_tokenizer(folder: Path, max_length: int) -> Tokenizer:
-    """The tokenizer of a model folder, which cuts texts at so many tokens and pads none.
+    """Reads the tokenizer of a model folder. It truncates texts to `max_length` tokens and does not pad.
 
     Raises:
       UserError: tokenizer.json is missing.
@@ -245,12 +245,12 @@ def read_tokenizer(folder: Path, max_length: int) -> Tokenizer:
 
 
 def read_json(folder: Path, name: str) -> Any:
-    """A JSON file of a model folder. Raises UserError if it is missing."""
+    """Reads a JSON file of a model folder. Raises UserError if it is missing."""
     return json.loads(require(folder, name).read_text(encoding="utf-8"))
 
 
 def require(folder: Path, name: str) -> Path:
-    """The path of a file of a model folder. Raises UserError if it is missing."""
+    """Returns the path of a file of a model folder. Raises UserError if it is missing."""
     path = folder / name
     if not path.is_file():
         raise UserError(f"{path} is missing, expected the file of a published model folder.")
@@ -261,10 +261,10 @@ class Batch(NamedTuple):
     """Texts of similar length, padded together.
 
     Attributes:
-      rows: their places in the list that was given; further rows of the arrays are filler.
+      rows: their indices in the given list. Further rows of the arrays are filler.
       tokens: `[B, T]` int32.
       segments: `[B, T]` int32.
-      mask: `[B, T]` bool, true on real tokens; a filler row has one.
+      mask: `[B, T]` bool, true on real tokens. A filler row has one.
     """
 
     rows: list[int]
@@ -274,7 +274,7 @@ class Batch(NamedTuple):
 
 
 def batches(encodings: Sequence[Encoding]) -> Iterator[Batch]:
-    """Texts sorted by length, in batches of about `TOKENS_PER_BATCH` tokens, padded to the next of `BUCKETS`."""
+    """Sorts texts by length and yields batches of about `TOKENS_PER_BATCH` tokens, padded to one of `BUCKETS`."""
     lengths = [len(encoding.ids) for encoding in encodings]
     by_length = sorted(range(len(lengths)), key=lambda index: lengths[index])
     for bucket, group in itertools.groupby(by_length, key=lambda index: _bucket(lengths[index])):
@@ -288,6 +288,16 @@ def batches(encodings: Sequence[Encoding]) -> Iterator[Batch]:
                 batch.segments[row, : len(encoding.ids)] = encoding.type_ids
                 batch.mask[row, : len(encoding.ids)] = True
             yield batch
+
+
+def run_batches(
+    tokenizer: Tokenizer, texts: Sequence[Any], width: int, run: Callable[[Batch], np.ndarray]
+) -> np.ndarray:
+    """Returns `[n, width]` float32, the rows of `run(batch)`, in the order of the texts or pairs of texts."""
+    found = np.empty((len(texts), width), np.float32)
+    for batch in batches(tokenizer.encode_batch(list(texts))):
+        found[batch.rows] = run(batch)[: len(batch.rows)]
+    return found
 
 
 def _bucket(length: int) -> int:

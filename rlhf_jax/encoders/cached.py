@@ -1,4 +1,4 @@
-"""Encode each distinct text once."""
+"""A cache in front of an encoder."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 
 class EncodeOnce:
-    """An encoder that remembers: every distinct text is encoded once in its life, however many metrics ask for it.
+    """An encoder with a cache: every distinct text is encoded once, however many metrics ask for it.
 
     Args:
-      encoder: what does the work: an encoder of texts, or a classifier of pairs of them.
+      encoder: an encoder of texts, or a classifier of pairs of texts.
     """
 
     def __init__(self, encoder: Callable[[Sequence[Any]], np.ndarray]):
@@ -20,7 +20,7 @@ class EncodeOnce:
         self._vectors: dict[Any, np.ndarray] = {}
 
     def __call__(self, texts: Sequence[Any]) -> np.ndarray:
-        """`[n, D]`, one row a text or pair."""
+        """Returns `[n, D]`, one row per text or pair."""
         new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
         if new:
             self._vectors.update(zip(new, self._encoder(new), strict=True))

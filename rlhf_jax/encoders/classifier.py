@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax import assets
-from rlhf_jax.encoders.bert import FAMILIES, Bidirectional, Folder, batches
+from rlhf_jax.encoders.bert import FAMILIES, Bidirectional, Folder, run_batches
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics.nli import LABELS, Classifier
 
@@ -20,22 +20,22 @@ POSITIVE = "positive"
 
 
 class SequenceClassifier:
-    """Texts, or pairs of texts, to the probabilities of labels.
+    """Classifies texts or pairs of texts.
 
     Args:
-      path: a published folder, as `bidirectional.Folder` reads it, whose config names the labels (`id2label`).
+      path: a published folder, as `bert.Folder` reads it. Its config names the labels (`id2label`).
 
     Attributes:
       labels: in lower case, in the order of the probabilities.
 
     Raises:
-      UserError: a file is missing, or describes another architecture or no classifier.
+      UserError: a file is missing, or describes another architecture or not a classifier.
     """
 
     def __init__(self, path: Path) -> None:
         folder = Folder(path)
-        family = FAMILIES[folder.architecture.family]
-        named = {int(index): label.lower() for index, label in folder.config.get("id2label", {}).items()}
+        family = FAMILIES[folder.config.family]
+        named = {int(index): label.lower() for index, label in folder.json.get("id2label", {}).items()}
         self.labels = [named[index] for index in sorted(named)]
         for name in (family.pooler, family.classifier):
             if f"{name}.weight" not in folder.tensors:
@@ -44,21 +44,18 @@ class SequenceClassifier:
         head = {"pooler": folder.dense(family.pooler), "classifier": folder.dense(family.classifier)}
         cpu = jax.local_devices(backend="cpu")[0]
         self._params = jax.device_put({"network": folder.params(), "head": head}, cpu)
-        self._classify = jax.jit(functools.partial(_classify, Bidirectional(folder.architecture)))
+        self._classify = jax.jit(functools.partial(_classify, Bidirectional(folder.config)))
 
     def __call__(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> np.ndarray:
-        """`[n, labels]` float32, in the order of the texts, which are cut at the network's longest length."""
-        probabilities = np.empty((len(texts), len(self.labels)), np.float32)
-        for batch in batches(self._tokenizer.encode_batch(list(texts))):
-            found = self._classify(self._params, batch.tokens, batch.segments, batch.mask)
-            probabilities[batch.rows] = found[: len(batch.rows)]
-        return probabilities
+        """Returns probabilities `[n, labels]` float32, in the order of the texts. Longer texts are truncated."""
+        classify = functools.partial(self._classify, self._params)
+        return run_batches(self._tokenizer, texts, len(self.labels), lambda b: classify(b.tokens, b.segments, b.mask))
 
 
 def _classify(
     network: Bidirectional, params: Mapping[str, Any], tokens: jax.Array, segments: jax.Array, mask: jax.Array
 ) -> jax.Array:
-    """The first token's state through a tanh layer and a linear one, as all three families do."""
+    """Applies a tanh layer and a linear one to the first token's state, as all three families do."""
 
     def dense(name: str, x: jax.Array) -> jax.Array:
         return x @ params["head"][name]["kernel"] + params["head"][name]["bias"]
@@ -68,13 +65,13 @@ def _classify(
 
 
 def load_sentiment(name: str) -> Callable[[Sequence[str]], np.ndarray]:
-    """A sentiment classifier; `name` is what `assets.resolve` takes.
+    """Loads a sentiment classifier. `name` is a name for `assets.resolve`.
 
     Returns:
-      A function from texts to `[n]` bool: whether "positive" is the likeliest of the labels.
+      A function from texts to `[n]` bool, True if "positive" is the likeliest label.
 
     Raises:
-      UserError: the model is not there (the message says how to get it), is none that `SequenceClassifier` reads, or
+      UserError: the model is missing (the message says how to get it), cannot be read by `SequenceClassifier`, or
         has no label "positive".
     """
     path = assets.resolve(name)
@@ -87,13 +84,13 @@ def load_sentiment(name: str) -> Callable[[Sequence[str]], np.ndarray]:
 
 
 def load_nli_classifier(name: str) -> Classifier:
-    """A published classifier of pairs (`roberta-large-mnli`); `name` is what `assets.resolve` takes.
+    """Loads a published classifier of pairs (`roberta-large-mnli`). `name` is a name for `assets.resolve`.
 
     Returns:
       A function from pairs to `[n, 3]` float32, in the order of `LABELS`.
 
     Raises:
-      UserError: the model is not there (the message says how to get it), is none that `SequenceClassifier` reads, or
+      UserError: the model is missing (the message says how to get it), cannot be read by `SequenceClassifier`, or
         its labels are not those three.
     """
     path = assets.resolve(name)

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from rlhf_jax.encoders.bert import BUCKETS, Batch, batches, read_json, read_tokenizer
+from rlhf_jax.encoders.bert import BUCKETS, Batch, read_json, read_tokenizer, run_batches
 from rlhf_jax.encoders.pooling import read_pooling, unit_vectors
 from rlhf_jax.errors import UserError
 
@@ -19,7 +19,7 @@ HIDDEN = ("last_hidden_state", "token_embeddings")
 
 
 class OnnxEncoder:
-    """Texts to unit vectors, as `SentenceEncoder` does.
+    """Encodes texts as unit vectors, as `SentenceEncoder` does.
 
     Args:
       path: a sentence-transformers folder: modules.json, 1_Pooling/config.json, sentence_bert_config.json and
@@ -28,7 +28,7 @@ class OnnxEncoder:
 
     Raises:
       UserError: onnxruntime is not installed, a file is missing or broken, or describes another pooling or module, or
-        the network takes or gives something else.
+        the network has other inputs or outputs.
     """
 
     def __init__(self, path: Path, network: Path) -> None:
@@ -42,8 +42,8 @@ class OnnxEncoder:
         self._tokenizer = read_tokenizer(path, min(longest, BUCKETS[-1]))
         try:
             self._session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own have no class in common
-            raise UserError(f"{network} is no network that onnxruntime reads ({error})") from error
+        except Exception as error:  # onnxruntime's errors have no common class
+            raise UserError(f"{network} is not a network that onnxruntime reads ({error})") from error
         self._inputs = {entry.name for entry in self._session.get_inputs()}
         if not REQUIRED <= self._inputs <= INPUTS:
             raise UserError(
@@ -56,18 +56,13 @@ class OnnxEncoder:
             raise UserError(f"{network} gives {', '.join(given)}, expected {' or '.join(HIDDEN)} among them.")
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """`[n, D]` float32 unit vectors, in the order of the texts, which are cut at the encoder's longest length."""
-        vectors = np.empty((len(texts), self._width), np.float32)
-        for batch in batches(self._tokenizer.encode_batch(list(texts))):
-            with jax.default_device(jax.local_devices(backend="cpu")[0]):
-                found = unit_vectors(self._pool, self._states(batch), batch.mask)
-            vectors[batch.rows] = found[: len(batch.rows)]
-        return vectors
+        """Returns `[n, D]` float32 unit vectors, in the order of the texts. Longer texts are truncated."""
+        return run_batches(self._tokenizer, texts, self._width, self._embed)
 
-    def _states(self, batch: Batch) -> np.ndarray:
-        """`[B, T, D]` float32."""
+    def _embed(self, batch: Batch) -> np.ndarray:
         given = {"input_ids": batch.tokens, "attention_mask": batch.mask, "token_type_ids": batch.segments}
         [hidden] = self._session.run(
             self._hidden, {name: given[name].astype(np.int64) for name in sorted(self._inputs)}
         )
-        return hidden
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            return unit_vectors(self._pool, hidden, batch.mask)

@@ -10,15 +10,15 @@ import numpy as np
 
 from rlhf_jax.errors import UserError
 
-TEXTS_A_REQUEST = 256
+TEXTS_PER_REQUEST = 256
 ATTEMPTS = 8
 KEY_VARIABLE = "OPENAI_API_KEY"
 
 
 class EmbeddingEndpoint:
-    """Texts to unit vectors. The address and the key come from OPENAI_BASE_URL and OPENAI_API_KEY.
+    """Encodes texts as unit vectors. The address and the key are OPENAI_BASE_URL and OPENAI_API_KEY.
 
-    Requests that fail in passing (connections, time-outs, 408, 409, 429, 5xx) are sent again by the client library.
+    The openai client repeats requests after connection errors, time-outs, 408, 409, 429 and 5xx.
 
     Args:
       model: its name there.
@@ -36,7 +36,7 @@ class EmbeddingEndpoint:
         self._client = openai.OpenAI(max_retries=ATTEMPTS - 1)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """`[n, D]` float32 unit vectors, in the order of the texts; an empty text is sent as a space.
+        """Returns `[n, D]` float32 unit vectors, in the order of the texts. An empty text is sent as a space.
 
         Raises:
           UserError: the endpoint refuses the request, does not answer, or answers with something else.
@@ -44,7 +44,7 @@ class EmbeddingEndpoint:
         import openai
 
         found: list[list[float]] = []
-        for batch in itertools.batched(texts, TEXTS_A_REQUEST):
+        for batch in itertools.batched(texts, TEXTS_PER_REQUEST):
             try:
                 response = self._client.embeddings.create(
                     model=self._model, input=[text or " " for text in batch], encoding_format="float"
@@ -54,7 +54,7 @@ class EmbeddingEndpoint:
             answered = sorted(response.data or [], key=lambda entry: entry.index)
             if [entry.index for entry in answered] != list(range(len(batch))):
                 raise UserError(
-                    f"{self._client.base_url} answered {len(answered)} embeddings, expected {len(batch)}, one a text."
+                    f"{self._client.base_url} answered {len(answered)} embeddings, expected {len(batch)}, one per text."
                 )
             found += [entry.embedding for entry in answered]
         vectors = np.array(found, np.float32).reshape(len(texts), -1)

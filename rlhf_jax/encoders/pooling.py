@@ -1,4 +1,4 @@
-"""Hidden states to one unit vector a text, as a sentence-transformers folder says."""
+"""Pooling of hidden states to one unit vector per text, as a sentence-transformers folder defines it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _largest(hidden: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 POOLING: dict[str, Pooling] = {
-    "pooling_mode_mean_tokens": _sum,  # of any length: vectors are normalised
+    "pooling_mode_mean_tokens": _sum,  # a sum, since vectors are normalised
     "pooling_mode_cls_token": lambda hidden, mask: hidden[:, 0],
     "pooling_mode_max_tokens": _largest,
 }
@@ -32,16 +32,16 @@ POOLING: dict[str, Pooling] = {
 
 
 def unit_vectors(pool: Pooling, hidden: jax.Array, mask: jax.Array) -> jax.Array:
-    """`[B, D]`: the states `[B, T, D]` pooled over the tokens that `mask`, `[B, T]` bool, marks, and normalised."""
+    """Pools the states `[B, T, D]` over the tokens of `mask`, `[B, T]` bool, and normalises: `[B, D]`."""
     pooled = pool(hidden, mask)
     return pooled / jnp.linalg.norm(pooled, axis=-1, keepdims=True)
 
 
 def read_pooling(path: Path) -> Pooling:
-    """The pooling of a sentence-transformers folder.
+    """Reads the pooling of a sentence-transformers folder.
 
     Raises:
-      UserError: modules.json lists others than Transformer, Pooling and perhaps Normalize, a file is missing, or
+      UserError: modules.json lists modules beside Transformer, Pooling and perhaps Normalize, a file is missing, or
         1_Pooling/config.json chooses none or several of `POOLING`.
     """
     types = [module["type"].rpartition(".")[2] for module in read_json(path, "modules.json")]

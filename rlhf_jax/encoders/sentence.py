@@ -11,17 +11,18 @@ import jax
 import numpy as np
 
 from rlhf_jax import assets
-from rlhf_jax.encoders.bert import Bidirectional, Folder, batches, read_json
+from rlhf_jax.encoders.bert import Bidirectional, Folder, read_json, run_batches
 from rlhf_jax.encoders.pooling import Pooling, read_pooling, unit_vectors
 from rlhf_jax.metrics.diversity import Encoder
 
 ONNX_FILES = ("model.onnx", "onnx/model.onnx")
-"""Where a published folder has its network in that format."""
+"""Paths of a network in that format within a published folder."""
 
 
 class SentenceEncoder:
-    """Texts to unit vectors: the hidden states pooled as the model's own config says, normalised (Reimers & Gurevych,
-    2019). A text's vector does not depend on its batch mates (to rounding).
+    """Encodes texts as unit vectors: pooled and normalised hidden states (Reimers & Gurevych, 2019).
+
+    The model's own config chooses the pooling. A vector does not depend on the rest of its batch (to rounding).
 
     Args:
       path: a sentence-transformers folder: config.json, modules.json, 1_Pooling/config.json, sentence_bert_config.json,
@@ -35,34 +36,31 @@ class SentenceEncoder:
         pool = read_pooling(path)
         folder = Folder(path, read_json(path, "sentence_bert_config.json").get("max_seq_length"))
         self._tokenizer = folder.tokenizer
-        self._width = folder.architecture.width
+        self._width = folder.config.width
         cpu = jax.local_devices(backend="cpu")[0]
         self._params = jax.device_put({"params": folder.params()}, cpu)
-        self._embed = jax.jit(functools.partial(_embed, Bidirectional(folder.architecture), pool))
+        self._embed = jax.jit(functools.partial(_embed, Bidirectional(folder.config), pool))
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """`[n, D]` float32 unit vectors, in the order of the texts, which are cut at the encoder's longest length."""
-        vectors = np.empty((len(texts), self._width), np.float32)
-        for batch in batches(self._tokenizer.encode_batch(list(texts))):
-            found = self._embed(self._params, batch.tokens, batch.segments, batch.mask)
-            vectors[batch.rows] = found[: len(batch.rows)]
-        return vectors
+        """Returns `[n, D]` float32 unit vectors, in the order of the texts. Longer texts are truncated."""
+        embed = functools.partial(self._embed, self._params)
+        return run_batches(self._tokenizer, texts, self._width, lambda b: embed(b.tokens, b.segments, b.mask))
 
 
 def load_encoder(name: str) -> Encoder:
     """Loads a sentence encoder.
 
     Args:
-      name: what `assets.resolve` takes: a local folder, `assets.MINILM`, or a hub name, run by onnxruntime where the
-        folder has an ONNX file and no safetensors; "sbert:" and such a name for sentence-transformers and torch; or
-        "openai:MODEL" for an endpoint that speaks OpenAI's embeddings API.
+      name: a name for `assets.resolve`: a local folder, `assets.MINILM`, or a hub name. A folder with an ONNX file and
+        without safetensors is run by onnxruntime. "sbert:NAME" chooses sentence-transformers and torch.
+        "openai:MODEL" chooses an endpoint that speaks OpenAI's embeddings API.
 
     Returns:
       A function from a list of texts to `[n, D]` float32 unit vectors, on the host CPU.
 
     Raises:
-      UserError: the model is not there (the message says how to get it) or is none that `SentenceEncoder` knows, or
-        onnxruntime or sentence-transformers is needed and not installed.
+      UserError: the model is missing (the message says how to get it), is not one that `SentenceEncoder` supports, or
+        needs onnxruntime or sentence-transformers, which is not installed.
     """
     if name.startswith("openai:"):
         from rlhf_jax.encoders.openai import EmbeddingEndpoint

@@ -1,4 +1,4 @@
-"""Sentence encoders by sentence-transformers and torch, for models whose network this package does not have."""
+"""Sentence encoders by sentence-transformers and torch, for networks that this package does not have."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rlhf_jax.errors import UserError
 
 
 class TorchEncoder:
-    """Texts to unit vectors, as `SentenceEncoder` does, whatever modules the model is made of.
+    """Encodes texts as unit vectors, as `SentenceEncoder` does. The model may have any modules.
 
     Args:
       name: a local folder, a packaged model as `assets.resolve` takes it, or a hub name, which sentence-transformers
         itself finds.
 
     Raises:
-      UserError: sentence-transformers is not installed, or the packaged model is not there.
+      UserError: sentence-transformers is not installed, or the packaged model is missing.
     """
 
     def __init__(self, name: str) -> None:
@@ -30,5 +30,5 @@ class TorchEncoder:
         self._model = SentenceTransformer(str(assets.resolve(name)) if packaged else name, device="cpu")
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """`[n, D]` float32 unit vectors, in the order of the texts, which are cut at the encoder's longest length."""
+        """Returns `[n, D]` float32 unit vectors, in the order of the texts. Longer texts are truncated."""
         return self._model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)

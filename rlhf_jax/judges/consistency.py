@@ -1,4 +1,4 @@
-"""How far a judge can be trusted: with itself, with both orders, and with people."""
+"""Consistency of a judge with itself, between both orders, and with people."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ type Metric = dict[str, Any]
 
 
 def human_agreement(human: Sequence[float], judge: Sequence[float | None]) -> dict[str, Any]:
-    """How often a judge chooses as people did.
+    """Measures how often a judge chooses as people did.
 
     Cohen's kappa (1960), by scikit-learn, is what is left of the accuracy beyond chance:
-    `(accuracy - chance) / (1 - chance)`. Which of two outputs stands first is arbitrary and often always the preferred
-    one, which would leave kappa undefined; so each pair counts in both arrangements, and chance is half of the pairs
-    that the judge decides (kappa is then `2 accuracy - 1` for a judge without ties, against people without ties).
+    `(accuracy - chance) / (1 - chance)`. The order of two outputs is arbitrary, and often the preferred one is first.
+    Kappa would be undefined then, so each pair counts in both orders. Chance is half of the pairs that the judge
+    decides. Without ties on either side kappa is `2 accuracy - 1`.
 
     Args:
-      human: a pair each, what people gave the first output: 1 better, 0 worse, 0.5 tie.
-      judge: the same of the judge, values between count as the nearer side; None where its answer could not be read.
+      human: per pair, the verdict of people on the first output: 1 better, 0 worse, 0.5 tie.
+      judge: the same of the judge. Values between count as the nearer side. None is an answer that cannot be read.
 
     Returns:
       `{"accuracy", "kappa", "decided_accuracy", "ties", "unparsable", "n"}`. The accuracies are percents as
-      `mean_and_error` gives them: the first of all pairs, where a tie of the judge alone or an unreadable answer is
-      wrong, as in the study; the second of the pairs that it decides. The counts are of pairs.
+      `mean_and_error` gives them. The first is over all pairs. A tie of the judge alone or an unreadable answer is
+      wrong there, as in the study. The second is over the pairs that it decides. The counts are of pairs.
 
     Raises:
       UserError: no pairs, or lists of different lengths.
     """
     if len(human) != len(judge) or not len(human):
         raise UserError(
-            f"There are {len(human)} human labels and {len(judge)} of the judge, expected as many, above 0."
+            f"There are {len(human)} human labels and {len(judge)} of the judge, expected equally many, at least one."
         )
     from sklearn.metrics import cohen_kappa_score
 
     people, other = ([_label(value) for value in labels] for labels in (human, judge))
     right = [100.0 * (a == b) for a, b in zip(people, other, strict=True)]
     decided = [value for value, label in zip(right, other, strict=True) if label in (-1, 1)]
-    # A mirrored pair changes side; ties (0) and unreadable answers (2) stay what they are.
+    # A mirrored pair changes side. Ties (0) and unreadable answers (2) stay what they are.
     both = [labels + [-label if abs(label) == 1 else label for label in labels] for labels in (people, other)]
     kappa = None if both[0] == both[1] == [0] * len(both[0]) else float(cohen_kappa_score(*both))
     return {
@@ -59,19 +59,17 @@ def human_agreement(human: Sequence[float], judge: Sequence[float | None]) -> di
 
 
 def verdict_statistics(verdicts: Sequence[Sequence[Verdict]]) -> dict[str, Any]:
-    """Counts and consistency of a language model's verdicts.
+    """Counts the verdicts of a language model and measures their consistency.
 
     Args:
-      verdicts: a match each, as `LlmJudge.compare` returns them.
+      verdicts: one list per match, as `LlmJudge.compare` returns them.
 
     Returns:
-      Counts: `matches`; `identical`, of which the texts were the same, so nothing was asked; `answers` to the rest;
-      `ties` among these; `reminded`, how many could not be read at first; `unparsable`, how many neither after the
-      reminder. Percents with
-      standard errors over matches, or `{"not_computed": reason}`: `first_shown_wins`, what the output shown first gets
-      (50 without position bias if both orders are asked); `order_consistency`, how often both orders give the same
-      verdict; `self_consistency`, how often the same question does when it is repeated. Unparsable answers count in
-      none of the three.
+      Counts: `matches`, `identical` (matches of equal texts, which are not asked about), `answers` to the others,
+      `ties` among these, `reminded` (answers that could not be read at first) and `unparsable` (nor after the
+      reminder). Percents with standard errors over matches, or `{"not_computed": reason}`: `first_shown_wins` (wins of
+      the output shown first, 50 without position bias if both orders are asked), `order_consistency` (both orders give
+      the same verdict) and `self_consistency` (repeats of a question do). Unparsable answers do not count in these.
     """
     asked = [match for match in verdicts if match[0].answer is not None]
     answers = [verdict for match in asked for verdict in match]

@@ -1,9 +1,9 @@
-"""The simulated judge: scores a summary by the text alone and never sees the human summary.
+"""The simulated judge. It scores a summary by the text alone and never reads the human summary.
 
-    score = similarity(text, output) - copy_penalty * copied 4-gram share - length_penalty * words beyond free_words
+    score = similarity(text, output) - copy_penalty * copied 4-gram fraction - length_penalty * words beyond free_words
 
 A judge that read the human summary would let it win every time. Without the copy term a copied first sentence would
-beat most human summaries, without the length term a longer output would cover more of the text and so score higher.
+beat most human summaries. Without the length term a longer output would cover more of the text and score higher.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ import numpy as np
 from rlhf_jax.config import content_of
 from rlhf_jax.encoders.cached import EncodeOnce
 from rlhf_jax.metrics.diversity import Encoder
-from rlhf_jax.metrics.text import copied_share, length_in_words
+from rlhf_jax.metrics.text import copied_fraction, length_in_words
 
 type Similarity = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 type Scorer = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 
 LEXICAL = "lexical"
 SCORE_FLOOR = -2.0
-"""The score of an empty output, and the least of any other."""
+"""The score of an empty output, and the lowest score of any other."""
 
 
 @dataclass(frozen=True)
 class GoldConfig:
-    """How the gold scorer scores.
+    """Settings of the gold scorer.
 
     Attributes:
       encoder: "lexical", or the name of a sentence encoder as `load_encoder` takes it.
-      copy_penalty: what an output loses that is copied whole.
-      free_words: words without a penalty; 95 % of docstring summary lines have at most 16.
-      length_penalty: what each further word costs.
+      copy_penalty: the penalty of an output that is copied whole.
+      free_words: words without a penalty. 95 % of docstring summary lines have at most 16 words.
+      length_penalty: the penalty of each further word.
     """
 
     encoder: str = content_of("model")
@@ -52,7 +52,7 @@ class GoldConfig:
 
 @dataclass(frozen=True)
 class GoldScorer:
-    """`similarity` less the penalties of `config`, as in the module's equation.
+    """`similarity` minus the penalties of `config`, as in the equation of the module.
 
     Attributes:
       similarity: texts and outputs to `[n]` cosines.
@@ -63,14 +63,14 @@ class GoldScorer:
     config: GoldConfig
 
     def __call__(self, texts: Sequence[str], outputs: Sequence[str]) -> np.ndarray:
-        """Scores each output against the text beside it.
+        """Scores each output against its text.
 
         Args:
           texts: the texts to summarise.
-          outputs: one summary each; white space around it does not count.
+          outputs: one summary each. White space around it does not count.
 
         Returns:
-          `[n]` float64, higher is better, at most 1; -2 for an empty output, and no other output scores below that.
+          `[n]` float64, higher is better, at most 1. -2 for an empty output, and no other output scores below that.
         """
         outputs = [output.strip() for output in outputs]
         penalties = [self._penalty(text, output) for text, output in zip(texts, outputs, strict=True)]
@@ -80,14 +80,14 @@ class GoldScorer:
     def _penalty(self, text: str, output: str) -> float:
         config = self.config
         surplus = max(length_in_words(output) - config.free_words, 0)
-        return config.copy_penalty * copied_share(output, text) + config.length_penalty * surplus
+        return config.copy_penalty * copied_fraction(output, text) + config.length_penalty * surplus
 
 
 def make_scorer(config: GoldConfig) -> Scorer:
-    """The gold scorer that a config describes: `(texts, outputs) -> [n] float64 scores`.
+    """Makes the gold scorer of a config: `(texts, outputs) -> [n] float64 scores`.
 
     Raises:
-      UserError: the encoder is not there.
+      UserError: the encoder is missing.
     """
     if config.encoder == LEXICAL:
         return GoldScorer(lexical_similarity, config)
@@ -97,7 +97,7 @@ def make_scorer(config: GoldConfig) -> Scorer:
 
 
 def embedding_similarity(encoder: Encoder) -> Similarity:
-    """Cosine of sentence embeddings; every distinct text is encoded once."""
+    """Returns the cosine of sentence embeddings. Every distinct text is encoded once."""
     encode = EncodeOnce(encoder)
 
     def similarity(texts: Sequence[str], outputs: Sequence[str]) -> np.ndarray:
@@ -108,9 +108,9 @@ def embedding_similarity(encoder: Encoder) -> Similarity:
 
 
 def lexical_similarity(texts: Sequence[str], outputs: Sequence[str]) -> np.ndarray:
-    """`[n]` cosines of the counts of letter trigrams, in lower case; 0 where one side has none.
+    """Returns `[n]` cosines of the counts of letter trigrams, in lower case. 0 if one side has none.
 
-    A stand-in for an encoder where there is no model, as in tests: it tells apart even what a random model says.
+    It replaces an encoder if there is no model, as in tests. It distinguishes even the outputs of a random model.
     """
     return np.array([_count_cosine(text, output) for text, output in zip(texts, outputs, strict=True)])
 

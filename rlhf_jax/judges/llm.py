@@ -1,4 +1,4 @@
-"""A language model behind an endpoint as the judge: which of two outputs is better, asked in one order or in both."""
+"""A language model behind an endpoint as the judge of two outputs, in one order or in both."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from rlhf_jax.llm_api.client import Endpoint, EndpointConfig
 
 @dataclass(frozen=True)
 class LlmJudgeConfig:
-    """How a language model judges.
+    """Settings of a language model as the judge.
 
     Attributes:
       prompt: "tldr", "cnn_dailymail" (the study's), "instruction", "documentation", or the path of another prompt.
       prompts: another prompt for some splits, by the name of the split.
-      order: "both": every pair is asked in both orders, and verdicts that contradict each other make a tie; "single":
-        in one, drawn from the seed and the texts.
-      repeats: how often each question is asked; with 2 or more, self-consistency is measured.
+      order: "both": every pair is asked in both orders, and verdicts that contradict each other are a tie. "single":
+        in one order, drawn from the seed and the texts.
+      repeats: number of times each question is asked. With 2 or more, self-consistency is measured.
       seed: of orders.
-      cache: SQLite file of answers, which runs may share; "" is `answers.sqlite` in the run's folder.
+      cache: SQLite file of answers, also of other runs. "" is `answers.sqlite` in the run's folder.
       endpoint: the model.
       spending: its prices, and the limit.
     """
@@ -44,7 +44,7 @@ class LlmJudgeConfig:
 
 
 class Match(NamedTuple):
-    """Two outputs to one prompt, whose split matters where some splits have another prompt for the judge."""
+    """Two outputs to one prompt. The split chooses the judge's prompt."""
 
     prompt: str
     output: str
@@ -53,15 +53,15 @@ class Match(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What came of one question about a match.
+    """The result of one question about a match.
 
     Attributes:
-      output_first: whether the output was shown first, the opponent second.
-      repeat: which time the question was asked.
-      share: what the output gets: 1 won, 0.5 tie, 0 lost; None: the answer could not be read.
-      answer: the answer that was read, the last one where it was asked again; None where nothing was asked, the two
-        texts being the same but for white space around them.
-      reminded: whether the first answer could not be read.
+      output_first: True if the output was shown before the opponent.
+      repeat: number of the repetition.
+      share: win fraction of the output: 1 won, 0.5 tie, 0 lost. None: the answer could not be read.
+      answer: the last answer to the question. None if nothing was asked, because the two texts differ at most in
+        white space around them.
+      reminded: True if the first answer could not be read.
     """
 
     output_first: bool
@@ -71,23 +71,23 @@ class Verdict(NamedTuple):
     reminded: bool
 
 
-def match_share(verdicts: Sequence[Verdict]) -> float:
-    """What the output gets of its match, in [0, 1]: the mean over verdicts, one that could not be read as a tie."""
+def match_win_fraction(verdicts: Sequence[Verdict]) -> float:
+    """Returns the win fraction of the output, in [0, 1]: the mean over verdicts. An unreadable one is a tie."""
     return sum(0.5 if verdict.share is None else verdict.share for verdict in verdicts) / len(verdicts)
 
 
 class LlmJudge:
-    """Judges matches, and keeps what it paid for."""
+    """Judges matches and stores the answers."""
 
     def __init__(self, config: LlmJudgeConfig, folder: Path) -> None:
-        """Opens the cache; nothing is sent yet.
+        """Opens the cache. Nothing is sent yet.
 
         Args:
-          config: how to judge.
-          folder: where the cache is if the config names none.
+          config: settings.
+          folder: contains the cache if the config names none.
 
         Raises:
-          UserError: a setting that does not fit, a prompt that is not there, no key, or a cache that cannot be opened.
+          UserError: a setting that does not fit, a missing prompt, no key, or a cache that cannot be opened.
         """
         self._config = config
         self._prompt = load_prompt(config.prompt)
@@ -104,18 +104,18 @@ class LlmJudge:
         return f"{self._endpoint.model} ({', '.join(prompts)}, {orders})"
 
     def spent(self) -> dict[str, Any]:
-        """`Spending.summary` of all answers that were used."""
+        """Returns `Spending.summary` of all answers that were used."""
         return self._spending.summary()
 
     def spent_in_words(self) -> str:
-        """The same for a line of output."""
+        """Describes the same for a line of output."""
         return self._spending.in_words(self._spending.tokens)
 
     def compare(self, matches: Sequence[Match]) -> list[list[Verdict]]:
-        """Asks about every match, and once more, with a reminder of the form, where an answer cannot be read.
+        """Asks about every match. A question with an unreadable answer is repeated, with a reminder of the form.
 
         Returns:
-          For each match its verdicts: one an order and repeat.
+          Per match its verdicts, one per order and repeat.
 
         Raises:
           UserError: as `ask_all`.
@@ -155,7 +155,7 @@ class LlmJudge:
     def _orders(self, match: Match) -> tuple[bool, ...]:
         if self._config.order == "both":
             return (True, False)
-        # The two texts in a fixed order: a match and its mirror image are shown alike.
+        # The two texts are sorted, so that a match and its mirror image are shown in the same order.
         text = "\n".join([str(self._config.seed), match.prompt, *sorted((match.output, match.opponent))])
         smaller_first = hashlib.sha256(text.encode()).digest()[0] % 2 == 0
         return ((match.output < match.opponent) == smaller_first,)

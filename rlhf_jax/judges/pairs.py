@@ -1,4 +1,4 @@
-"""What is compared with what: models on the same prompts, with the human summaries and with a baseline."""
+"""Pairs of outputs to compare: each model with the human summaries and with a baseline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ type Judgement = dict[str, Any]
 
 
 class Contest(NamedTuple):
-    """A model and an opponent on one prompt, with the outputs that they are judged by."""
+    """A model and an opponent on one prompt, with their outputs."""
 
     record: Samples
     model: str
@@ -21,21 +21,21 @@ class Contest(NamedTuple):
     outputs: list[str]
     opponents: list[str]
 
-    def judgement(self, share: float, score: float, against_score: float, judge: str) -> Judgement:
-        """A line of judgements.jsonl.
+    def judgement(self, win_fraction: float, score: float, against_score: float, judge: str) -> Judgement:
+        """Makes a line of judgements.jsonl.
 
         Args:
-          share: of the comparisons that the model won, a tie counting half.
-          score: the model's.
-          against_score: the opponent's.
-          judge: its name.
+          win_fraction: fraction of the comparisons that the model won. A tie counts half.
+          score: of the model.
+          against_score: of the opponent.
+          judge: name of the judge.
         """
         return {
             "id": self.record.id,
             "split": self.record.split,
             "model": self.model,
             "against": self.against,
-            "preference": 1 + share,
+            "preference": 1 + win_fraction,
             "score": score,
             "against_score": against_score,
             "judge": judge,
@@ -43,15 +43,15 @@ class Contest(NamedTuple):
 
 
 def read_samples(files: Mapping[str, str], baseline: str) -> dict[str, list[Samples]]:
-    """Each model's records, in the order of the first model's.
+    """Reads the records of each model, in the order of the first model's.
 
     Args:
       files: model name to its samples.jsonl.
       baseline: the model that the others are compared with.
 
     Raises:
-      UserError: a file is missing or broken, the models were not sampled on the same prompts, or the baseline is none
-        of them.
+      UserError: a file is missing or broken, the models were not sampled on the same prompts, or the baseline is not
+        one of them.
     """
     if baseline not in files:
         raise UserError(f'baseline is "{baseline}", expected one of {", ".join(files)}.')
@@ -60,7 +60,7 @@ def read_samples(files: Mapping[str, str], baseline: str) -> dict[str, list[Samp
     samples = {model: read(path, Samples) for model, path in files.items()}
     (first, expected), *others = samples.items()
     if not expected:
-        raise UserError(f"{files[first]} holds no samples, expected one line a prompt.")
+        raise UserError(f"{files[first]} has no samples, expected one line per prompt.")
     for model, records in others:
         found = {record.id: record for record in records}
         strangers = sorted(found.keys() ^ {record.id for record in expected})
@@ -81,7 +81,7 @@ def read_samples(files: Mapping[str, str], baseline: str) -> dict[str, list[Samp
 
 
 def contests(samples: Mapping[str, Sequence[Samples]], baseline: str, against_reference: bool) -> Iterator[Contest]:
-    """Every model against the human summary, where that is wanted, and against the baseline, prompt by prompt."""
+    """Yields every model against the human summary, if wanted, and against the baseline, prompt by prompt."""
     for model, records in samples.items():
         for record, base in zip(records, samples[baseline], strict=True):
             outputs = record.answers(record.outputs)
@@ -92,7 +92,7 @@ def contests(samples: Mapping[str, Sequence[Samples]], baseline: str, against_re
 
 
 def pairs_of(contest: Contest, pairs: int) -> list[tuple[int, int]]:
-    """At most so many pairs of an output and one of the opponent: the i-th with the i-th, or with its only one."""
+    """Returns at most `pairs` pairs of an output and one of the opponent: the i-th with the i-th, or its only one."""
     outputs, opponents = len(contest.outputs), len(contest.opponents)
     count = min(pairs, max(outputs, opponents) if 1 in (outputs, opponents) else min(outputs, opponents))
     return [(i % outputs, i % opponents) for i in range(count)]

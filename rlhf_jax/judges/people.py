@@ -1,7 +1,7 @@
-"""People as the judge: questions that do not say which model wrote what, and what their answers amount to.
+"""People as the judge: blind questions, and judgements from their answers.
 
-A question is a prompt and two texts, A and B. Which of them is the model's stands in the key alone, a file that the
-page does not hold; the answers name questions. So whoever answers is blind to the models.
+A question is a prompt and two texts, A and B. Only the key says which of them is the model's. It is a file that the
+page does not contain, and answers name only questions. So the people who answer do not see the models.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from rlhf_jax.judges.pairs import Contest, Judgement, pairs_of
 
 _PLACE = ("id", "split", "model", "against")
 CHOICES = {"a": 1.0, "tie": 0.5, "b": 0.0}
-"""What A gets."""
+"""Win fraction of A."""
 
 
 @dataclass(frozen=True)
 class PeopleConfig:
-    """Where people's answers are.
+    """The files of people's answers.
 
     Attributes:
       key: key.jsonl, written beside the page that was answered.
-      answers: the files that the page's readers saved.
+      answers: the files saved from the page.
     """
 
     key: str = content_of("data")
@@ -39,7 +39,7 @@ class PeopleConfig:
 
 
 class Comparison(NamedTuple):
-    """Two texts to compare: what the page shows, and what only the key says."""
+    """Two texts to compare: the fields that the page shows, and those that only the key has."""
 
     question: str
     prompt: str
@@ -49,14 +49,14 @@ class Comparison(NamedTuple):
     split: str
     model: str
     against: str
-    model_is: str  # "a", "b", or "both" where the texts are equal and nobody is asked
+    model_is: str  # "a", "b", or "both" if the texts are equal and nobody is asked
 
     def shown(self) -> dict[str, str]:
-        """What the page may hold."""
+        """Returns the fields that the page may contain."""
         return {"question": self.question, "prompt": self.prompt, "a": self.a, "b": self.b}
 
     def key(self) -> dict[str, str]:
-        """A line of key.jsonl."""
+        """Returns a line of key.jsonl."""
         return {name: getattr(self, name) for name in _KeyLine.__annotations__}
 
 
@@ -76,9 +76,9 @@ class _AnswerLine(TypedDict):
 
 
 def comparisons(compared: Sequence[Contest], pairs: int, seed: int) -> list[Comparison]:
-    """The questions about contests, in an order and with sides drawn from the seed.
+    """Makes the questions about contests. Their order and sides are drawn from the seed.
 
-    A question's name is a digest of its texts and sides, so that answers cannot be counted for another page's.
+    A question's name is a digest of its texts and sides, so that its answers cannot count for another page.
     """
     rng = np.random.default_rng(seed)
     found = [question for contest in compared for question in _comparisons(contest, pairs, rng)]
@@ -98,16 +98,16 @@ def _comparisons(contest: Contest, pairs: int, rng: np.random.Generator) -> Iter
 
 
 def judge_by_people(compared: Sequence[Contest], config: PeopleConfig) -> list[Judgement]:
-    """Lines of judgements.jsonl for the contests that were answered: the mean over pairs of the mean over annotators.
+    """Makes lines of judgements.jsonl for answered contests: the mean over pairs of the mean over annotators.
 
-    Equal texts, which nobody is asked about, are a tie; questions that nobody answered count for nothing.
+    Equal texts are a tie and are not asked about. Questions without an answer do not count.
 
     Raises:
       UserError: a file is missing or broken, an answer is to a question that the key does not have, one person
         answered a question twice, or the key is of other samples.
     """
     key = {line["question"]: line for line in read_objects(config.key, _KeyLine)}
-    given: dict[str, dict[str, float]] = {name: {} for name in key}  # by question, then annotator: what A got
+    given: dict[str, dict[str, float]] = {name: {} for name in key}  # win fraction of A by question, then annotator
     for path in config.answers:
         for line in read_objects(path, _AnswerLine):
             asked, annotator = key.get(line["question"]), line["annotator"]
@@ -116,17 +116,17 @@ def judge_by_people(compared: Sequence[Contest], config: PeopleConfig) -> list[J
             if annotator in given[line["question"]]:
                 raise UserError(f"{path}: {annotator!r} answers {line['question']!r} twice, expected one answer.")
             given[line["question"]][annotator] = CHOICES[line["choice"]]
-    shares: dict[tuple[str, ...], list[float]] = {}
+    fractions: dict[tuple[str, ...], list[float]] = {}
     for name, line in key.items():
         won = fmean(given[name].values()) if given[name] else None
-        share = {"a": won, "b": None if won is None else 1 - won, "both": 0.5}[line["model_is"]]
-        if share is not None:
-            shares.setdefault(tuple(line[part] for part in _PLACE), []).append(share)
+        fraction = {"a": won, "b": None if won is None else 1 - won, "both": 0.5}[line["model_is"]]
+        if fraction is not None:
+            fractions.setdefault(tuple(line[part] for part in _PLACE), []).append(fraction)
     annotators = set().union(*given.values())
     places = {(c.record.id, c.record.split, c.model, c.against): c for c in compared}
-    strangers = shares.keys() - places.keys()
+    strangers = fractions.keys() - places.keys()
     if strangers:
         raise UserError(f"{config.key} compares {' '.join(min(strangers))}, which the samples do not have.")
     judge = f"people ({len(annotators)})"
-    means = {place: fmean(found) for place, found in shares.items()}
+    means = {place: fmean(found) for place, found in fractions.items()}
     return [places[p].judgement(means[p], means[p], 1 - means[p], judge) for p in places if p in means]

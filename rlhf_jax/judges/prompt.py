@@ -1,4 +1,4 @@
-"""What a language model is asked when it compares two outputs, and how its answer is read."""
+"""Prompts for a language model that compares two outputs, and the parser of its answers."""
 
 from __future__ import annotations
 
@@ -32,25 +32,27 @@ class PairwisePrompt:
     user: str
 
     def messages(self, prompt: str, output_1: str, output_2: str) -> list[Message]:
-        """The messages that show two outputs; a field's name inside a text is left as it is."""
+        """Returns the messages that show two outputs. The name of a field inside a text stays as it is."""
         texts = dict(zip(_FIELDS, (prompt, output_1, output_2), strict=True))
         user = _FIELD.sub(lambda field: texts[field[1]], self.user)
         return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
 
 
 def load_prompt(name: str) -> PairwisePrompt:
-    """Reads a prompt: a line `[system]` and that message, a line `[user]` and that one, which has the three fields.
+    """Reads a prompt: a line `[system]` and its message, a line `[user]` and its message with the three fields.
 
     Args:
-      name: one of the files in `prompts/`, without `.txt`, or the path of another one.
+      name: a file in `prompts/`, without `.txt`, or the path of another one.
 
     Raises:
-      UserError: there is no such file, or it is not of this form.
+      UserError: the file is missing or has another form.
     """
     known = sorted(path.stem for path in _FOLDER.glob("*.txt"))
     path = _FOLDER / f"{name}.txt" if name in known else Path(name)
     if not path.is_file():
-        raise UserError(f"The judge's prompt {name!r} is not there, expected {', '.join(known)} or the path of a file.")
+        raise UserError(
+            f"The judge's prompt {name!r} does not exist, expected {', '.join(known)} or the path of a file."
+        )
     sections = _SECTIONS.fullmatch(path.read_text(encoding="utf-8").strip())
     if sections is None:
         raise UserError(f"{path} has no line [system] at its start and line [user] below it, expected both.")
@@ -64,19 +66,19 @@ def load_prompt(name: str) -> PairwisePrompt:
 
 
 def parse_ranking(answer: str) -> float | None:
-    """Reads `[{'model': 'model_1', 'rank': 1}, {'model': 'model_2', 'rank': 2}]`, as Python or JSON, prose around it.
+    """Reads `[{'model': 'model_1', 'rank': 1}, {'model': 'model_2', 'rank': 2}]`, as Python or JSON, within prose.
 
-    The list is parsed as a literal: an expression in it is not evaluated, it makes the answer unreadable.
+    The list is parsed as a literal. An expression is not evaluated, and makes the answer unreadable.
 
     Returns:
-      What model_1 gets: 1 for the better rank, 0 for the worse, 0.5 for equal ranks. None where the answer holds no
-      such list, or several that disagree.
+      The win fraction of model_1: 1 for the better rank, 0 for the worse, 0.5 for equal ranks. None if the answer has
+      no such list, or several that disagree.
     """
-    shares = {share for found in _LIST.findall(answer) if (share := _share(found)) is not None}
-    return shares.pop() if len(shares) == 1 else None
+    fractions = {fraction for found in _LIST.findall(answer) if (fraction := _win_fraction(found)) is not None}
+    return fractions.pop() if len(fractions) == 1 else None
 
 
-def _share(literal: str) -> float | None:
+def _win_fraction(literal: str) -> float | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)  # of an odd escape in a string

@@ -1,7 +1,7 @@
-"""Judges that give each output a score of its own; the higher score wins a comparison.
+"""Judges that score each output. The higher score wins a comparison.
 
-All return scores by side and prompt: `scores[side, id]` is `[n]` float64, one of each output that a record is judged
-by, where a side is a model or, if the judge can score the human summaries, "reference".
+All return scores by side and prompt: `scores[side, id]` is `[n]` float64, one per judged output of a record. A side
+is a model or, if the judge can score the human summaries, "reference".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ type Scores = dict[tuple[str, str], np.ndarray]
 
 
 def gold_scores(samples: Mapping[str, Sequence[Samples]], scorer: Scorer) -> Scores:
-    """By a scorer that reads prompt and output; each pair of them is scored once."""
+    """Scores by prompt and output. Each pair of them is scored once."""
     sides = {
         (side, record.id): (record.prompt, outputs)
         for model, records in samples.items()
@@ -40,7 +40,7 @@ def gold_scores(samples: Mapping[str, Sequence[Samples]], scorer: Scorer) -> Sco
 
 
 def reward_scores(samples: Mapping[str, Sequence[Samples]]) -> Scores:
-    """By the rewards that the samples carry; the human summaries have none.
+    """Scores by the rewards in the samples. The human summaries have none.
 
     Raises:
       UserError: a record without rewards.
@@ -55,14 +55,14 @@ def reward_scores(samples: Mapping[str, Sequence[Samples]]) -> Scores:
 
 
 def similarity_scores(samples: Mapping[str, Sequence[Samples]], similarity: str) -> Scores:
-    """By likeness to the human summary, which could not lose against itself and so gets no score.
+    """Scores by similarity to the human summary, which gets no score: it could not lose against itself.
 
     Args:
       samples: each model's records.
       similarity: "rouge_l" (F-measure), or a sentence encoder as `load_encoder` takes it (cosine).
 
     Raises:
-      UserError: the encoder is not there.
+      UserError: the encoder is missing.
     """
     compare = _rouge if similarity == ROUGE_L else _cosine(similarity)
     sides = [(model, record) for model, records in samples.items() for record in records]

@@ -1,4 +1,4 @@
-"""Many questions to an endpoint: each asked and paid once, some at a time, up to a limit, and kept as they come in."""
+"""Many questions to an endpoint. Each is asked and paid once, and the answers are stored as they come."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Question:
 
     Attributes:
       messages: the conversation so far.
-      repeat: which time it is asked; the same question with another number is asked anew.
+      repeat: number of the repetition. The same question with another number is asked anew.
     """
 
     messages: Sequence[Message]
@@ -31,18 +31,18 @@ class Question:
 def ask_all(
     questions: Sequence[Question], endpoint: Endpoint, cache: AnswerCache, spending: Spending, what: str
 ) -> list[Answer]:
-    """Answers to questions, in their order, from the cache or the endpoint.
+    """Answers questions, in their order, from the cache or the endpoint.
 
     Equal questions are asked once. Before the first is sent, a line says how many there are and what they will cost
-    at most. Every answer is in the cache before the next is waited for, so a run that is killed or stopped loses only
-    those under way, and goes on when it is started again.
+    at most. Every answer is in the cache before the next is waited for. So a run that is killed loses only the
+    questions under way, and continues when it is started again.
 
     Args:
-      questions: what to ask.
-      endpoint: whom.
-      cache: where answers are kept.
-      spending: adds up what the answers cost, those from the cache included.
-      what: the questions' name in that line.
+      questions: messages, and which repetition.
+      endpoint: the client to ask.
+      cache: the stored answers.
+      spending: adds up the cost of all answers, those from the cache included.
+      what: the name of the questions in that line.
 
     Raises:
       UserError: the limit does not allow the next question, or the endpoint gave up on one.
@@ -76,7 +76,7 @@ def ask_all(
             for future in as_completed(futures):
                 answers[futures[future]] = future.result()
         except BaseException:
-            # Questions under way are paid for: they finish, and their answers are kept.
+            # Questions under way are paid for. They finish, and their answers are stored.
             endpoint.stop.set()
             pool.shutdown(cancel_futures=True)
             raise
@@ -84,7 +84,7 @@ def ask_all(
 
 
 def _identity(question: Question, endpoint: Endpoint) -> dict[str, Any]:
-    """Everything that determines an answer."""
+    """Returns everything that determines an answer."""
     return {"endpoint": endpoint.base_url, "repeat": question.repeat, **endpoint.request(question.messages)}
 
 

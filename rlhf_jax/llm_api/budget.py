@@ -1,4 +1,4 @@
-"""What questions to an endpoint cost, before and after they are asked, and the limit that nothing passes."""
+"""The cost of questions to an endpoint, estimated and counted, and its limit."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class SpendingConfig:
     """Prices and the limit.
 
     Attributes:
-      prompt_price: US dollars for a million tokens of questions; 0 for both prices where the endpoint costs nothing.
-      answer_price: US dollars for a million tokens of answers.
-      limit: US dollars that all answers of a run may have cost, those that a cache holds included.
+      prompt_price: US dollars per million tokens of questions. 0 for both prices if the endpoint costs nothing.
+      answer_price: US dollars per million tokens of answers.
+      limit: US dollars that all answers of a run may cost, cached ones included.
     """
 
     prompt_price: NonNegative = may_change()
@@ -39,7 +39,7 @@ class Tokens:
 
 
 def estimate(messages: Sequence[Message], longest_answer: int) -> Tokens:
-    """Tokens of a question at four bytes each, which suits English, and of the longest answer to it."""
+    """Estimates the tokens of a question, at four bytes each as in English, and of its longest answer."""
     text = sum(len(message["content"].encode()) for message in messages)
     return Tokens(math.ceil(text / _BYTES_A_TOKEN) + _TOKENS_A_MESSAGE * len(messages), longest_answer)
 
@@ -47,8 +47,8 @@ def estimate(messages: Sequence[Message], longest_answer: int) -> Tokens:
 class Spending:
     """Counts tokens and dollars over all threads of a run.
 
-    A question reserves its estimate before it is sent and settles it by what the endpoint counted, so questions under
-    way cannot pass the limit together.
+    A question reserves its estimate before it is sent and settles it by the endpoint's count. So the questions under
+    way cannot exceed the limit together.
     """
 
     def __init__(self, config: SpendingConfig) -> None:
@@ -59,19 +59,19 @@ class Spending:
         self._settled = threading.Condition()
 
     def cost(self, tokens: Tokens) -> float:
-        """US dollars for so many tokens."""
+        """Returns the price of tokens in US dollars."""
         return (tokens.prompt * self.config.prompt_price + tokens.answer * self.config.answer_price) / 1e6
 
     @property
     def spent(self) -> float:
-        """US dollars so far."""
+        """US dollars spent so far."""
         return self.cost(self.tokens)
 
     def reserve(self, tokens: Tokens) -> bool:
-        """Sets the cost of a question aside; waits while others that are under way might still leave enough for it.
+        """Reserves the cost of a question. Waits while the questions under way may still leave enough for it.
 
         Returns:
-          Whether the limit allows it. If so, `settle` has to follow.
+          True if the limit allows it. `settle` must follow then.
         """
         with self._settled:
             while self.spent + sum(map(self.cost, self._reserved)) + self.cost(tokens) > self.config.limit:
@@ -82,7 +82,7 @@ class Spending:
             return True
 
     def settle(self, reserved: Tokens, answer: Answer | None) -> None:
-        """Puts what an answer took in the place of its reservation; None: it never came."""
+        """Replaces a reservation by the tokens of its answer. None: it never came."""
         with self._settled:
             self._reserved.remove(reserved)
             if answer is not None:
@@ -90,7 +90,7 @@ class Spending:
             self._settled.notify_all()
 
     def count(self, answer: Answer, estimated: Tokens) -> None:
-        """Adds an answer that was paid earlier."""
+        """Adds an answer that was paid for earlier."""
         with self._settled:
             self._count(answer, estimated)
 
@@ -102,7 +102,7 @@ class Spending:
         self.tokens = Tokens(self.tokens.prompt + counted[0], self.tokens.answer + counted[1])
 
     def summary(self) -> dict[str, Any]:
-        """`{"prompt_tokens", "answer_tokens", "usd", "uncounted"}`; the last, answers whose tokens are estimates."""
+        """Returns `{"prompt_tokens", "answer_tokens", "usd", "uncounted"}`. The last counts estimated answers."""
         return {
             "prompt_tokens": self.tokens.prompt,
             "answer_tokens": self.tokens.answer,
@@ -111,7 +111,7 @@ class Spending:
         }
 
     def in_words(self, tokens: Tokens) -> str:
-        """Tokens and their cost, for a line of output."""
+        """Describes tokens and their cost, for a line of output."""
         words = f"{tokens.prompt:,} prompt and {tokens.answer:,} answer tokens"
         if not self.config.prompt_price and not self.config.answer_price:
             return f"{words} (no prices given, so no cost and no limit)"

@@ -1,4 +1,4 @@
-"""The answers of an endpoint, kept in an SQLite file: a question is paid for once, however often a run is killed."""
+"""An SQLite file of answers. A question is paid for once, however often a run is killed."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _LOCKED_SECONDS = 60
 
 
 class Answer(NamedTuple):
-    """What came back for one question.
+    """The endpoint's answer to one question.
 
     Attributes:
-      text: the answer; "" where the model said nothing.
-      finish: why it ended, as the endpoint names it; None where it does not.
-      prompt_tokens: tokens of the question; None where the endpoint does not count.
-      answer_tokens: tokens of the answer; None likewise.
+      text: the answer, "" if the model said nothing.
+      finish: why it ended, as the endpoint names it. None if it does not.
+      prompt_tokens: tokens of the question. None if the endpoint does not count.
+      answer_tokens: tokens of the answer. None if the endpoint does not count.
     """
 
     text: str
@@ -39,13 +39,13 @@ class Answer(NamedTuple):
 
 
 class AnswerCache:
-    """Answers by key, on the disk as soon as `put` returns; threads and processes may share the file."""
+    """Answers by key, on disk as soon as `put` returns. Threads and processes may use the same file."""
 
     def __init__(self, path: Path) -> None:
-        """Makes the file where there is none.
+        """Creates the file if it does not exist.
 
         Raises:
-          UserError: the file cannot be opened or is no such cache.
+          UserError: the file cannot be opened or is not such a cache.
         """
         self.path = path
         try:
@@ -56,16 +56,16 @@ class AnswerCache:
             raise UserError(f"{path} cannot be used ({error}), expected an SQLite file of answers or none.") from None
 
     def get(self, key: str) -> Answer | None:
-        """The answer to a question, or None."""
+        """Returns the answer to a question, or None."""
         rows = self._execute(f"select {_COLUMNS} from answers where key = ?", (key,))
         return Answer(*rows[0][2:]) if rows else None
 
     def put(self, key: str, question: Any, answer: Answer) -> None:
-        """Keeps an answer beside its question as JSON; where another process was faster, its answer stays."""
+        """Stores an answer and its question as JSON. If another process was faster, its answer stays."""
         row = (key, json.dumps(question, sort_keys=True), *answer)
         self._execute(f"insert or ignore into answers ({_COLUMNS}) values (?, ?, ?, ?, ?, ?)", row)
 
     def _execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        # A connection belongs to one thread, and making one takes less than writing an answer.
+        # A connection belongs to one thread, and opening one takes less time than writing an answer.
         with closing(sqlite3.connect(self.path, timeout=_LOCKED_SECONDS)) as connection, connection:
             return connection.execute(statement, values).fetchall()

@@ -94,7 +94,7 @@ class Endpoint:
         self._lock = threading.Lock()
 
     def request(self, messages: Sequence[Message]) -> dict[str, Any]:
-        """The body of a request. Together with the address it determines the answer."""
+        """Returns the body of a request. It and the address determine the answer."""
         return {"model": self.model, "messages": list(messages), **self.config.parameters}
 
     @property

@@ -1,4 +1,4 @@
-"""Metrics of texts, on the host: diversity, win rates, reward-model quality. Nothing here imports jax."""
+"""Metrics of texts, on the host: diversity, win rates, reward-model quality. No module here imports jax."""
 
 from rlhf_jax.metrics.diversity import (
     across_input,

@@ -1,8 +1,8 @@
-"""What a pool of N samples a prompt says about best-of-n for every n up to N, without drawing anything anew.
+"""Estimates of best-of-n for every n up to N, from one pool of N samples per prompt.
 
 The best of n is the sample with the highest score among n drawn from the pool without replacement. Sorted by score,
-the i-th of N (from 0) is the best of `C(i, n - 1)` of the `C(N, n)` subsets, so the mean over all subsets is a weighted
-sum: unbiased for best-of-n of fresh samples, and of lower variance than any one subset (as Nakano et al., 2021, do).
+the i-th of N (from 0) is the best of `C(i, n - 1)` of the `C(N, n)` subsets. So the mean over all subsets is a weighted
+sum. It is unbiased for best-of-n of fresh samples and has less variance than one subset (Nakano et al., 2021).
 
 Shape letters: B prompts, N samples of one prompt.
 """
@@ -21,10 +21,10 @@ from rlhf_jax.metrics.statistics import mean_and_error
 
 
 def best_weights(scores: np.ndarray, n: int) -> np.ndarray:
-    """Of each sample, in what share of the subsets of n it is the best; equals share what they win together.
+    """Returns, per sample, the fraction of subsets of size n of which it is the best. Equal scores split theirs.
 
     Args:
-      scores: `[N]`, what is best.
+      scores: `[N]`.
       n: size of the subsets, 1 to N.
 
     Returns:
@@ -37,12 +37,12 @@ def best_weights(scores: np.ndarray, n: int) -> np.ndarray:
     if not 1 <= n <= size:
         raise UserError(f"best of {n} cannot be estimated from {size} samples, expected 1 to {size}")
     ranks = np.arange(n - 1, size)
-    log_share = _log_choose(ranks, n - 1) - _log_choose(np.array(size), n)
-    of_rank = np.concatenate([np.zeros(n - 1), np.exp(log_share)])
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    log_fraction = _log_choose(ranks, n - 1) - _log_choose(np.array(size), n)
+    of_rank = np.concatenate([np.zeros(n - 1), np.exp(log_fraction)])
+    _, group, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     totals = np.diff(np.concatenate([[0.0], np.cumsum(of_rank)])[[0, *ends]])
-    return (totals / counts)[place]
+    return (totals / counts)[group]
 
 
 def _log_choose(n: np.ndarray, k: int) -> np.ndarray:
@@ -50,11 +50,11 @@ def _log_choose(n: np.ndarray, k: int) -> np.ndarray:
 
 
 def best_of_n_estimates(scores: np.ndarray, values: np.ndarray | None = None) -> list[dict[str, Any]]:
-    """The value of the best of n, for every n up to N.
+    """Returns the value of the best of n, for every n up to N.
 
     Args:
-      scores: `[B, N]`, what the best is chosen by (a reward model's).
-      values: `[B, N]`, what is reported of the chosen one (a judge's); the scores themselves by default.
+      scores: `[B, N]`, e.g. of a reward model. They choose the best.
+      values: `[B, N]`, reported of the chosen one, e.g. of a judge. The scores by default.
 
     Returns:
       For n from 1 to N `{"n", "kl", "mean", "standard_error"}`: KL in nats to the policy that was sampled, the mean
@@ -71,11 +71,11 @@ def best_of_n_estimates(scores: np.ndarray, values: np.ndarray | None = None) ->
 
 
 def best_of_n_values(scores: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
-    """`[B, N]` float64: of each prompt the expected value of the best of n, for n = 1 to N.
+    """Returns `[B, N]` float64: per prompt the expected value of the best of n, for n = 1 to N.
 
     Args:
-      scores: `[B, N]`, what the best is chosen by.
-      values: `[B, N]`, what is reported of the chosen one; the scores themselves by default.
+      scores: `[B, N]`. They choose the best.
+      values: `[B, N]`, reported of the chosen one. The scores by default.
 
     Raises:
       UserError: no prompts, or values of another shape.
@@ -90,15 +90,15 @@ def best_of_n_values(scores: np.ndarray, values: np.ndarray | None = None) -> np
 
 
 def best_of_n_kl(n: int) -> float:
-    """KL of best-of-n to the policy in nats, an upper bound where samples tie (Stiennon et al., 2020, appendix G.3)."""
+    """Returns best-of-n's KL to the policy in nats, an upper bound if samples tie (Stiennon et al., 2020, G.3)."""
     return math.log(n) - (n - 1) / n
 
 
 def simulated_best(scores: Sequence[float], n: int, sets: int, rng: np.random.Generator) -> list[int]:
-    """Indices of the best of n of `sets` subsets, each drawn from the pool without replacement.
+    """Returns the indices of the best of n of `sets` subsets, each drawn from the pool without replacement.
 
-    It is how the study looks at the diversity of a best-of-n policy: as its outputs to one input. Subsets overlap, so
-    the pool must be several times n, or the same samples win again and again: at least 4 n.
+    They stand for the outputs of a best-of-n policy to one input, whose diversity the study measures. Subsets overlap.
+    In a pool smaller than 4 n the same samples would win too often.
 
     Args:
       scores: `[N]`.

@@ -1,6 +1,6 @@
 """Diversity of a set of texts, within the outputs of one input and across inputs (Kirk et al., 2024, section 3.3).
 
-A *metric* is a function from a list of texts to one number, higher for more diverse sets; `per_input` and
+A *metric* is a function from a list of texts to one number, higher for more diverse sets. `per_input` and
 `across_input` apply one to the outputs of a whole test set.
 """
 
@@ -37,13 +37,13 @@ def expectation_adjusted_distinct(
 ) -> float:
     """Expectation-adjusted distinct n-grams (EAD), the mean over n of `distinct / (V (1 - ((V - 1) / V) ** total))`.
 
-    The n-grams of all outputs are pooled (none crosses from one output to the next). V is the same for every n although
-    the tokens are words: it is the size of GPT-2's vocabulary, as in the study. K identical outputs score about 1 / K;
-    the value can pass 1 a little.
+    The n-grams of all outputs are pooled, and none crosses from one output to the next. V is the same for every n. It
+    is the size of GPT-2's vocabulary although the tokens are words, as in the study. K identical outputs score about 1
+    / K. The value can pass 1 a little.
 
-    The modes differ in two places. Words: `paper` deletes "." and line breaks, which joins the words around them, and
-    splits at spaces; `default` splits at "." and at any white space. An n longer than every output: `paper` counts it
-    as 0, `default` leaves it out of the mean. In both, outputs without a single n-gram score 0.
+    The modes differ in two points. For words, `paper` deletes "." and line breaks, which joins the words around them,
+    and splits at spaces. `default` splits at "." and at any white space. An n longer than every output counts as 0 in
+    `paper`, and `default` leaves it out of the mean. In both, outputs without a single n-gram score 0.
 
     Args:
       outputs: the texts.
@@ -68,7 +68,7 @@ def expectation_adjusted_distinct(
 
 
 def distinct_n(outputs: Sequence[str], n: int, mode: Mode = "default") -> float:
-    """Share of distinct n-grams among all n-grams of the outputs (Li et al., 2016), in (0, 1]; 0 where there is none.
+    """Returns the fraction of distinct n-grams among all n-grams (Li et al., 2016), in (0, 1]. 0 without n-grams.
 
     `mode` chooses the words as in `expectation_adjusted_distinct`.
 
@@ -81,7 +81,7 @@ def distinct_n(outputs: Sequence[str], n: int, mode: Mode = "default") -> float:
 
 
 def mean_distinct(outputs: Sequence[str], ngrams: Sequence[int] = (1, 2, 3, 4, 5), mode: Mode = "default") -> float:
-    """The mean of `distinct_n` over n; an n longer than every output is left out, as `default` does in EAD."""
+    """Returns the mean of `distinct_n` over n. An n longer than every output is left out, as in EAD's `default`."""
     values = [distinct_n(outputs, n, mode) for n in _checked(ngrams)]
     found = [value for value in values if value]
     return math.fsum(found) / len(found) if found else 0.0
@@ -93,7 +93,7 @@ def ngram_cosine_diversity(
     """1 minus the mean cosine over unordered pairs of texts of their counts of n-grams, the mean over n.
 
     As in `pairwise_similarity_diversity` no pair is visited: with unit vectors e of n texts the mean cosine is
-    `(|sum e|^2 - n) / (n (n - 1))`. A text without an n-gram counts as orthogonal to every other; an n longer than
+    `(|sum e|^2 - n) / (n (n - 1))`. A text without an n-gram counts as orthogonal to the others. An n longer than
     every text is left out of the mean, and texts without a single n-gram score 0.
 
     Args:
@@ -145,10 +145,10 @@ def _words(text: str, mode: Mode) -> list[str]:
 
 
 def pairwise_similarity_diversity(outputs: Sequence[str], encoder: Encoder) -> float:
-    """1 minus the mean cosine over unordered pairs of texts, in [0, n / (n - 1)]; Sentence-BERT diversity in the study.
+    """1 minus the mean cosine over unordered pairs of texts, in [0, n / (n - 1)]: the study's Sentence-BERT.
 
-    No pair is visited: for unit vectors the value equals their total variance, `sum |e - mean|^2 / (n - 1)`, in which
-    nothing cancels. A zero vector, which no encoder of this package returns, counts as orthogonal to every other.
+    No pair is visited. For unit vectors the value equals their total variance, `sum |e - mean|^2 / (n - 1)`, which is
+    exact for similar texts too. A zero vector counts as orthogonal to every other. No encoder here returns one.
 
     Raises:
       UserError: fewer than two outputs, or an encoder that does not return one finite vector per text.
@@ -165,10 +165,10 @@ def pairwise_similarity_diversity(outputs: Sequence[str], encoder: Encoder) -> f
 
 
 def per_input(samples: Sequence[Samples] | Sequence[Sequence[str]], metric: Metric, seed: int = 0) -> dict[str, Any]:
-    """Mean over inputs of the metric of that input's outputs.
+    """Returns the mean over inputs of the metric of their outputs.
 
     Args:
-      samples: records, or one list of outputs per input; as many outputs for each, since the metrics depend on it.
+      samples: records, or one list of outputs per input. All have the same number, since the metrics depend on it.
       metric: a function of a list of texts.
       seed: of the bootstrap over inputs.
 
@@ -185,18 +185,20 @@ def per_input(samples: Sequence[Samples] | Sequence[Sequence[str]], metric: Metr
     outputs = _outputs(samples)
     counts = sorted({len(texts) for texts in outputs})
     if len(counts) > 1:
-        raise UserError(f"Inputs have from {counts[0]} to {counts[-1]} outputs, expected as many for every input.")
+        raise UserError(
+            f"Inputs have from {counts[0]} to {counts[-1]} outputs, expected the same number for every input."
+        )
     return mean_and_interval([metric(texts) for texts in outputs], seed)
 
 
 def across_input(samples: Sequence[Samples] | Sequence[Sequence[str]], metric: Metric, seed: int = 0) -> dict[str, Any]:
-    """The metric of the set made of one output per input: the first, or the selected one of a best-of-N record.
+    """Returns the metric of one output per input: the first, or the selected one of a best-of-N record.
 
-    A bootstrap would draw inputs twice, and repeats are what the metrics count; so inputs are only ever left out. The
-    standard error is a jackknife that leaves out one of g = 20 groups of inputs at a time (g = n below 20 inputs):
+    A bootstrap would draw inputs twice, and the metrics count repeats. So inputs are only left out. The standard
+    error is a jackknife that leaves out one of g = 20 groups of inputs in turn (g = n below 20 inputs):
     `sqrt((g - 1) / g * sum (value_without_group - their mean)^2)`. The 95 % interval has the percentiles of random
-    half-samples, drawn without replacement: a mean over half of the inputs is as far from that over all of them as
-    that is from the truth. Deviations are from the halves' own mean, as a smaller set is another one to the metrics
+    half-samples, drawn without replacement. A mean over half of the inputs is as far from that over all as that is
+    from the truth. Deviations are from the mean of the halves, since the metrics depend on the size of a set
     (Wu, 1990; Politis and Romano, 1994).
 
     Args:
@@ -220,15 +222,15 @@ def across_input_of_pairs(
     pair_values: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]],
     seed: int = 0,
 ) -> dict[str, Any]:
-    """`across_input` of a metric that is a mean over pairs, which then asks for no pair anew.
+    """`across_input` of a metric that is a mean over pairs. Each pair is computed once.
 
     Args:
       samples: records, or one list of outputs per input.
-      pair_values: a list of texts to `(pairs [M, 2], values [M])`; not all pairs need be among them.
+      pair_values: a list of texts to `(pairs [M, 2], values [M])`. Some pairs may be missing.
       seed: of the half-samples.
 
     Returns:
-      As `across_input`; error or interval are None where leaving out inputs leaves no pair.
+      As `across_input`. Error and interval are None if no pair is left without some inputs.
 
     Raises:
       UserError: no input, or an input without outputs.
@@ -244,7 +246,7 @@ def across_input_of_pairs(
 
 
 def _across(inputs: int, value: Callable[[np.ndarray], float], seed: int) -> dict[str, Any]:
-    """`across_input` of `value(kept)`, the metric of the inputs that `kept`, `[inputs]` bool, marks, or NaN."""
+    """`across_input` of `value(kept)`: the metric, or NaN, of the inputs where `kept`, `[inputs]` bool, is True."""
     mean = value(np.ones(inputs, bool))
     error, interval = math.nan, (math.nan, math.nan)
     if inputs > 2:

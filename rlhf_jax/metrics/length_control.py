@@ -1,4 +1,4 @@
-"""Length-controlled win rate: what the judge would say if both outputs were of one length."""
+"""Length-controlled win rate: the win rate if both outputs had the same length."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ def length_controlled_win_rate(
     reference_lengths: Sequence[float],
     difficulties: Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """AlpacaEval 2's length-controlled win rate (Dubois et al., 2024), by the same model fitted in a simpler way.
+    """Computes AlpacaEval 2's length-controlled win rate (Dubois et al., 2024), by a simpler fit of the same model.
 
-    A logistic regression explains each preference by the model, the lengths and, where difficulties are given, the
-    instruction; the win rate is its mean prediction over the prompts with the length term set to 0:
+    A logistic regression explains each preference by the model, the lengths and, if difficulties are given, the
+    instruction. The win rate is its mean prediction over the prompts with the length term set to 0:
 
         logit P(model preferred on x) = theta + phi tanh(d_x / s) + psi difficulty_x
         win rate = 100 mean_x sigmoid(theta + psi difficulty_x)
 
-    d_x is the model's length less the reference's and s the sample standard deviation of d. Ties and weights enter as
+    d_x is the model's length minus the reference's and s the sample standard deviation of d. Ties and weights enter as
     fractional labels. A model against itself has exactly 50, and swapping the sides mirrors the win rate.
 
-    What it assumes: that length moves the judge by one slope on every prompt and saturates as tanh does; that the
-    effect of length is bias, so what is longer because it is more complete is marked down with it; and that there are
-    prompts whose lengths are close, else the answer at d = 0 is extrapolated.
+    It makes three assumptions. The effect of length has one slope on every prompt and saturates as tanh does. All of
+    it is bias, so an output that is longer because it is more complete loses too. Some prompts have outputs of
+    similar length, or the prediction at d = 0 is extrapolated.
 
     The fit maximises the likelihood with a ridge penalty `|coefficients|^2 / (2 C)`, C = 100, on all terms (by
-    scikit-learn's `LogisticRegression`): negligible with more than a few comparisons, it keeps the coefficients of a
-    model that won every one finite. AlpacaEval instead chooses an L1 penalty by cross-validation and adds, with weight
-    0.2, its own annotations of baselines that were told to be short or long, so its leaderboard differs a little.
+    scikit-learn's `LogisticRegression`): negligible with more than a few comparisons, it keeps the coefficients finite
+    for a model that won all of them. AlpacaEval instead chooses an L1 penalty by cross-validation and adds, with weight
+    0.2, its own annotations of baselines prompted to be short or long, so its leaderboard differs a little.
 
     Args:
       preferences: coded as in `win_fractions`.
       lengths: of the model's outputs, in characters as AlpacaEval counts them, or in any one unit.
-      reference_lengths: of the outputs that they were compared with.
-      difficulties: of the instructions, one a comparison, e.g. from AlpacaEval's table.
+      reference_lengths: of the outputs on the other side.
+      difficulties: of the instructions, one per comparison, e.g. from AlpacaEval's table.
 
     Returns:
       `{"win_rate", "standard_error", "n", "coefficients": {"model", "length", "difficulty"}}`: the first two in
@@ -54,7 +54,7 @@ def length_controlled_win_rate(
 
     Raises:
       UserError: fewer than two preferences, a list of another length or with a value that is not finite, or length
-        differences that are all the same and not 0: they cannot be told from the model.
+        differences that are all the same and not 0: they and the model cannot be told apart.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -85,7 +85,7 @@ def _features(
     reference_lengths: Sequence[float],
     difficulties: Sequence[float] | None,
 ) -> tuple[NDArray[np.float64], list[str]]:
-    """`[n, 2]` or `[n, 3]` and the columns' names."""
+    """Returns `[n, 2]` or `[n, 3]` and the names of the columns."""
     if count < 2:
         raise UserError(f"There is {count} preference, expected two or more for a length-controlled win rate.")
     difference = _column("lengths", lengths, count) - _column("reference_lengths", reference_lengths, count)
@@ -93,7 +93,7 @@ def _features(
     if spread == 0 and difference[0] != 0:
         raise UserError(
             f"All outputs differ from the reference's by the same length, {difference[0]:g}; expected lengths that "
-            "vary, for else length cannot be told from the model."
+            "vary: otherwise length and model cannot be told apart."
         )
     columns = {"model": np.ones(count), "length": np.tanh(difference / spread) if spread else difference}
     if difficulties is not None:
@@ -103,7 +103,7 @@ def _features(
 
 def _column(name: str, values: Sequence[float], count: int) -> NDArray[np.float64]:
     if len(values) != count:
-        raise UserError(f"{name} has {len(values)} value(s), expected one a preference, {count}.")
+        raise UserError(f"{name} has {len(values)} value(s), expected one per preference, {count}.")
     column = np.asarray(values, np.float64)
     if not np.isfinite(column).all():
         raise UserError(f"{name} has a value that is not finite, expected a number for each preference.")

@@ -19,15 +19,15 @@ type Classifier = Callable[[Sequence[tuple[str, str]]], np.ndarray]
 
 
 def sentences(text: str) -> list[str]:
-    """A text cut after ".", "!" or "?" before white space, and at line breaks; an empty text is one empty sentence."""
+    """Splits a text after ".", "!" or "?" before white space, and at line breaks. An empty text is one sentence."""
     found = [sentence.strip() for sentence in re.split(r"(?<=[.!?])\s+|\n+", text)]
     return [sentence for sentence in found if sentence] or [""]
 
 
 def nli_diversity(outputs: Sequence[str], classifier: Classifier, mode: Mode = "default", **drawn: int) -> float:
-    """Mean over unordered pairs of texts of how much they contradict each other: the mean of `pair_values`.
+    """Returns the mean of `pair_values`: how much unordered pairs of texts contradict each other.
 
-    `drawn` is what that takes too: `samples`, `largest` and `seed`.
+    `drawn` are its arguments `samples`, `largest` and `seed`.
     """
     return float(pair_values(outputs, classifier, mode, **drawn)[1].mean())
 
@@ -40,23 +40,23 @@ def pair_values(
     largest: int = 0,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How much each unordered pair of texts contradicts each other.
+    """Measures how much the texts of each unordered pair contradict each other.
 
-    Of each pair of texts, so many pairs of sentences are drawn, one from each; both orders of one are classified, and
-    each counts its likeliest label's probability times +1 for contradiction, 0 for neutral, -1 for entailment. Orders
-    are summed in "paper", so the value is in [-2, 2], and averaged by default, in [-1, 1]. The study's released code
-    differs: it draws characters instead of sentences, and adds and divides otherwise (docs/evaluation.md).
+    Per pair of texts, `samples` pairs of sentences are drawn, one from each. Both orders of a pair are classified. Each
+    counts the probability of its likeliest label, times +1 for contradiction, 0 for neutral and -1 for entailment. The
+    orders are summed in "paper", so the value is in [-2, 2], and averaged by default, in [-1, 1]. The study's released
+    code differs: it draws characters instead of sentences, and sums and divides otherwise (docs/evaluation.md).
 
     Args:
       outputs: the texts.
       classifier: pairs of texts to the probabilities of `LABELS`.
       mode: "default" or "paper".
-      samples: pairs of sentences a pair of texts; all of them where there are no more.
-      largest: pairs of texts, drawn without replacement, where there are more; 0 for all.
-      seed: of the draws; the same seed gives the same value.
+      samples: pairs of sentences per pair of texts, or all if there are fewer.
+      largest: largest number of pairs of texts, drawn without replacement. 0 for all.
+      seed: of the draws. The same seed gives the same value.
 
     Returns:
-      `(pairs, values)`: `[M, 2]` places in `outputs`, and `[M]` float64.
+      `(pairs, values)`: `[M, 2]` indices into `outputs`, and `[M]` float64.
 
     Raises:
       UserError: unknown mode, fewer than two outputs, no samples, or a classifier that does not return probabilities.

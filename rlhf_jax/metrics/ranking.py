@@ -18,25 +18,25 @@ _TOLERANCE = 1e-8  # in log-odds
 def bradley_terry(
     judgements: Iterable[Mapping[str, Any]], confidence: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Strengths of models by Bradley and Terry (1952): `P(i is preferred to j) = sigmoid(strength_i - strength_j)`.
+    """Fits Bradley and Terry's strengths (1952): `P(i is preferred to j) = sigmoid(strength_i - strength_j)`.
 
-    Maximum likelihood, a tie or a weight counting as a fraction of a win, with half a win added on either side of each
-    pair of models that met. For two models that is the log-odds with Haldane's and Anscombe's correction; it keeps the
-    strength of a model that won or lost everything finite and matters less with each comparison.
+    The fit is by maximum likelihood. A tie or a weight counts as a fraction of a win. Each pair of models that met gets
+    half a win on either side. For two models that is the log-odds with Haldane's and Anscombe's correction. It keeps a
+    strength finite if a model won or lost everything, and matters less with each comparison.
 
-    The intervals are a percentile bootstrap over prompts: a prompt is drawn with all its comparisons, which share its
-    difficulty and so are not independent.
+    The intervals are a percentile bootstrap over prompts. A prompt is drawn with all its comparisons, which are not
+    independent: they have its difficulty in common.
 
     Args:
-      judgements: lines of judgements.jsonl; `id`, `model`, `against` and `preference` are read. The reference is a
+      judgements: lines of judgements.jsonl. `id`, `model`, `against` and `preference` are read. The reference is a
         model like any other.
       confidence: of the intervals, in (0, 1).
       resamples: number of refits.
       seed: of the draws.
 
     Returns:
-      `[{"model", "strength", "interval", "comparisons"}, ...]`, the strongest first. Strengths are log-odds with mean 0
-      over the models (times 173.7 they are Elo points), intervals are (low, high).
+      `[{"model", "strength", "interval", "comparisons"}, ...]`, in decreasing strength. Strengths are log-odds with
+      mean 0 over the models (times 173.7 they are Elo points), intervals are (low, high).
 
     Raises:
       UserError: no judgements, a model against itself, a pair judged twice on a prompt, a preference outside the code,
@@ -64,22 +64,22 @@ def bradley_terry(
 
 
 def _wins_by_prompt(judgements: Sequence[Mapping[str, Any]]) -> tuple[list[str], NDArray[np.float64]]:
-    """Names of the models in alphabetical order, and `[prompts, M, M]` what the row's model won of the column's."""
+    """Returns the models in alphabetical order, and `[prompts, M, M]` win fractions of the row against the column."""
     won = win_fractions([judgement["preference"] for judgement in judgements])
     names = sorted({judgement[side] for judgement in judgements for side in ("model", "against")})
     prompts = {judgement["id"]: None for judgement in judgements}
     row = {prompt: index for index, prompt in enumerate(prompts)}
-    place = {name: index for index, name in enumerate(names)}
+    column = {name: index for index, name in enumerate(names)}
     wins = np.zeros((len(prompts), len(names), len(names)))
-    for judgement, share in zip(judgements, won, strict=True):
+    for judgement, fraction in zip(judgements, won, strict=True):
         prompt, model, against = (judgement[key] for key in ("id", "model", "against"))
         if model == against:
             raise UserError(f"{model} is compared with itself on {prompt!r}, expected two different models.")
-        i, j = place[model], place[against]
+        i, j = column[model], column[against]
         if wins[row[prompt], i, j] or wins[row[prompt], j, i]:
             raise UserError(f"{model} and {against} are compared twice on {prompt!r}, expected once.")
-        wins[row[prompt], i, j] = share
-        wins[row[prompt], j, i] = 1 - share
+        wins[row[prompt], i, j] = fraction
+        wins[row[prompt], j, i] = 1 - fraction
     return names, wins
 
 
@@ -91,15 +91,15 @@ def _require_connected(names: Sequence[str], met: NDArray[np.bool_]) -> None:
         groups = [", ".join(name for name, g in zip(names, group, strict=True) if g == i) for i in range(count)]
         raise UserError(
             f"No comparisons connect these groups of models: {'; '.join(groups)}; expected a chain of comparisons "
-            "between any two, for else their strengths have no common scale."
+            "between any two: otherwise their strengths have no common scale."
         )
 
 
 def _fit(wins: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Maximum-likelihood strengths `[R, M]`, each row with mean 0, of R tables `[R, M, M]` of wins.
+    """Returns maximum-likelihood strengths `[R, M]` of tables `[R, M, M]` of wins. Each row has mean 0.
 
-    Newton's method with the step length that makes it converge from anywhere on logistic losses, log(1 + r) / r, where
-    r is the largest change of a log-odds in the full step (Bach, 2010; Sun and Tran-Dinh, 2019).
+    Newton's method with the step length log(1 + r) / r, which converges from anywhere on logistic losses. Here r is
+    the largest change of a log-odds in the full step (Bach, 2010; Sun and Tran-Dinh, 2019).
     """
     matches = wins + wins.swapaxes(1, 2)
     strengths = np.zeros(wins.shape[:2])
@@ -109,7 +109,7 @@ def _fit(wins: NDArray[np.float64]) -> NDArray[np.float64]:
         gradient = (wins - matches * expected).sum(axis=2)
         weights = matches * expected * (1 - expected)
         laplacian = np.eye(wins.shape[1]) * weights.sum(axis=2)[:, :, None] - weights
-        # The Laplacian does not see a common shift; the added ones make it invertible and the step's mean 0.
+        # The Laplacian ignores a common shift. The added ones make it invertible and the step's mean 0.
         step = np.linalg.solve(laplacian + 1, gradient[:, :, None])[:, :, 0]
         change = np.ptp(step, axis=1)
         strengths += step * (np.log1p(change) / np.maximum(change, np.finfo(float).tiny))[:, None]

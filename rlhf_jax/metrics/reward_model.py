@@ -1,7 +1,7 @@
-"""How good the scores of a reward model are: against preferences, and against another reward model.
+"""Quality of a reward model's scores, against preferences and against another reward model.
 
-Everything reads scores alone, on the host. A pair's *difference* is the chosen response's raw score less the rejected
-one's; by Bradley and Terry (1952) the model gives the preference the probability `1 / (1 + exp(-difference))`.
+Everything reads scores alone, on the host. The *difference* of a pair is the chosen response's raw score minus the
+rejected one's. By Bradley and Terry (1952) the preference has the probability `1 / (1 + exp(-difference))`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MARGIN_BINS = 4
 
 
 def accuracy(scores: np.ndarray) -> dict[str, float]:
-    """Accuracy (a tie is a half) with its standard error, and mean loss in nats, of raw scores `[pairs, 2]`."""
+    """Returns accuracy (a tie is a half), its standard error and the mean loss in nats of raw scores `[pairs, 2]`."""
     differences = scores[:, 0] - scores[:, 1]
     right = float(np.mean(_right(differences)))
     return {
@@ -32,18 +32,18 @@ def accuracy(scores: np.ndarray) -> dict[str, float]:
 
 
 def calibration(scores: np.ndarray, bins: int = BINS) -> dict[str, Any]:
-    """How often a reward model is right when it says so: the reliability diagram and its summary (Guo et al., 2017).
+    """Returns the reliability diagram of a reward model and its summary (Guo et al., 2017).
 
-    Which response of a pair stands first is arbitrary, so a pair counts by its confidence, the probability of the
-    response that the model prefers, which lies in [0.5, 1], and by whether people preferred it too (a tie is a half).
+    The order of a pair is arbitrary. So a pair counts by its confidence and by the choice of people. The confidence,
+    in [0.5, 1], is the probability of the response that the model prefers. A tie is half right.
 
     Args:
       scores: `[pairs, 2]` raw scores, the chosen response first.
-      bins: how many bins of equal width the confidences fall into.
+      bins: number of bins of equal width.
 
     Returns:
       `{"expected_calibration_error", "bins"}`: the error is the mean over pairs of `|accuracy - confidence|` of their
-      bin; each bin that is not empty has `low`, `high`, the means `confidence` and `accuracy`, and the count `n`.
+      bin. A bin that is not empty has `low`, `high`, the means `confidence` and `accuracy`, and the count `n`.
     """
     differences = scores[:, 0] - scores[:, 1]
     confidence, right = 1 / (1 + np.exp(-np.abs(differences))), _right(differences)
@@ -57,15 +57,15 @@ def calibration(scores: np.ndarray, bins: int = BINS) -> dict[str, Any]:
 
 
 def accuracy_by_margin(scores: np.ndarray, margins: Sequence[float], bins: int = MARGIN_BINS) -> list[dict[str, Any]]:
-    """Accuracy among pairs of similar margin, where the margin says by how much the chosen response is better.
+    """Returns the accuracy among pairs of similar margin, which says by how much the chosen response is better.
 
     Args:
       scores: `[pairs, 2]`, the chosen response first.
-      margins: of each pair, from its record.
-      bins: quantiles of the margins; many equal margins make them fewer.
+      margins: per pair, from its record.
+      bins: number of quantiles. Many equal margins make fewer bins.
 
     Returns:
-      From the smallest margins up, `{"low", "high", "mean", "standard_error", "n"}`: accuracy (a tie is a half) as
+      In increasing order of margins, `{"low", "high", "mean", "standard_error", "n"}`: accuracy (a tie is a half) as
       `mean_and_error` gives it.
     """
     values, right = np.asarray(margins, np.float64), _right(scores[:, 0] - scores[:, 1])
@@ -77,15 +77,15 @@ def accuracy_by_margin(scores: np.ndarray, margins: Sequence[float], bins: int =
 
 
 def agreement_matrix(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, Any]:
-    """How often two reward models order two outputs to one prompt the same way.
+    """Measures how often two reward models order two outputs to one prompt the same way.
 
     Args:
-      scores: by reward model and prompt id, a score of each output.
+      scores: by reward model and prompt id, one score per output.
 
     Returns:
       `{"names", "agreement", "standard_error", "n"}`: matrices in the order of the names. An entry is the mean over the
-      `n` prompts with two outputs or more of the share of their pairs that both models order alike, in [0, 1]; where
-      one model ties and the other does not, a pair counts a half. Its error is over prompts, None for a single one.
+      `n` prompts with two outputs or more of the fraction of pairs that both models order alike, in [0, 1]. A pair
+      that one model ties and the other does not counts half. The error is over prompts, None for a single one.
 
     Raises:
       UserError: a model lacks a prompt or scores another number of its outputs, or no prompt has two outputs.
@@ -118,11 +118,11 @@ def _right(differences: np.ndarray) -> np.ndarray:
 
 
 def _orders(scores: Sequence[float]) -> np.ndarray:
-    """The sign of each pair's difference."""
+    """Returns the sign of each pair's difference."""
     return np.array([np.sign(a - b) for a, b in itertools.combinations(scores, 2)])
 
 
 def _bins(values: np.ndarray, edges: np.ndarray) -> list[tuple[float, float, np.ndarray]]:
-    """`(low, high, members)` of the bins that are not empty; a value on an inner edge belongs to the upper bin."""
+    """Returns `(low, high, members)` of bins that are not empty. A value on an inner edge is in the upper bin."""
     index = np.searchsorted(edges[1:-1], values, side="right")
     return [(float(edges[b]), float(edges[b + 1]), index == b) for b in np.unique(index)]

@@ -1,4 +1,4 @@
-"""Means of independent values and how far to trust them; all random numbers are NumPy's, from a seed."""
+"""Means of independent values with standard errors, intervals and p-values."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _DRAWS_AT_ONCE = 1 << 22  # random numbers held at a time, 32 MB
 
 
 def mean_and_error(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
-    """Mean of independent values and its standard error, the sample standard deviation over sqrt(n).
+    """Returns the mean of independent values and its standard error, the sample standard deviation over sqrt(n).
 
     Returns:
-      `{"mean", "standard_error", "n"}`; the error of a single value is not known: None.
+      `{"mean", "standard_error", "n"}`. The error of a single value is None.
 
     Raises:
       UserError: no values.
@@ -29,7 +29,7 @@ def mean_and_error(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
 
 
 def mean_and_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """`mean_and_error` with `interval`, the `[low, high]` of `bootstrap_interval`; None for a single value."""
+    """`mean_and_error` with `interval`, the `[low, high]` of `bootstrap_interval`. None for a single value."""
     interval = list(bootstrap_interval(values, seed=seed)) if len(values) > 1 else None
     return {**mean_and_error(values), "interval": interval}
 
@@ -43,7 +43,7 @@ def bootstrap_interval(
 
     Args:
       *samples: independent values. Of two samples, each is resampled separately.
-      confidence: how often the interval is to cover the mean, in (0, 1).
+      confidence: fraction of intervals that cover the mean, in (0, 1).
       resamples: number of resampled means.
       seed: of the draws. The same seed gives the same interval.
 
@@ -74,7 +74,7 @@ def bootstrap_interval(
 
 
 def percentiles(draws: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """The two quantiles over the first axis of `[resamples, ...]` that leave as much below as above.
+    """Returns the two quantiles over the first axis of `[resamples, ...]` that leave equal parts outside.
 
     Raises:
       UserError: a confidence outside (0, 1).

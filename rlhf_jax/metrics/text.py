@@ -1,4 +1,4 @@
-"""What can be read off one output without a model: overlap with the reference, length, copying, repetition."""
+"""Metrics of one output that need no model: overlap with the reference, length, copying, repetition."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def rouge_l(output: str, reference: str) -> float:
-    """ROUGE-L F-measure (Lin, 2004) with Porter stemming, by the rouge-score library, in [0, 1]; 0 if one is empty."""
+    """ROUGE-L F-measure (Lin, 2004) with Porter stemming, by rouge-score, in [0, 1]. 0 if a text is empty."""
     return float(_rouge_scorer().score(reference, output)["rougeL"].fmeasure)
 
 
@@ -20,15 +20,15 @@ def _rouge_scorer() -> Any:
 
 
 def length_in_words(text: str) -> int:
-    """Number of words, split at white space."""
+    """Counts the words, split at white space."""
     return len(text.split())
 
 
-def copied_share(output: str, text: str, n: int = 4) -> float:
-    """Share of the output's word n-grams that occur in the text, in [0, 1]: 1 for a copied sentence.
+def copied_fraction(output: str, text: str, n: int = 4) -> float:
+    """Returns the fraction of the output's word n-grams that occur in the text, in [0, 1]. 1 for a copied sentence.
 
-    Words are those of `word_tokens`. An output shorter than n words is taken as one n-gram of its own
-    length, an output without words has copied nothing.
+    Words are those of `word_tokens`. An output shorter than n words is one n-gram of its own length. An output
+    without words has copied nothing.
     """
     words = word_tokens(output)
     n = min(n, len(words))
@@ -39,13 +39,13 @@ def copied_share(output: str, text: str, n: int = 4) -> float:
 
 
 def repetition(output: str, n: int = 4) -> float:
-    """Share of the output's word n-grams that occurred earlier in it, in [0, 1); 0 for outputs of at most n words."""
+    """Returns the fraction of word n-grams that occurred earlier in the output, in [0, 1). 0 up to n words."""
     grams = _ngrams(word_tokens(output), n)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def word_tokens(text: str) -> list[str]:
-    """Runs of letters, digits and underscores, in lower case."""
+    """Splits a text into runs of letters, digits and underscores, in lower case."""
     return re.findall(r"\w+", text.lower())
 
 

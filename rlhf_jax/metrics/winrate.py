@@ -1,4 +1,4 @@
-"""Win rates, the generalisation gap and the difference of two models, with their errors."""
+"""Win rates, the generalisation gap and the difference between two models, with errors."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TIE = 1.5
 
 
 def is_preference(value: object) -> bool:
-    """Whether a value is one of AlpacaEval's: 1 the reference won, 2 the model, 0 a tie, between 1 and 2 a weight."""
+    """True if a value is one of AlpacaEval's: 1 the reference won, 2 the model, 0 a tie, between 1 and 2 a weight."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and (value == 0 or 1 <= value <= 2)
 
 
 def win_fractions(preferences: Sequence[float]) -> np.ndarray:
-    """Preferences as AlpacaEval codes them to what the model gets of each comparison.
+    """Converts preferences in AlpacaEval's code to win fractions of the model.
 
     Args:
       preferences: 1 the reference won, 2 the model won, 0 or 1.5 a tie, values between 1 and 2 are weights.
@@ -34,7 +34,7 @@ def win_fractions(preferences: Sequence[float]) -> np.ndarray:
       `[n]` float64 in [0, 1]: 0 lost, 0.5 tie, 1 won.
 
     Raises:
-      UserError: no preference, or one outside the code; an unparsed verdict (None, NaN) is not dropped.
+      UserError: no preference, or one outside the code. Unparsed verdicts (None, NaN) are not dropped.
     """
     if not len(preferences):
         raise UserError("There are no preferences, expected one or more.")
@@ -46,7 +46,7 @@ def win_fractions(preferences: Sequence[float]) -> np.ndarray:
 
 
 def win_rate(preferences: Sequence[float]) -> dict[str, Any]:
-    """Mean share of comparisons that the model won, a tie counting half, as AlpacaEval defines it.
+    """Returns the mean win fraction, as AlpacaEval defines it. A tie counts half.
 
     `bootstrap_interval(100 * win_fractions(preferences))` is its interval.
 
@@ -79,13 +79,13 @@ def generalisation_gap(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """In-distribution minus out-of-distribution win rate (Kirk et al., 2024), in percent points.
+    """Returns the win rate in distribution minus that out of distribution (Kirk et al., 2024), in percent points.
 
-    Above 0 the model does worse out of distribution. The two sets are independent samples: their variances add, and
-    each is resampled by itself for the percentile bootstrap interval.
+    Above 0 the model does worse out of distribution. The two sets are independent samples. Their variances add,
+    and the percentile bootstrap resamples each separately.
 
     Returns:
-      `{"gap", "standard_error", "interval"}`, the interval as (low, high); the last two are None where one of the sets
+      `{"gap", "standard_error", "interval"}`, the interval as (low, high). The last two are None if one of the sets
       is a single comparison.
 
     Raises:
@@ -106,16 +106,16 @@ def paired_difference(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Win rate of one model minus another's against the same opponent, paired by prompt, in percent points.
+    """Returns one model's win rate minus another's against the same opponent, paired by prompt, in percent points.
 
-    Both answered the same prompts, so how hard a prompt is cancels: the error is that of the mean difference over
-    prompts and usually smaller than that of two independent win rates. The interval is a percentile bootstrap over
-    prompts; the p-value is of a permutation test that swaps the two models' results within a prompt
-    (`sign_flip_p_value`), two-sided. The null hypothesis is that the two are exchangeable on each prompt.
+    Both answered the same prompts, so the difficulty of a prompt cancels. The error is that of the mean difference
+    over prompts. It is usually smaller than that of two independent win rates. The interval is a percentile bootstrap
+    over prompts. The two-sided p-value is of a permutation test that swaps the results within a prompt
+    (`sign_flip_p_value`). The null hypothesis is that the two are exchangeable on each prompt.
 
     Args:
-      first: prompt id to preference (coded as in `win_fractions`), as `preferences_by_prompt` gives them.
-      second: the other model's, on the same prompts.
+      first: prompt id to preference (coded as in `win_fractions`), as `preferences_by_prompt` returns them.
+      second: the same of the other model, on the same prompts.
       confidence: of the interval, in (0, 1).
       resamples: number of resampled means, and of permutations.
       seed: of both.
@@ -129,7 +129,7 @@ def paired_difference(
     strangers = sorted(first.keys() ^ second.keys())
     if strangers:
         raise UserError(
-            f"{len(strangers)} prompt(s) are judged for one of the two models alone, the first is {strangers[0]!r}; "
+            f"{len(strangers)} prompt(s) are judged for only one of the two models, the first is {strangers[0]!r}; "
             "expected the same prompts for both."
         )
     ours, theirs = (100 * win_fractions([preferences[prompt] for prompt in first]) for preferences in (first, second))
@@ -147,10 +147,10 @@ def paired_difference(
 def preferences_by_prompt(
     judgements: Iterable[Mapping[str, Any]], model: str, against: str, split: str
 ) -> dict[str, float]:
-    """The preferences of one comparison on one split, by prompt id, from the lines of judgements.jsonl.
+    """Selects the preferences of one comparison on one split, by prompt id, from the lines of judgements.jsonl.
 
     Raises:
-      UserError: there is none, or a prompt is judged twice.
+      UserError: there are none, or a prompt is judged twice.
     """
     wanted = {"model": model, "against": against, "split": split}
     preferences: dict[str, float] = {}
@@ -160,5 +160,5 @@ def preferences_by_prompt(
                 raise UserError(f"{model} against {against} is judged twice on {judgement['id']!r}, expected once.")
             preferences[judgement["id"]] = judgement["preference"]
     if not preferences:
-        raise UserError(f"There are no judgements of {model} against {against} on {split}, expected one a prompt.")
+        raise UserError(f"There are no judgements of {model} against {against} on {split}, expected one per prompt.")
     return preferences

@@ -1,7 +1,7 @@
-"""Other systems' files: AlpacaEval's `model_outputs.json` and `annotations.json`, and the study's `decodes.json`.
+"""Files of other systems: AlpacaEval's `model_outputs.json` and `annotations.json`, the study's `decodes.json`.
 
 Each is a JSON array of objects. `model_outputs.json` has a prompt's `instruction` (and `input`, where AlpacaFarm's data
-have one), `output` and the `generator`; in `decodes.json` an `output` may also be a list of samples. `annotations.json`
+have one), `output` and the `generator`. In `decodes.json` an `output` may also be a list of samples. `annotations.json`
 has two outputs, `output_1` of the reference `generator_1` and `output_2` of `generator_2`, the `annotator`, and its
 `preference` as `winrate.win_fractions` reads it. Prompts have no ids there. Ours are hashes of
 their text, so that files agree in any order.
@@ -48,7 +48,7 @@ class _Annotation(_Prompt):
 
 @dataclass(frozen=True)
 class Outputs:
-    """What one system said: `by_prompt` has the same number of outputs for every prompt, in the file's order."""
+    """Outputs of one system: `by_prompt` has the same number for every prompt, in the order of the file."""
 
     generator: str
     by_prompt: dict[str, list[str]]
@@ -56,7 +56,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Annotation:
-    """A judge's verdict on one output of `generator` against one of `reference_generator`."""
+    """Verdict of a judge on one output of `generator` against one of `reference_generator`."""
 
     prompt: str
     generator: str
@@ -68,7 +68,7 @@ class Annotation:
 
 
 def prompt_id(prompt: str) -> str:
-    """16 hexadecimal digits of the prompt's SHA-256."""
+    """Returns 16 hexadecimal digits of the prompt's SHA-256."""
     return hashlib.sha256(prompt.encode()).hexdigest()[:16]
 
 
@@ -76,8 +76,8 @@ def read_outputs(path: str | Path) -> Outputs:
     """Reads `model_outputs.json` or `decodes.json`.
 
     Raises:
-      UserError: the file is missing, is not a JSON array of objects or is empty; a row lacks a field or has one of the
-        wrong type; the file repeats a prompt, gives prompts different numbers of outputs, or names several generators.
+      UserError: the file is missing, empty or not a JSON array of objects, or a row lacks a field or has one of the
+        wrong type. Or the file repeats a prompt, has different numbers of outputs, or names several generators.
     """
     by_prompt: dict[str, list[str]] = {}
     generators = set()
@@ -98,12 +98,12 @@ def read_outputs(path: str | Path) -> Outputs:
 def read_annotations(path: str | Path) -> list[Annotation]:
     """Reads AlpacaEval's `annotations.json`.
 
-    A preference that is null, which is how AlpacaEval keeps an answer that it could not parse, is not dropped but
-    refused: the win rate of the rest would be that of other prompts.
+    AlpacaEval stores an answer that it could not parse as a preference of null. It is refused, not dropped. The win
+    rate of the rest would be that of other prompts.
 
     Raises:
-      UserError: the file is missing, is not a JSON array of objects or is empty; a row lacks a field or has one of the
-        wrong type, or annotates a prompt and pair of generators a second time.
+      UserError: the file is missing, empty or not a JSON array of objects, or a row lacks a field, has one of the wrong
+        type, or annotates a prompt and pair of generators a second time.
     """
     annotations = []
     seen = set()

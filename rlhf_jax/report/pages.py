@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: templates beside this file, their colours, and data inside a page."""
+"""Self-contained HTML pages: templates in this folder, their colours, and data inside a page."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SERIES = sum(name.startswith("series-") for name in LIGHT)
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from a template of this folder, whose CSS gets the colours as `light` and `dark`.
+    """Renders a template of this folder. Its CSS gets the colours as `light` and `dark`.
 
     An unknown name in a template is an error.
     """
@@ -56,10 +56,10 @@ def render(template: str, **values: Any) -> str:
 
 
 def variables(colours: Mapping[str, str]) -> str:
-    """Colours as CSS declarations: `--page: #fdfdfc; ...`."""
+    """Returns colours as CSS declarations: `--page: #fdfdfc; ...`."""
     return " ".join(f"--{name}: {colour};" for name, colour in colours.items())
 
 
 def embedded(value: Any) -> str:
-    """A value as JSON for a `<script>` element, inside which only "<" could end the data early."""
+    """Returns a value as JSON for a `<script>` element. Only "<" could end the data early, so it is escaped."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")

@@ -1,4 +1,4 @@
-"""What the report's plots show, each with the same facts in words."""
+"""The plots of the report, each with the same facts in words."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ type Training = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def diversity_against_win_rate(summary: Summary) -> list[Plot]:
-    """One plot a diversity metric: win rate against the reference (x), diversity (y), ID to OOD joined by a line."""
+    """Draws one plot per diversity metric: win rate against the reference (x), diversity (y), a line from ID to OOD."""
     names = {
         "per_input_ead": "per-input EAD",
         "per_input_sentence_bert": "per-input Sentence-BERT",
@@ -32,7 +32,7 @@ def diversity_against_win_rate(summary: Summary) -> list[Plot]:
 
 
 def in_against_out(summary: Summary) -> list[Plot]:
-    """Bars of the win rate in distribution and out of distribution, against the reference and head to head."""
+    """Draws win rates in and out of distribution as bars, against the reference and head to head."""
     plots = [_bars(summary, "win_rate", "Wins against the reference")]
     if summary.baseline:
         plots.append(_bars(summary, "head_to_head", f"Wins against {summary.baseline}"))
@@ -40,7 +40,7 @@ def in_against_out(summary: Summary) -> list[Plot]:
 
 
 def policy_curves(runs: Sequence[Training]) -> list[Plot]:
-    """Score and KL over the steps of every stage that logs a KL, a line a run.
+    """Draws score and KL over the steps of every stage that logs a KL, one line per run.
 
     Args:
       runs: for every run, the lines of metrics.jsonl by training stage.
@@ -56,7 +56,7 @@ def policy_curves(runs: Sequence[Training]) -> list[Plot]:
 
 
 def reward_vs_kl_plots(found_by_split: Mapping[str, Any], title: str, models: Sequence[str] = ()) -> list[Plot]:
-    """One plot per split of reward_vs_kl.json; a pool or policy named in `models` has that model's colour."""
+    """Draws one plot per split of reward_vs_kl.json. A pool or policy named in `models` has that model's colour."""
     return [
         reward_against_kl(f"{title}, {split}", found["pools"], found["policies"], models)
         for split, found in found_by_split.items()
@@ -64,7 +64,7 @@ def reward_vs_kl_plots(found_by_split: Mapping[str, Any], title: str, models: Se
 
 
 def reward_against_kl(title: str, pools: Mapping[str, Any], policies: Mapping[str, Any], models: Sequence[str]) -> Plot:
-    """Best-of-n as lines over n, a policy's steps as points: full at their KL by k1, hollow by k3.
+    """Draws best-of-n as lines over n, and the steps of a policy as points: full at their k1, hollow at their k3.
 
     Args:
       title: of the figure.
@@ -87,15 +87,15 @@ def reward_against_kl(title: str, pools: Mapping[str, Any], policies: Mapping[st
             for point in points:
                 _point(axes, point["kl_k1"], point["score"], index[name], filled=True)
                 _point(axes, point["kl_k3"], point["score"], index[name], filled=False)
-        axes.set_xlabel("KL, nats a response")
+        axes.set_xlabel("KL, nats per response")
         axes.set_ylabel("score")
-        axes.figure.legend(loc="outside upper left", ncols=2)  # above: lines and points leave no corner free
+        axes.figure.legend(loc="outside upper left", ncols=2)  # above, because lines and points leave no free corner
 
-    told = [f"{name} from {_ends(pool['best_of_n'], 'kl', 'mean')}" for name, pool in pools.items()]
+    words = [f"{name} from {_ends(pool['best_of_n'], 'kl', 'mean')}" for name, pool in pools.items()]
     for name, points in policies.items():
         flat = [{"kl": point["kl_k1"]["mean"], "score": point["score"]["mean"]} for point in points]
-        told.append(f"{name} from {_ends(flat, 'kl', 'score')}")
-    return Plot(title, f"Score against KL: {'; '.join(told)}.", draw_svg(title, draw))
+        words.append(f"{name} from {_ends(flat, 'kl', 'score')}")
+    return Plot(title, f"Score against KL: {'; '.join(words)}.", draw_svg(title, draw))
 
 
 def _ends(points: Sequence[Mapping[str, float]], x: str, y: str) -> str:
@@ -103,7 +103,9 @@ def _ends(points: Sequence[Mapping[str, float]], x: str, y: str) -> str:
 
 
 def training_curves(runs: Sequence[Training]) -> list[Plot]:
-    """Loss and accuracy, in training and on every evaluation split, of the stages that log no KL; a line a run.
+    """Draws loss and accuracy, in training and on every evaluation split, of the stages that log no KL.
+
+    Every run is a line.
 
     Args:
       runs: as in `policy_curves`.
@@ -124,7 +126,7 @@ def training_curves(runs: Sequence[Training]) -> list[Plot]:
 
 
 def reliability(quality: Mapping[str, Any], title: str) -> list[Plot]:
-    """One plot a split of quality.json (stage `reward`): how often the reward model is right when it says so.
+    """Draws the reliability diagram of each split of quality.json (stage `reward`).
 
     A mark is a bin of confidence (Guo et al., 2017).
     """
@@ -147,12 +149,12 @@ def _reliability(title: str, found: Mapping[str, Any]) -> Plot:
         axes.set_xlim(0.5, 1)
         axes.set_ylim(0, 1)
         axes.set_xlabel("confidence of the reward model")
-        axes.set_ylabel("pairs right, share")
+        axes.set_ylabel("fraction of pairs right")
 
-    told = "; ".join(f"{y:.2f} of {n} at {x:.2f}" for x, y, n in zip(confidence, right, pairs, strict=True))
+    words = "; ".join(f"{y:.2f} of {n} at {x:.2f}" for x, y, n in zip(confidence, right, pairs, strict=True))
     error = f"the calibration error is {found['calibration_error']:.3f}"
-    remark = "A mark's area is its number of pairs; on the dashed line the confidence is the share that is right."
-    return Plot(title, f"Share of pairs right at each confidence, {error}: {told}.", draw_svg(title, draw), remark)
+    remark = "A mark's area is its number of pairs; on the dashed line the confidence is the fraction that is right."
+    return Plot(title, f"Fraction of pairs right at each confidence, {error}: {words}.", draw_svg(title, draw), remark)
 
 
 def _diversity(summary: Summary, metric: str, name: str) -> Plot:
@@ -177,12 +179,12 @@ def _diversity(summary: Summary, metric: str, name: str) -> Plot:
         axes.set_ylabel(name)
         axes.margins(0.12)
 
-    told = "; ".join(
+    words = "; ".join(
         f"{model} " + " then ".join(f"{x['mean']:.1f} % and {y['mean']:.3f}" for x, y in found)
         for model, found in points.items()
         if found
     )
-    return Plot(title, f"Wins against the reference and {name}, ID then OOD: {told}.", draw_svg(title, draw), remark)
+    return Plot(title, f"Wins against the reference and {name}, ID then OOD: {words}.", draw_svg(title, draw), remark)
 
 
 def _computed(row: Mapping[str, Mapping[str, Metric]], metric: str, split: str) -> bool:
@@ -230,13 +232,15 @@ def _bars(summary: Summary, metric: str, title: str) -> Plot:
         axes.set_xlim(0, 100)
         axes.set_xlabel(f"{title.lower()}, %")
 
-    told = "; ".join(
+    words = "; ".join(
         f"{model} {label} {parts[split]['mean']:.1f} %"
         for model, parts in shown.items()
         for split, label in ((ID, "ID"), (OOD, "OOD"))
         if "mean" in parts[split]
     )
-    return Plot(title, f"{title}, bars with standard errors, a tie at 50 %: {told}.", draw_svg(title, draw, len(shown)))
+    return Plot(
+        title, f"{title}, bars with standard errors, a tie at 50 %: {words}.", draw_svg(title, draw, len(shown))
+    )
 
 
 def _curves(runs: Sequence[Training], stage: str, title: str, quantity: str, names: Mapping[str, str]) -> Plot:
@@ -264,16 +268,16 @@ def _curves(runs: Sequence[Training], stage: str, title: str, quantity: str, nam
         if len(lines) > 1:
             axes.legend()
 
-    told = "; ".join(
+    words = "; ".join(
         f"{label} from {found[0][0][1]:.4g} at step {found[0][0][0]} to {found[0][-1][1]:.4g} at step {found[0][-1][0]}"
         for label, found in lines.items()
     )
     several = " (the first run's numbers)" if len(runs) > 1 else ""
-    return Plot(title, f"{quantity[0].upper()}{quantity[1:]} over steps{several}: {told}.", draw_svg(title, draw))
+    return Plot(title, f"{quantity[0].upper()}{quantity[1:]} over steps{several}: {words}.", draw_svg(title, draw))
 
 
 def _binned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
-    """At most `_POINTS` points, each the mean of as many neighbours: a long run would make the page heavy."""
+    """Returns at most `_POINTS` points, means of neighbours, to keep the page small."""
     size = -(-len(points) // _POINTS)
     bins = [points[start : start + size] for start in range(0, len(points), size)]
     return [(sum(step for step, _ in found) / len(found), sum(y for _, y in found) / len(found)) for found in bins]

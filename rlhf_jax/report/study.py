@@ -1,4 +1,4 @@
-"""A finished study as the report reads it: the JSON files of a run folder; and whether several are seeds of one."""
+"""Reader of the JSON files of a finished study, and the check that several are seeds of one study."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ class _Judge(TypedDict):
 
 @dataclass(frozen=True)
 class Study:
-    """One run folder, read.
+    """The content of one run folder.
 
     Attributes:
       folder: the run folder.
-      config: its config.json; None where the folder has none.
-      corpus: its prepare/corpus.json; None where the folder has none.
+      config: its config.json. None if it is missing.
+      corpus: its prepare/corpus.json. None if it is missing.
       evaluation: `{"encoder": name, "models": {model: {split: metrics}}}` of the evaluate stage.
-      judgements: one dict a prompt, model and opponent, of the judge stage.
+      judgements: one dict per prompt, model and opponent, of the judge stage.
       samples: the prompts and outputs of every model.
-      training: metrics.jsonl of every training stage, one dict a step; empty where the stage left no such file.
-      reward_vs_kl: reward_vs_kl.json, by split; empty where the report names none.
-      quality: the splits of the reward model's quality.json; empty where the report names none.
-      judge: judge.json beside the judgements, which a language model leaves; None for other judges.
+      training: metrics.jsonl of every training stage, one dict per step. Empty if it is missing.
+      reward_vs_kl: reward_vs_kl.json, by split. Empty if the report names no such file.
+      quality: the splits of the reward model's quality.json. Empty if the report names no such file.
+      judge: judge.json beside the judgements, written for a language model. None for other judges.
     """
 
     folder: Path
@@ -91,11 +91,11 @@ def read_study(
     reward_vs_kl: str = "",
     quality: str = "",
 ) -> Study:
-    """Reads a run folder; the paths are relative to it.
+    """Reads a run folder. The paths are relative to it.
 
     Raises:
-      UserError: where a file is missing (metrics of training, config.json and corpus.json may be), does not parse, or
-        has no place for one of the models.
+      UserError: a file does not parse, lacks one of the models, or is missing. Metrics of training, config.json and
+        corpus.json may be missing.
     """
     if not folder.is_dir():
         raise UserError(f"runs names {folder}, which is not a folder; expected the folder of a finished study.")
@@ -125,7 +125,7 @@ def read_study(
 
 
 def with_ood(study: Study, split: str) -> Study:
-    """The study with `split` in the place of "ood_test" in what was evaluated, judged and sampled.
+    """Renames `split` to "ood_test" in evaluation, judgements and samples, in place of the split of that name.
 
     Raises:
       UserError: a model was not sampled on that split.
@@ -134,7 +134,7 @@ def with_ood(study: Study, split: str) -> Study:
         return study
     for model, samples in study.samples.items():
         if all(sample.split != split for sample in samples):
-            raise UserError(f"ood is {split!r}, of which {study.folder} has no samples of {model}.")
+            raise UserError(f"ood is {split!r}, and {study.folder} has no samples of {model} on it.")
     places = {ID: ID, split: OOD}
 
     def moved(splits: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,12 +155,11 @@ def with_ood(study: Study, split: str) -> Study:
 def require_seeds_of_one_study(studies: Sequence[Study]) -> None:
     """Several runs may be averaged only if their configs differ in seeds, and in nothing else.
 
-    Every key named `seed` may differ, at any depth, and the mesh, whose size changes nothing but rounding. A path that
-    differs only in the run's own folder, written whole or as a study of several runs writes it (`{workdir}/<run>`), is
-    no difference.
+    Every key named `seed` may differ, at any depth. So may the mesh, whose size changes only rounding. A path may
+    differ in the run's own folder, written in full or as in a study of several runs (`{workdir}/<run>`).
 
     Raises:
-      UserError: naming two runs and the keys that differ, or two runs of one seed.
+      UserError: two runs differ in other keys, which are named, or have the same seed.
     """
     if len(studies) == 1:
         return
@@ -178,7 +177,7 @@ def require_seeds_of_one_study(studies: Sequence[Study]) -> None:
                     "expected runs whose config.json differ only in seed."
                 )
             if not seeds:
-                raise UserError(f"{earlier.folder} and {study.folder} have the same seed; expected one run a seed.")
+                raise UserError(f"{earlier.folder} and {study.folder} have the same seed; expected one run per seed.")
 
 
 def _differing_keys(one: Study, other: Study) -> list[str]:
@@ -193,7 +192,7 @@ def _differing_keys(one: Study, other: Study) -> list[str]:
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every value that is no object, as JSON, with its keys joined by dots."""
+    """Yields every value that is not an object, as JSON, with its keys joined by dots."""
     if isinstance(value, dict) and value:
         for name, child in value.items():
             yield from _leaves(child, f"{key}.{name}" if key else name)
@@ -226,5 +225,5 @@ def _optional(path: Path, kind: type | None = None) -> dict[str, Any] | None:
 def _samples(path: Path) -> list[records.Samples]:
     samples = records.read(path, records.Samples)
     if not samples:
-        raise UserError(f"{path} holds no samples; expected one line a prompt.")
+        raise UserError(f"{path} has no samples; expected one line per prompt.")
     return samples

@@ -1,7 +1,7 @@
-"""The numbers of the report: one row a model, from one study or averaged over the seeds of several.
+"""The numbers of the report: one row per model, of one study or averaged over seeds.
 
-A metric is `{"mean", "standard_error", "n"}` or `{"not_computed": reason}`, as in evaluation.json; where it has a 95 %
-interval, this is its `"interval"`, `[low, high]`.
+A metric is `{"mean", "standard_error", "n"}` or `{"not_computed": reason}`, as in evaluation.json. It may
+have a 95 % `"interval"`, `[low, high]`.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ _PLAIN = ("reward", "rouge_l", "length", "copied", "finished")
 
 @dataclass(frozen=True)
 class Summary:
-    """What the tables and plots show.
+    """The content of tables and plots.
 
     Attributes:
       rows: by model, then metric, then part: `id_test`, `ood_test`, for `win_rate` also `gap`, for `kl` `k1` and `k3`.
         Metrics: win_rate, head_to_head and length_controlled (percent), strength (Bradley-Terry's, log-odds), reward,
-        rouge_l, length (words), copied and finished (shares), per_input_ead, per_input_sentence_bert, per_input_nli,
-        the same three across_input, kl (nats a response).
+        rouge_l, length (words), copied and finished (fractions), per_input_ead, per_input_sentence_bert, per_input_nli,
+        the same three across_input, kl (nats per response).
       reward_models: by training stage that logs the accuracy on held-out pairs, then metric (`accuracy`, percent;
         `calibration_error`), then split.
-      judging: by language-model judge, how it judged: `comparisons` and `answers` (counts), `consistency` (percent),
-        `spent` (tokens, US dollars); empty for other judges.
-      baseline: the model that others are judged against head to head; "" where there is none.
-      judges: who judged.
-      encoder: the encoder behind Sentence-BERT diversity; "" where there is none.
-      runs: how many studies; with more than one, means and standard errors are over these and no longer over prompts.
+      judging: by language-model judge: `comparisons` and `answers` (counts), `consistency` (percent),
+        `spent` (tokens, US dollars). Empty for other judges.
+      baseline: the opponent of the other models head to head, or "".
+      judges: names of the judges.
+      encoder: the encoder of Sentence-BERT diversity, or "".
+      runs: number of studies. With more than one, means and standard errors are over them, not over prompts.
     """
 
     rows: dict[str, Row]
@@ -59,10 +59,10 @@ class Summary:
 
 
 def summarise(studies: Sequence[Study]) -> Summary:
-    """Rows of all models in the order of the samples; with several studies the mean and standard error over seeds.
+    """Computes the rows of all models, in the order of the samples. Several studies are averaged over seeds.
 
     Raises:
-      UserError: where the studies were judged against different baselines, or one against several.
+      UserError: the judgements have more than one baseline.
     """
     baselines = {judgement["against"] for study in studies for judgement in study.judgements} - {REFERENCE}
     if len(baselines) > 1:
@@ -146,7 +146,7 @@ def _win_rates(study: Study, model: str, baseline: str) -> Row:
 
 
 def _length_controlled(study: Study, model: str, split: str) -> Metric:
-    """Against the reference; a prompt's length is the mean of its outputs', in characters."""
+    """Computes the rate against the reference. The length of a prompt is the mean of its outputs', in characters."""
     records = {record.id: record for record in study.samples[model]}
     try:
         preferences = preferences_by_prompt(study.judgements, model, REFERENCE, split)
@@ -162,7 +162,7 @@ def _length_controlled(study: Study, model: str, split: str) -> Metric:
 
 
 def _strengths(study: Study) -> dict[str, dict[str, Any] | str]:
-    """By split, `bradley_terry`'s entries by model, or why there are none."""
+    """Returns, by split, the entries of `bradley_terry` by model, or a reason."""
     strengths: dict[str, dict[str, Any] | str] = {}
     for split in (ID, OOD):
         try:
@@ -174,7 +174,7 @@ def _strengths(study: Study) -> dict[str, dict[str, Any] | str]:
 
 
 def _strength(strengths: Mapping[str, dict[str, Any] | str], model: str) -> Row:
-    """Its error is that of a normal distribution with the bootstrap's 95 % interval."""
+    """Returns a row whose error is that of a normal distribution with the bootstrap's 95 % interval."""
     row: dict[str, Metric] = {}
     for split, found in strengths.items():
         if isinstance(found, str) or model not in found:
@@ -188,14 +188,14 @@ def _strength(strengths: Mapping[str, dict[str, Any] | str], model: str) -> Row:
 
 
 def _held_out(study: Study, stage: str) -> list[str]:
-    """The splits on which a stage logs the accuracy of its scores, that out of distribution last."""
+    """Returns the splits on which a stage logs the accuracy of its scores, the one out of distribution last."""
     logged = {name for line in study.training[stage] for name in line}
     splits = {found[1] for name in logged if (found := re.fullmatch("eval/([^/]+)/accuracy", name))}
     return sorted(splits, key=lambda split: (split == OOD, split))
 
 
 def _reward_model(study: Study, stage: str) -> Row:
-    """As last logged; the calibration error is in shares."""
+    """Returns the last logged values. The calibration error is a fraction."""
     row: Row = {"accuracy": {}, "calibration_error": {}}
     for split in _held_out(study, stage):
 
@@ -219,7 +219,7 @@ def _judging(studies: Sequence[Study]) -> dict[str, Row]:
 
 
 def _judged(found: Mapping[str, Any]) -> Row:
-    """Of judge.json; what an earlier version did not count is not there."""
+    """Returns the counts in judge.json. An earlier version did not write all of them."""
 
     def counted(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Metric]:
         return {
@@ -241,7 +241,7 @@ def _judged(found: Mapping[str, Any]) -> Row:
 
 
 def _kl(study: Study, model: str, baseline: str) -> dict[str, Metric]:
-    """KL to the baseline in nats a response: 0 for itself, log n - (n - 1) / n for best-of-n, else as last logged."""
+    """Returns the KL to the baseline in nats per response: 0 for itself, analytic for best-of-n, else last logged."""
     sample = study.samples[model][0]
     if model == baseline:
         value = {"mean": 0.0, "standard_error": None, "n": 1}
@@ -261,7 +261,7 @@ def _kl(study: Study, model: str, baseline: str) -> dict[str, Metric]:
 
 
 def values(metrics: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
-    """`(step, value)` of one scalar, leaving out steps that did not log it or logged no finite number."""
+    """Returns `(step, value)` of one scalar, without steps that logged no finite number."""
     found = [(line["step"], line.get(name)) for line in metrics]
     return [(step, float(value)) for step, value in found if isinstance(value, int | float) and math.isfinite(value)]
 

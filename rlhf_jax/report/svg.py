@@ -1,4 +1,4 @@
-"""Plots as inline SVG, drawn by matplotlib in colours that the page decides (light, dark, print).
+"""Plots as inline SVG, drawn by matplotlib in the colours of the page (light, dark, print).
 
 Text stays text. Every colour is drawn as a placeholder and becomes a CSS variable: `--ink`, `--rule`, `--series-<i>`.
 """
@@ -49,9 +49,9 @@ class Plot:
 
     Attributes:
       title: unique in a report.
-      description: what a reader who does not see the figure is told; where there is nothing to draw, why.
-      svg: an `<svg>` element, or "" where there is nothing to draw.
-      remark: how to read the figure or what it leaves out, as a sentence; "" for nothing.
+      description: text for a reader who does not see the figure, or the reason if there is nothing to draw.
+      svg: an `<svg>` element, or "" if there is nothing to draw.
+      remark: a sentence on the reading of the figure or on missing parts, or "".
     """
 
     title: str
@@ -61,12 +61,12 @@ class Plot:
 
 
 def series(index: int) -> str:
-    """Placeholder of the page's colour `--series-<index modulo SERIES>`."""
+    """Returns the placeholder of the page's colour `--series-<index modulo SERIES>`."""
     return f"#0001{index % SERIES:02x}"
 
 
 def draw_svg(title: str, draw: Callable[[Axes], None], bars: int | None = None) -> str:
-    """An `<svg>` element whose ids carry the title, so that many fit one page, and that scales with its box."""
+    """Draws an `<svg>` element that scales with its box. Its ids contain the title, to be unique in a page."""
     from matplotlib.figure import Figure
     from matplotlib.style import context
 
@@ -83,7 +83,7 @@ def draw_svg(title: str, draw: Callable[[Axes], None], bars: int | None = None) 
 
 
 def _for_page(tag: str, name: str) -> str:
-    """One tag of matplotlib's SVG with ids of its own, the page's font and colours, and no fixed size."""
+    """Gives a tag of matplotlib's SVG unique ids, the page's font and colours, and no fixed size."""
     if tag.startswith("<svg"):
         tag = re.sub(r' (width|height)="[^"]*"', "", tag)
     tag = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", tag)
@@ -93,7 +93,7 @@ def _for_page(tag: str, name: str) -> str:
 
 
 def standalone(plot: Plot) -> str:
-    """A plot as an SVG file that needs no page around it: the report's light colours, its description for readers."""
+    """Returns a plot as an SVG file of its own, in the report's light colours and with its description."""
     style = f"<style>svg {{ {variables(LIGHT)} background: var(--page); font-family: sans-serif }}</style>"
     start = plot.svg.index(">") + 1
     return f"{plot.svg[:start]}<title>{escape(plot.description)}</title>{style}{plot.svg[start:]}"

@@ -1,4 +1,4 @@
-"""The report's tables: which numbers stand in which column, and how a table looks on a console and in Markdown."""
+"""Tables of the report: their columns, and renderers for a console, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GAP = "  "
 
 @dataclass(frozen=True)
 class Column:
-    """One number a model, or its interval: `rows[model][metric][part]`, under `name` in the columns' common `group`."""
+    """One number per model, or its interval: `rows[model][metric][part]`, under `name` in the group `group`."""
 
     group: str
     name: str
@@ -42,14 +42,14 @@ _JUDGE = (
 )
 _OF_JUDGE = (
     "equal: the two texts are the same, so nothing was asked; again: could not be read and was asked once more; "
-    "unread: not then either, a tie; first: what the output shown first wins, 50 % where position does not matter; "
+    "unread: could not be read then either, a tie; first: wins of the output shown first, 50 % without position bias; "
     "orders, repeats: how often both orders, and repeats of one question, have the same verdict."
 )
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number or interval as text, its standard error ("" where there is none), or the number of a footnote."""
+    """A number or interval as text, its standard error or "", or the number of a footnote."""
 
     mean: str = ""
     error: str = ""
@@ -63,7 +63,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells by model, in the order of the columns; footnote i stands at index i - 1. A note explains the columns."""
+    """Cells by model, in the order of the columns. Footnote i is at index i - 1. A note explains the columns."""
 
     title: str
     columns: tuple[Column, ...]
@@ -72,14 +72,14 @@ class Table:
     note: str = ""
 
     def groups(self) -> list[tuple[str, int]]:
-        """Header cells above the columns: group and number of columns."""
+        """Returns the header cells above the columns: group and number of columns."""
         return [(group, len(list(columns))) for group, columns in groupby(self.columns, lambda column: column.group)]
 
 
 def make_tables(summary: Summary) -> list[Table]:
-    """Win rates, reward and KL; win rates further; diversity; the texts; the reward model on held-out pairs.
+    """Makes tables of win rates, reward and KL, further win rates, diversity, texts and the reward model.
 
-    Diversity by inference and the reward model have a table only where there is something in it.
+    Diversity by inference and the reward model have no table if it would be empty.
     """
     baseline = summary.baseline or "baseline"
     wins = [
@@ -99,8 +99,8 @@ def make_tables(summary: Summary) -> list[Table]:
     texts = [
         *_splits("ROUGE-L", "rouge_l", 3),
         *_splits("length, words", "length", 1),
-        *_splits("copied 4-grams, share", "copied", 2),
-        *_splits("finished, share", "finished", 2),
+        *_splits("copied 4-grams, fraction", "copied", 2),
+        *_splits("finished, fraction", "finished", 2),
     ]
     held_out = list(next(iter(summary.reward_models.values()), {}).get("accuracy", ()))
     judging = [
@@ -117,7 +117,7 @@ def make_tables(summary: Summary) -> list[Table]:
 
 
 def wide_tables(summary: Summary) -> list[Table]:
-    """What is too wide for a console: the 95 % intervals of diversity; how a language model judged, where one did."""
+    """Makes tables too wide for a console: 95 % intervals of diversity, and a language model as the judge."""
     intervals = [
         _table(f"{title}, 95 % intervals", [replace(column, interval=True) for column in columns], summary.rows)
         for title, columns in _diversity(summary).items()
@@ -127,7 +127,7 @@ def wide_tables(summary: Summary) -> list[Table]:
 
 
 def _diversity(summary: Summary) -> dict[str, list[Column]]:
-    """Columns by the title of their table."""
+    """Returns columns by the title of their table."""
     inference = [*_splits("per-input NLI", "per_input_nli", 3), *_splits("across-input NLI", "across_input_nli", 3)]
     inferred = any("mean" in row[column.metric][column.part] for row in summary.rows.values() for column in inference)
     diversity = [
@@ -144,7 +144,7 @@ def _splits(group: str, metric: str, decimals: int) -> list[Column]:
 
 
 def meaning_of_errors(summary: Summary) -> str:
-    """One sentence: what ± is in every table and plot."""
+    """Returns a sentence about the meaning of ± in every table and plot."""
     if summary.runs == 1:
         return "± is one standard error over prompts; one run, so the spread between seeds is not in it."
     from scipy.stats import t
@@ -157,7 +157,7 @@ def meaning_of_errors(summary: Summary) -> str:
 
 
 def console(table: Table) -> str:
-    """Aligned plain text with a two-line header and the footnotes below."""
+    """Renders aligned plain text with a two-line header and the footnotes below."""
     names = ["model", *table.rows]
     first = max(map(len, names))
     widths = [
@@ -182,7 +182,7 @@ def console(table: Table) -> str:
 
 
 def markdown(table: Table) -> str:
-    """A Markdown table under a heading, with the footnotes below."""
+    """Renders Markdown under a heading, with the footnotes below."""
     header = ["model", *(f"{column.group}: {column.name}" for column in table.columns)]
     rows = [[_escape(name), *map(str, cells)] for name, cells in table.rows.items()]
     lines = [
@@ -198,7 +198,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A LaTeX table for the package booktabs, with the footnotes below."""
+    """Renders LaTeX for the package booktabs, with the footnotes below."""
     groups = table.groups()
     spans = " & ".join(rf"\multicolumn{{{count}}}{{c}}{{{_tex(group)}}}" for group, count in groups)
     rules, start = [], 2

@@ -1,4 +1,4 @@
-"""The stage `agreement`: does a judge choose as people did? Measured on pairs that people have labelled."""
+"""The stage `agreement`: how often a judge chooses as people did, on pairs with labels of people."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from rlhf_jax.data.records import Preference, read, write_text
 from rlhf_jax.errors import UserError
 from rlhf_jax.judges.consistency import human_agreement, verdict_statistics
 from rlhf_jax.judges.gold import GoldConfig, make_scorer
-from rlhf_jax.judges.llm import LlmJudge, LlmJudgeConfig, Match, Verdict, match_share
+from rlhf_jax.judges.llm import LlmJudge, LlmJudgeConfig, Match, Verdict, match_win_fraction
 
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the stage; exactly one of `gold` and `llm` chooses the judge.
+    """Settings of the stage. Exactly one of `gold` and `llm` chooses the judge.
 
     Attributes:
       stage: "agreement".
       data: preferences.jsonl with the labels of people.
-      splits: which of its splits; each is reported by itself.
-      pairs: how many pairs of a split at most, drawn without replacement; the study takes 500.
+      splits: names of its splits. Each is reported separately.
+      pairs: largest number of pairs per split, drawn without replacement. The study takes 500.
       gold: the simulated judge.
       llm: a language model behind an endpoint.
       seed: of the draw.
@@ -45,10 +45,11 @@ class Config:
 def run(config: Config, workdir: Path) -> None:
     """Writes agreement.json: `{"judge", "splits": {split: `human_agreement`}}`, and prints accuracies and kappas.
 
-    With a language model each split also has `"verdicts"` (`verdict_statistics`), and `"spent"` is what answers cost.
+    With a language model each split also has `"verdicts"` (`verdict_statistics`), and `"spent"` is the cost of the
+    answers.
 
     Raises:
-      UserError: the data are missing or broken, a split has no pairs, or there is not exactly one judge.
+      UserError: the data are missing or broken, a split has no pairs, or the config does not choose exactly one judge.
     """
     path = workdir / "agreement.json"
     if path.exists():
@@ -102,4 +103,4 @@ def _by_llm(pairs: dict[str, list[Preference]], judge: LlmJudge) -> dict[str, An
 
 
 def _share(match: Sequence[Verdict]) -> float | None:
-    return None if all(verdict.share is None for verdict in match) else match_share(match)
+    return None if all(verdict.share is None for verdict in match) else match_win_fraction(match)

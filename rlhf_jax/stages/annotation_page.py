@@ -1,4 +1,4 @@
-"""Stage `annotation_page`: a page on which people compare outputs without being told who wrote them."""
+"""Stage `annotation_page`: a page on which people compare outputs without seeing who wrote them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Config:
     Attributes:
       stage: "annotation_page".
       title: heading of the page.
-      instructions: what the reader is asked, a sentence or two.
-      samples: model name to its samples.jsonl; all on the same prompts.
+      instructions: one or two sentences for the reader.
+      samples: model name to its samples.jsonl. All on the same prompts.
       baseline: the model that the others are compared with.
-      against_reference: whether models are compared with the human summaries, too.
-      prompts: of each split, the first ones; 0 for all.
-      pairs: pairs of outputs that are compared on a prompt, as in the stage `judge`.
+      against_reference: True compares models with the human summaries too.
+      prompts: number of first prompts per split. 0 for all.
+      pairs: pairs of outputs per prompt, as in the stage `judge`.
       seed: of the questions' order and of which text is A.
     """
 
@@ -42,10 +42,10 @@ class Config:
 
 
 def run(config: Config, workdir: Path) -> None:
-    """Writes annotation_page.html, one self-contained file, and key.jsonl, which says who wrote what; keep it apart.
+    """Writes the self-contained annotation_page.html and key.jsonl, which says who wrote what. Keep the key private.
 
-    The page saves its reader's answers in the browser as they come and as a file when asked: a line
-    `{"question", "choice", "annotator"}` each, the choice "a", "b" or "tie". The stage `judge` reads it (`people`).
+    The page saves answers in the browser at once and, on request, as a file. Its lines are
+    `{"question", "choice", "annotator"}`, with the choice "a", "b" or "tie". The stage `judge` reads it (`people`).
 
     Raises:
       UserError: a file is missing or broken, or there is nothing to compare.

@@ -1,4 +1,4 @@
-"""The stage `convert`: another system's outputs, and a judge's verdicts on them, as the stages here read them."""
+"""The stage `convert`: outputs of another system, and verdicts on them, in the format of the stages here."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from rlhf_jax.report.summary import REFERENCE
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the stage; the last three are what the files do not say and a record has to.
+    """Settings of the stage. The last three are facts that a record needs and the files do not contain.
 
     Attributes:
       stage: "convert".
-      model: the name that the system gets in samples and judgements.
+      model: name of the system in samples and judgements.
       split: of all prompts, e.g. "ood_test".
       outputs: AlpacaEval's `model_outputs.json` or the study's `decodes.json`.
       references: `model_outputs.json` of the reference, on the same prompts.
-      annotations: AlpacaEval's `annotations.json` on these outputs; "" where there is none.
-      temperature: at which the outputs were sampled.
-      finish: how the outputs ended, "eos" or "length"; the share finished of an evaluation then says only this.
+      annotations: AlpacaEval's `annotations.json` on these outputs. or "".
+      temperature: sampling temperature of the outputs.
+      finish: finish reason of all outputs, "eos" or "length".
       seed: of the sampling.
     """
 
@@ -43,14 +43,14 @@ class Config:
 
 
 def run(config: Config, workdir: Path) -> None:
-    """Writes samples.jsonl and, with annotations, judgements.jsonl; the lines of several runs may be joined by `cat`.
+    """Writes samples.jsonl and, with annotations, judgements.jsonl. `cat` joins the lines of several runs.
 
     Annotations against the reference's generator become judgements against "reference", others keep the opponent's
-    name. The annotator gives no scores: each side's score is the share of the comparison that it won.
+    name. The annotator gives no scores, so each side's score is its win fraction.
 
     Raises:
-      UserError: as in `read_outputs` and `read_annotations`; outputs and references are on different prompts; the
-        reference has several outputs a prompt; or the annotations leave out a prompt, or are of other prompts,
+      UserError: as in `read_outputs` and `read_annotations`. Outputs and references are on different prompts. The
+        reference has several outputs per prompt. Or the annotations lack a prompt, or are of other prompts,
         generators or outputs.
     """
     path = workdir / "samples.jsonl"
@@ -78,7 +78,7 @@ def _require_same_prompts(config: Config, outputs: Outputs, references: Outputs)
         )
     count = len(next(iter(references.by_prompt.values())))
     if count > 1:
-        raise UserError(f"{config.references} has {count} outputs a prompt, expected one reference.")
+        raise UserError(f"{config.references} has {count} outputs per prompt, expected one reference.")
 
 
 def _record(config: Config, outputs: Outputs, prompt: str, reference: str) -> Samples:
@@ -123,7 +123,7 @@ def _require_of_these_outputs(
 ) -> None:
     about = f"{config.annotations} annotates {annotation.prompt[:60]!r}"
     if annotation.prompt not in outputs.by_prompt:
-        raise UserError(f"{about}, which is no prompt of {config.outputs}; expected the same prompts in both.")
+        raise UserError(f"{about}, which is not a prompt of {config.outputs}; expected the same prompts in both.")
     if annotation.generator != generator:
         raise UserError(f"{about} for {annotation.generator}, expected {generator} alone.")
     if annotation.output not in outputs.by_prompt[annotation.prompt]:

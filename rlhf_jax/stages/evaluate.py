@@ -31,7 +31,7 @@ from rlhf_jax.metrics.diversity import (
     per_input,
 )
 from rlhf_jax.metrics.statistics import mean_and_error
-from rlhf_jax.metrics.text import copied_share, length_in_words, repetition, rouge_l
+from rlhf_jax.metrics.text import copied_fraction, length_in_words, repetition, rouge_l
 
 NO_MODEL = "no model is set for it"
 
@@ -44,9 +44,9 @@ class Nli:
     """Diversity by natural language inference.
 
     Attributes:
-      model: a classifier as `load_nli_classifier` takes it (the study: roberta-large-mnli); "" leaves it out.
-      samples: pairs of sentences that are drawn from each pair of outputs.
-      pairs: pairs of outputs of one set, drawn where there are more; 0 for all.
+      model: a name for `load_nli_classifier` (the study: roberta-large-mnli), or "".
+      samples: pairs of sentences, drawn from each pair of outputs.
+      pairs: largest number of pairs of outputs of one set, drawn. 0 for all.
     """
 
     model: str = content_of("model")
@@ -61,11 +61,12 @@ class Config:
     Attributes:
       stage: "evaluate".
       samples: model name to its samples.jsonl.
-      encoder: the sentence encoder as `load_encoder` takes it; "" leaves Sentence-BERT diversity out.
-      nli: of diversity by natural language inference.
-      mode: of expectation-adjusted distinct n-grams and of inference, "default" or "paper".
-      pools: best-of-N model name to a samples.jsonl with rewards and at least 4N outputs a prompt, drawn as its own:
-        the per-input diversity is that of N simulated answers (`pools.simulated_best`). Models without one have none.
+      encoder: sentence encoder, a name for `load_encoder`. "" skips Sentence-BERT diversity.
+      nli: settings of diversity by natural language inference.
+      mode: "default" or "paper", for expectation-adjusted distinct n-grams and inference.
+      pools: best-of-N model name to a samples.jsonl with rewards and at least 4N outputs per prompt, sampled in
+        the same way. Per-input diversity is that of N simulated answers (`best_of_n.simulated_best`), and is not
+        computed without a pool.
       seed: of those draws, and of the intervals.
     """
 
@@ -81,16 +82,16 @@ class Config:
 def run(config: Config, workdir: Path) -> None:
     """Writes evaluation.json: `{"encoder", "nli", "mode", "models": {model: {split: results}}}`.
 
-    The results of a split are `prompts`, `outputs` (a prompt), `temperature`, and the metrics `length` (words),
-    `rouge_l`, `copied`, `repetition`, `finished` (shares), `reward`, and under `per_input` and `across_input` the
+    The results of a split are `prompts`, `outputs` (per prompt), `temperature`, and the metrics `length` (words),
+    `rouge_l`, `copied`, `repetition`, `finished` (fractions), `reward`, and under `per_input` and `across_input` the
     diversities `ead`, `distinct_n`, `ngram_cosine`, `sentence_bert` and `nli`. A metric is `{"mean",
     "standard_error", "n"}` with n = prompts, a diversity with its 95 % `"interval"` too, or
-    `{"not_computed": reason}`. What is not diversity is averaged over a prompt's outputs first (the selected one of
-    best-of-N), so that the error is that between prompts.
+    `{"not_computed": reason}`. Metrics other than diversity are averaged over a prompt's outputs first (the
+    selected one of best-of-N), so the error is between prompts.
 
     Raises:
       UserError: a file is missing, broken or empty, a model's records of one split differ in temperature or number of
-        outputs, the encoder is not there, or the mode does not exist.
+        outputs, the encoder is missing, or the mode does not exist.
     """
     path = workdir / "evaluation.json"
     if path.exists():
@@ -121,7 +122,7 @@ def run(config: Config, workdir: Path) -> None:
 
 
 class Diversity(NamedTuple):
-    """A diversity, of the outputs to each input and of one output per input, each from texts to a metric."""
+    """A diversity of the outputs to each input, and of one output per input, as functions of texts."""
 
     per_input: Callable[[Sequence[Samples] | Sequence[Sequence[str]]], Result]
     across_input: Callable[[Sequence[Samples]], Result]
@@ -147,7 +148,7 @@ def _by_inference(config: Config) -> Diversity:
 
 
 def _simulated_answers(splits: dict[str, list[Samples]], path: Path, seed: int) -> Answers:
-    """N answers to each prompt of a best-of-N model, from a larger pool of its candidates."""
+    """Simulates N answers to each prompt of a best-of-N model, from a larger pool of candidates."""
     pool = {record.id: record for record in read(path, Samples)}
     answers = {}
     for record in (record for records in splits.values() for record in records):
@@ -161,7 +162,7 @@ def _simulated_answers(splits: dict[str, list[Samples]], path: Path, seed: int) 
 
 
 def _encode_all(name: str, samples: dict[str, dict[str, list[Samples]]], answers: dict[str, Answers]) -> Encoder:
-    """An encoder that has seen all outputs at once, in few batches, before the metrics ask for a few at a time."""
+    """Returns a cached encoder that has encoded all outputs at once, in few batches."""
     from rlhf_jax.encoders.sentence import load_encoder
 
     encoder = EncodeOnce(load_encoder(name))
@@ -196,7 +197,7 @@ def _copied(records: Sequence[Samples]) -> Result:
         texts = {record.id: source_text(record.prompt) for record in records}
     except UserError as error:
         return _not_computed(str(error))
-    return _mean(records, lambda record, output: copied_share(output, texts[record.id]))
+    return _mean(records, lambda record, output: copied_fraction(output, texts[record.id]))
 
 
 def _reward(records: Sequence[Samples]) -> Result:
@@ -214,7 +215,7 @@ def _per_input(records: Sequence[Samples], diversity: Diversity | None, answers:
             return _not_computed(f"needs simulated Bo{records[0].n} sets from a pool of at least 4N")
         return diversity.per_input([answers[record.id] for record in records])
     if records[0].n < 2:
-        return _not_computed("needs two outputs a prompt or more")
+        return _not_computed("needs two outputs per prompt or more")
     return diversity.per_input(records)
 
 

@@ -1,7 +1,7 @@
 """Stage `generate_tasks`: a new test set of instructions, by a language model behind an OpenAI-compatible endpoint.
 
-The study's ID test set and Sequential Instructions were made so, by a model that can no longer be asked. The stage
-`prepare` reads what this writes in the place of either.
+The study's ID test set and Sequential Instructions were made like this, by a model that is no longer available. The
+stage `prepare` reads the result in place of either.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from rlhf_jax.llm_api.client import Endpoint, EndpointConfig
 
 @dataclass(frozen=True)
 class Config:
-    """What to make.
+    """Settings of the stage.
 
     Attributes:
       stage: "generate_tasks".
       kind: the test set that it is like, by its name as a source of `prepare`.
-      seed_tasks: JSONL of tasks to show examples of, as `self_instruct.seed_tasks` reads it; "" for this project's own.
-      shown: examples in a request; the study shows 3.
-      tasks: how many to make; the study has 1,030 and 533.
-      requests: how many may be sent, at most; an answer has up to 17 tasks, of which the filters leave some.
+      seed_tasks: JSONL of tasks to show examples of, as `self_instruct.seed_tasks` reads it. "" for this project's own.
+      shown: examples per request. The study shows 3.
+      tasks: number to make. The study has 1,030 and 533.
+      requests: largest number to send. An answer has up to 17 tasks, and filters remove some.
       seed: draws the examples of each request.
-      cache: SQLite file of answers; "" is `answers.sqlite` in the run's folder.
+      cache: SQLite file of answers. "" is `answers.sqlite` in the run's folder.
       endpoint: the model. The study samples at temperature 1 and top-p 1.
       spending: its prices, and the limit.
     """
@@ -53,12 +53,12 @@ class Config:
 
 
 def run(config: Config, workdir: Path) -> None:
-    """Writes generation.json, what was asked, left out and paid, and then tasks.jsonl, the test set.
+    """Writes generation.json (requests, rejected tasks and cost) and then tasks.jsonl, the test set.
 
     A line of it is `{"dataset", "instruction", "output", "generator"}`, as AlpacaEval has them.
 
-    A request is determined by the seed and its number, and answers are kept as they come: a run that is killed, or
-    that stopped at a limit, goes on when it is started again, and its result is the same.
+    A request depends on the seed and its number alone, and answers are stored as they come. A run that was killed, or
+    that stopped at a limit, continues when it is started again. Its result is the same.
 
     Raises:
       UserError: a setting that does not fit, `requests` answers with too few tasks in them, or as `ask_all`.
@@ -88,7 +88,7 @@ def run(config: Config, workdir: Path) -> None:
             )
         numbers = range(asked, min(asked + config.endpoint.concurrency, config.requests))
         for answer in ask_all([question(number) for number in numbers], endpoint, cache, spending, "requests"):
-            if len(collection.kept) < config.tasks:  # what is kept does not depend on how many were asked at a time
+            if len(collection.kept) < config.tasks:  # the tasks do not depend on the number of requests at once
                 collection.add(answer.text, cut=answer.finish == "length")
                 asked += 1
         print(f"{len(collection.kept):,} of {config.tasks:,} tasks after {asked:,} requests", flush=True)

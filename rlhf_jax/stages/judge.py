@@ -1,8 +1,8 @@
-"""The stage `judge`: who wins on each prompt, a model or the human summary, a model or the baseline.
+"""The stage `judge`: the winner on each prompt, of a model and the human summary or the baseline.
 
-The judge is one of five. The gold scorer (simulated), a language model behind an endpoint and people are not told which
-text is the reference, so they can compare with it; a reward model, by the rewards in the samples, and likeness to the
-reference compare models alone.
+The judge is one of five. The gold scorer (simulated), a language model behind an endpoint, and people do not see which
+text is the reference, so they can compare with it. The other two compare only models: a reward model, by the rewards
+in the samples, and similarity to the reference.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rlhf_jax.data.records import Samples, write_text
 from rlhf_jax.errors import UserError
 from rlhf_jax.judges.consistency import verdict_statistics
 from rlhf_jax.judges.gold import GoldConfig, make_scorer
-from rlhf_jax.judges.llm import LlmJudge, LlmJudgeConfig, Match, Verdict, match_share
+from rlhf_jax.judges.llm import LlmJudge, LlmJudgeConfig, Match, Verdict, match_win_fraction
 from rlhf_jax.judges.pairs import Contest, Judgement, contests, pairs_of, read_samples
 from rlhf_jax.judges.people import PeopleConfig, judge_by_people
 from rlhf_jax.judges.scores import ROUGE_L, Scores, gold_scores, reward_scores, similarity_scores
@@ -35,20 +35,20 @@ _CANNOT_JUDGE_REFERENCES = {
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the stage; exactly one of `gold`, `llm`, `people`, `reward` and `similarity` chooses the judge.
+    """Settings of the stage. Exactly one of `gold`, `llm`, `people`, `reward` and `similarity` chooses the judge.
 
     Attributes:
       stage: "judge".
-      samples: model name to its samples.jsonl; all on the same prompts.
+      samples: model name to its samples.jsonl. All on the same prompts.
       baseline: the model that the others are compared with head to head.
       gold: the simulated judge.
       llm: a language model behind an endpoint.
       people: answers to a page that the stage `annotation_page` wrote, of the same samples.
       reward: the reward model, by the rewards in the samples.
-      similarity: likeness to the human summary: "rouge_l", or the sentence encoder of a cosine.
-      against_reference: whether models are compared with the human summaries, too; `reward` and `similarity` cannot.
-      pairs: of `llm`: how many pairs of outputs are compared on a prompt, the i-th of the model with the i-th of the
-        opponent, or with its only one. The other judges compare every output with every one.
+      similarity: similarity to the human summary: "rouge_l", or the sentence encoder of a cosine.
+      against_reference: True compares models with the human summaries too. `reward` and `similarity` cannot.
+      pairs: number of pairs of outputs per prompt for `llm`: the i-th of the model with the i-th of the opponent, or
+        with its only one. The other judges compare every output with every other.
     """
 
     stage: str
@@ -67,18 +67,19 @@ def run(config: Config, workdir: Path) -> None:
     """Writes judgements.jsonl, one line per prompt, model and opponent, and prints the win rates.
 
     A line is `{"id", "split", "model", "against", "preference", "score", "against_score", "judge"}`. `against` is
-    "reference" or the baseline, which is not compared with itself. `preference` is 1 plus the mean of 1 for a win, 0.5
-    for a tie and 0 for a loss, over all pairs of an output of the model and one of the opponent that were compared; the
-    scores are means over outputs. Of a best-of-N record only the selected output counts.
+    "reference" or the baseline, which is not compared with itself. `preference` is 1 plus the model's win fraction:
+    the mean over compared pairs of 1 for a win, 0.5 for a tie and 0 for a loss. The scores are means over outputs. Of
+    a best-of-N record only the selected output counts.
 
-    A language model and people give no scores: `score` and `against_score` are then each side's share of the
-    comparisons. Of a language model the line ends in `"answers", "unparsable"`, how often it was asked and how many of
-    its answers could not be read (each counts as a tie); comparisons.jsonl has every answer, judge.json their
-    statistics and what they cost.
+    A language model and people give no scores. `score` and `against_score` are then the win fractions of each side.
+    For a language model the line ends in `"answers", "unparsable"`: the number of answers, and of those that could not
+    be read and count as ties. Then comparisons.jsonl has every answer, and judge.json their statistics and cost.
+
+    If every model has one output per prompt, annotations.json has the judgements in AlpacaEval's format.
 
     Raises:
-      UserError: a file is missing or broken, the models were not sampled on the same prompts, the baseline is none of
-        them, there is not exactly one judge, or it cannot do what is asked of it.
+      UserError: a file is missing or broken, the models were not sampled on the same prompts, the baseline is not one
+        of them, or the config does not choose exactly one judge that can compare them.
     """
     path = workdir / "judgements.jsonl"
     if path.exists():
@@ -130,7 +131,7 @@ def _kind_of_judge(config: Config) -> str:
 
 
 def _scores(kind: str, config: Config, samples: Mapping[str, Sequence[Samples]]) -> tuple[Scores, str]:
-    """The scores of all that is judged, and the judge's name."""
+    """Returns the scores of all outputs, and the name of the judge."""
     if config.gold is not None:
         return gold_scores(samples, make_scorer(config.gold)), config.gold.judge
     if kind == "reward":
@@ -160,10 +161,10 @@ def _judge_by_llm(compared: Sequence[Contest], judge: LlmJudge, pairs: int, work
     judgements, comparisons = [], []
     for contest, found in zip(compared, indices, strict=True):
         of_contest = [next(left) for _ in found]
-        share = float(np.mean([match_share(match) for match in of_contest]))
+        won = float(np.mean([match_win_fraction(match) for match in of_contest]))
         answers = [verdict for match in of_contest for verdict in match if verdict.answer is not None]
         counts = {"answers": len(answers), "unparsable": sum(verdict.share is None for verdict in answers)}
-        judgements.append(contest.judgement(share, share, 1 - share, judge.name) | counts)
+        judgements.append(contest.judgement(won, won, 1 - won, judge.name) | counts)
         comparisons += [
             _comparison(contest, *pair, verdict)
             for pair, match in zip(found, of_contest, strict=True)
@@ -180,7 +181,7 @@ def _judge_by_llm(compared: Sequence[Contest], judge: LlmJudge, pairs: int, work
 
 
 def _comparison(contest: Contest, output: int, opponent: int, verdict: Verdict) -> dict[str, Any]:
-    """A verdict as a line of comparisons.jsonl; `output` and `opponent` count among those that are judged."""
+    """Returns a verdict as a line of comparisons.jsonl. `output` and `opponent` are indices of judged outputs."""
     return {
         "id": contest.record.id,
         "split": contest.record.split,

@@ -24,10 +24,10 @@ class Config:
 
     Attributes:
       stage: "preferences".
-      samples: a samples.jsonl with two outputs a prompt or more.
+      samples: a samples.jsonl with two outputs per prompt or more.
       gold: the annotator.
       noise: probability that a label is flipped.
-      pairs_per_prompt: how many pairs to label at most.
+      pairs_per_prompt: largest number of pairs to label.
       seed: of the choice of pairs and of the noise.
     """
 
@@ -40,15 +40,15 @@ class Config:
 
 
 def run(config: Config, workdir: Path) -> None:
-    """Writes preferences.jsonl, `Preference` records with ids `<prompt id>/<k>`, and prints what was counted.
+    """Writes preferences.jsonl, `Preference` records with ids `<prompt id>/<k>`, and prints counts.
 
     The pairs of a prompt are drawn at random without repetition, as in human preference data, among its distinct
-    outputs; a pair that the scorer ties is counted and the next is drawn. The draw depends on the seed and the prompt's
-    id alone, and the pairs do not depend on the noise. `margin` is the distance of the two gold scores, also where the
-    label is flipped: a negative margin would give the flip away.
+    outputs. A tie of the scorer is counted and the next pair is drawn. The draw depends only on the seed and the
+    prompt's id, and the pairs do not depend on the noise. `margin` is the distance of the two gold scores. It is
+    positive for flipped labels too, since a negative margin would reveal them.
 
     Raises:
-      UserError: the samples are missing, broken or single, a setting is out of range, or no pair could be labelled.
+      UserError: the samples are missing, broken or have single outputs, or no pair could be labelled.
     """
     path = workdir / "preferences.jsonl"
     if path.exists():
@@ -56,7 +56,7 @@ def run(config: Config, workdir: Path) -> None:
         return
     samples = read(config.samples, Samples)
     if not samples:
-        raise UserError(f"{config.samples} holds no samples, expected one line a prompt.")
+        raise UserError(f"{config.samples} has no samples, expected one line per prompt.")
     for record in samples:
         if record.n < 2:
             raise UserError(f'{config.samples}: "{record.id}" has one output, expected two or more to compare.')

@@ -24,7 +24,7 @@ from rlhf_jax.report.study import Study, read_study, require_seeds_of_one_study,
 from rlhf_jax.report.summary import REFERENCE, Summary, summarise
 from rlhf_jax.report.tables import Table, console, latex, make_tables, markdown, meaning_of_errors, wide_tables
 
-PROMPTS_A_SPLIT = 40
+PROMPTS_PER_SPLIT = 40
 EMBEDDED_BYTES = 1_500_000
 CONSOLE_WIDTH = 120
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "tokenizers", "numpy", "matplotlib")
@@ -37,15 +37,15 @@ class Config:
     Attributes:
       stage: "report".
       title: heading of the report.
-      runs: folders of finished studies; several are the seeds of one study, and are averaged.
-      evaluation: evaluation.json of a run, relative to its folder, as all paths below.
-      judgements: judgements.jsonl; the baseline that its head to head rows name is taken for the policy from which the
-        others started, so the KL column is the divergence from it.
+      runs: folders of finished studies. Several are seeds of one study and are averaged.
+      evaluation: evaluation.json of a run, relative to its folder like all paths below.
+      judgements: judgements.jsonl. Its head to head baseline is taken as the policy that training started from, so
+        the KL column is the divergence from it.
       ood: the split that is out of distribution.
-      samples: samples.jsonl by model; its order is the order of the tables.
-      training: metrics.jsonl by training stage; the one under a model's name supplies that model's KL.
-      reward_vs_kl: reward_vs_kl.json; "" for none.
-      quality: quality.json of the reward model; "" for none.
+      samples: samples.jsonl by model, in the order of the tables.
+      training: metrics.jsonl by training stage. The entry of a model's name has its KL.
+      reward_vs_kl: reward_vs_kl.json, or "".
+      quality: quality.json of the reward model, or "".
       notes: sentences for the reader.
     """
 
@@ -85,7 +85,7 @@ def run(config: Config, workdir: Path) -> None:
 
 
 def _about(summary: Summary) -> list[str]:
-    """What a reader has to know about judge and encoder before any number."""
+    """Returns facts about judge and encoder that precede all numbers."""
     judges = ", ".join(summary.judges) or "none"
     if all(judge.startswith("gold (") for judge in summary.judges):
         about = [
@@ -104,7 +104,7 @@ def _about(summary: Summary) -> list[str]:
 
 
 def _reading(summary: Summary) -> list[str]:
-    """How to read the tables."""
+    """Returns the explanation of the tables."""
     brackets = "by a bootstrap over prompts, across inputs by their half-samples" if summary.runs == 1 else "over seeds"
     baseline = summary.baseline or "the baseline"
     return [
@@ -195,7 +195,7 @@ def _html(config: Config, studies: Sequence[Study], summary: Summary, tables: Se
 
 
 def _browser(study: Study) -> dict[str, Any]:
-    """The samples that the page embeds: of each split up to PROMPTS_A_SPLIT prompts, fewer where texts are long."""
+    """Returns the samples in the page: up to PROMPTS_PER_SPLIT prompts per split, fewer if texts are long."""
     verdicts = {(j["id"], j["model"]): j for j in study.judgements if j["against"] == REFERENCE}
     samples = {(sample.id, model): sample for model, found in study.samples.items() for sample in found}
     by_split: dict[str, list[Samples]] = {}
@@ -212,7 +212,7 @@ def _browser(study: Study) -> dict[str, Any]:
             "answers": [_answer(samples[key], verdicts.get(key)) if key in samples else None for key in keys],
         }
 
-    limit = PROMPTS_A_SPLIT
+    limit = PROMPTS_PER_SPLIT
     while True:
         shown = {split: _spread(found, limit) for split, found in by_split.items()}
         entries = [entry(prompt) for found in shown.values() for prompt in found]
@@ -238,7 +238,7 @@ def _answer(sample: Samples, verdict: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _spread(samples: Sequence[Samples], limit: int) -> list[Samples]:
-    """At most `limit` of them, evenly spaced: a file sorted by origin still shows every origin."""
+    """Returns at most `limit` samples, evenly spaced, so that a file sorted by origin shows every origin."""
     count = min(limit, len(samples))
     return [samples[index * len(samples) // count] for index in range(count)]
 

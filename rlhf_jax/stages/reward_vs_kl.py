@@ -1,7 +1,7 @@
-"""Stage `reward_vs_kl`: how much reward a policy buys with how much KL, PPO's checkpoints against best-of-n.
+"""Stage `reward_vs_kl`: reward against KL, of PPO's checkpoints and of best-of-n.
 
-Best-of-n comes from pools of samples of the policy that PPO started from, for every n at once; PPO's points are the
-samples that its stage writes as it goes on, with their KL to that policy. All are of the same prompts, so that the
+Best-of-n comes from pools of samples of the policy that PPO started from, for every n at once. PPO's points are
+samples that its stage writes during training, with their KL to that policy. All are of the same prompts, so the
 comparison at equal KL is paired.
 """
 
@@ -50,15 +50,15 @@ class Config:
 
 
 def run(config: Config, workdir: Path) -> None:
-    """Writes `reward_vs_kl.json` and of each split `reward_vs_kl-<split>.svg`, and prints what lies above what.
+    """Writes `reward_vs_kl.json` and `reward_vs_kl-<split>.svg` per split, and prints the comparisons.
 
-    The JSON holds, by split, under `pools` the reward of the best of n and its KL for every n, and under `policies` of
-    each step `score`, `kl_k1` and `kl_k3` (`{"mean", "standard_error", "n"}` over prompts; nats a response) and
-    `above`: by pool how far the score lies above best-of-n's at a KL of `kl_k1`, `{"mean", "low", "high"}` with a 95 %
-    bootstrap interval over prompts, or `{"not_computed": reason}`.
+    By split, the JSON has under `pools` the reward of the best of n and its KL for every n. Under `policies` it has,
+    per step, `score`, `kl_k1` and `kl_k3` (`{"mean", "standard_error", "n"}` over prompts, in nats per response) and
+    `above`: by pool, the score minus best-of-n's at a KL of `kl_k1`, `{"mean", "low", "high"}` with a 95 % bootstrap
+    interval over prompts, or `{"not_computed": reason}`.
 
     Raises:
-      UserError: a file is missing or broken, has no rewards, KL or samples, or is of other prompts than the rest.
+      UserError: a file is missing or broken, has no rewards, KL or samples, or has other prompts than the rest.
     """
     path = workdir / "reward_vs_kl.json"
     pools = {name: _read(Path(file)) for name, file in config.pools.items()}
@@ -94,30 +94,30 @@ def _read(path: Path) -> Records:
 
 
 def _checkpoints(folder: Path) -> dict[int, Records]:
-    """The samples of a ppo run's evaluations, by step."""
+    """Reads the samples of a ppo run's evaluations, by step."""
     files = {
         int(found[1]): path for path in folder.glob("*") if (found := re.fullmatch(r"samples-(\d+)\.jsonl", path.name))
     }
     if not files:
-        raise UserError(f"{folder} holds no samples-<step>.jsonl; expected a ppo run with config.evaluate_prompts")
+        raise UserError(f"{folder} has no samples-<step>.jsonl; expected a ppo run with config.evaluate_prompts")
     found = {}
     for step in sorted(files):
         found[step] = _read(files[step])
         for record in (record for records in found[step].values() for record in records.values()):
             if record.kl_k1 is None or record.kl_k3 is None:
-                raise UserError(f'{files[step]} has no KL at "{record.id}"; expected what the stage ppo writes')
+                raise UserError(f'{files[step]} has no KL at "{record.id}"; expected samples of the stage ppo')
     return found
 
 
 def _common_splits(pools: Mapping[str, Records], policies: Mapping[str, Mapping[int, Records]]) -> list[str]:
-    """The splits, which must be the same, and of the same prompts, everywhere."""
+    """Returns the splits. They and their prompts must be the same everywhere."""
     sources = {f"the pool {name}": records for name, records in pools.items()}
     for name, steps in policies.items():
         sources |= {f"the policy {name} at step {step}": records for step, records in steps.items()}
     first, expected = next(iter(sources.items()))
     for source, records in sources.items():
         if {split: records[split].keys() for split in records} != {split: expected[split].keys() for split in expected}:
-            raise UserError(f"{source} is of other prompts than {first}, expected the same ones")
+            raise UserError(f"{source} has other prompts than {first}, expected the same ones")
     return list(expected)
 
 
@@ -128,7 +128,7 @@ def _pool(records: Mapping[str, Samples]) -> dict[str, Any]:
 
 
 def _rewards(records: Mapping[str, Samples]) -> np.ndarray:
-    """`[B, N]`, prompts in the order of their ids."""
+    """Returns `[B, N]`, prompts in the order of their ids."""
     return np.array([records[key].rewards for key in sorted(records)], np.float64)
 
 
@@ -155,21 +155,20 @@ def _point(records: Mapping[str, Samples], pools: Mapping[str, Mapping[str, Samp
 
 
 def score_above_best_of_n(score: np.ndarray, kl: np.ndarray, best: np.ndarray, seed: int) -> dict[str, Any]:
-    """How far a policy's mean score lies above that of best-of-n at the policy's own mean KL.
+    """Compares a policy's mean score with that of best-of-n at the policy's own mean KL.
 
-    Between two n, best-of-n's reward is taken to be linear in its KL; below 0, where k1 may fall by chance, it is that
-    of plain samples. The interval is from a bootstrap over prompts,
-    which resamples score, KL and pool together.
+    Between two n, best-of-n's reward is linear in its KL. Below 0, which k1 may reach by chance, it is that of plain
+    samples. The interval is from a bootstrap over prompts, which resamples score, KL and pool together.
 
     Args:
-      score: `[B]`, of each prompt.
-      kl: `[B]` nats, the same.
-      best: `[B, N]`, of each prompt the reward of the best of n, for n = 1 to N.
+      score: `[B]`, per prompt.
+      kl: `[B]` nats, per prompt.
+      best: `[B, N]`, per prompt the reward of the best of n, for n = 1 to N.
       seed: of the bootstrap.
 
     Returns:
-      `{"best_of_n", "mean", "low", "high"}`: best-of-n's reward there, the difference and its 95 % interval; or
-      `{"not_computed": reason}` where the KL is beyond the pool's.
+      `{"best_of_n", "mean", "low", "high"}`: best-of-n's reward there, the difference and its 95 % interval. It is
+      `{"not_computed": reason}` if the KL is beyond the pool's.
     """
     kls = np.array([best_of_n_kl(n) for n in range(1, best.shape[1] + 1)])
     mean_kl = float(kl.mean())
@@ -185,7 +184,7 @@ def score_above_best_of_n(score: np.ndarray, kl: np.ndarray, best: np.ndarray, s
 
 
 def _lines(found_by_split: Mapping[str, Any]) -> list[str]:
-    """A line for every point, with what it is compared with."""
+    """Returns a line for every point, with its comparisons."""
     lines = []
     for split, found in found_by_split.items():
         for name, points in found["policies"].items():

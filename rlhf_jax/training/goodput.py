@@ -1,4 +1,4 @@
-"""How much of a run's time was worth it, over all its restarts."""
+"""Goodput: the fraction of a run's time in steps that count, over all restarts."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ Timing = Mapping[str, Any]
 
 
 class Goodput:
-    """Seconds of steps that count, as a share of the time since the run first started.
+    """Seconds of steps that count, as a fraction of the time since the run first started.
 
-    `starts.jsonl` has a line for each start: `time` (seconds since 1970), the `step` that the run went on from, and how
-    many steps, and seconds of theirs, had been done after it and were lost (`lost_steps`, `lost_seconds`).
+    `starts.jsonl` has a line per start: `time` (seconds since 1970), the `step` that the run continued from, and the
+    later steps that were lost, with their seconds (`lost_steps`, `lost_seconds`).
 
     Args:
       workdir: the run's folder.
-      resume_step: the step that the run goes on from; None where there is no checkpoint yet.
+      resume_step: step that the run continues from. None if there is no checkpoint yet.
       kept: lines of `timing.jsonl` up to that step.
       lost: its later lines.
     """
 
     def __init__(self, workdir: Path, resume_step: int | None, kept: Iterable[Timing], lost: Sequence[Timing]) -> None:
         path = workdir / "starts.jsonl"
-        *before, _ = path.read_text().split("\n") if path.exists() else [""]  # a half-written line is no start
+        *before, _ = path.read_text().split("\n") if path.exists() else [""]  # a partial line is dropped
         start = {
             "time": time.time(),
             "step": resume_step or 0,
@@ -42,7 +42,7 @@ class Goodput:
         self._productive = sum(map(_productive, kept))
 
     def after(self, now: float, timing: Timing) -> dict[str, float]:
-        """`goodput` and `lost_seconds` after one more step; `timing` as the run's clock reads it, `now` since 1970."""
+        """Returns `goodput` and `lost_seconds` after one more step with `timing`, at `now` (seconds since 1970)."""
         self._productive += _productive(timing)
         return {"goodput": self._productive / (now - self._began), "lost_seconds": self._lost}
 

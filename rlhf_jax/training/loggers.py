@@ -15,17 +15,17 @@ from rlhf_jax.data.records import write_text
 from rlhf_jax.errors import UserError
 
 Line = Mapping[str, Any]
-"""`step`, scalars by name, None for what is not finite, and in a step's last line `time` (seconds since 1970)."""
+"""`step`, scalars by name (None if not finite), and in the last line of a step `time` (seconds since 1970)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Logging:
-    """What a run logs and profiles beyond its files (docs/logging.md).
+    """Logging and profiling of a run beyond its files (docs/logging.md).
 
     Attributes:
-      profile_steps: the first and the last step of a profile; () for none.
-      signal_steps: how many steps a profile has that SIGUSR1 asks for.
-      wandb_project: the project at Weights and Biases that the metrics go to as well; "" for none.
+      profile_steps: first and last step of a profile, or ().
+      signal_steps: number of steps of a profile that SIGUSR1 starts.
+      wandb_project: project at Weights and Biases for the metrics, or "".
     """
 
     profile_steps: tuple[int, ...] = ()
@@ -33,7 +33,7 @@ class Logging:
     wandb_project: str = ""
 
     def check(self) -> None:
-        """Raises UserError for steps that are none, or if the package of a chosen service is missing."""
+        """Raises UserError for wrong steps, or if the package of a chosen service is missing."""
         steps = self.profile_steps
         if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
             raise UserError(f"config.logging.profile_steps is {steps}, expected () or a first and a last step")
@@ -55,16 +55,16 @@ class Sink(Protocol):
 
 
 def scalars(line: Line) -> dict[str, float]:
-    """What a line measures."""
+    """Returns the scalars of a line that are finite."""
     return {name: value for name, value in line.items() if name not in ("step", "time") and value is not None}
 
 
 class TensorBoard:
-    """Event files in the workdir. They cannot be cut back, so they are written anew from the lines that stay.
+    """Event files in the workdir. They cannot be cut, so they are rewritten from the kept lines.
 
     Args:
       workdir: the run's folder.
-      kept: lines of a run that goes on.
+      kept: lines of a run that is resumed.
     """
 
     def __init__(self, workdir: Path, kept: Iterable[Line]) -> None:
@@ -87,17 +87,17 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of a project at Weights and Biases; `WANDB_MODE=offline` keeps it below `workdir/wandb` to be synced later.
+    """A run of a project at Weights and Biases. `WANDB_MODE=offline` stores it in `workdir/wandb`, to sync later.
 
-    A run that goes on goes on there too, by the id in `workdir/wandb_id`. Steps that it already has are not sent again:
-    what is done again after a kill comes out the same.
+    A resumed run continues there too, by the id in `workdir/wandb_id`. Steps that it already has are not sent again:
+    they have the same numbers.
 
     Args:
-      workdir: the run's folder; its `config.json`, if it is there, becomes the run's config.
-      project: its name.
+      workdir: the run's folder. Its `config.json`, if it is there, becomes the run's config.
+      project: name of the project.
 
     Raises:
-      UserError: the service refuses, e.g. for want of a key.
+      UserError: the service refuses, e.g. without a key.
     """
 
     def __init__(self, workdir: Path, project: str) -> None:
@@ -126,7 +126,7 @@ class WeightsAndBiases:
 
 
 def _kept_id(path: Path) -> str:
-    """The id in a file, which is made if it is not there."""
+    """Reads the id in a file, which is created if it is missing."""
     if not path.exists():
         write_text(path, secrets.token_hex(8) + "\n")
     return path.read_text().strip()

@@ -1,4 +1,4 @@
-"""A run's numbers: `metrics.jsonl`, `timing.jsonl`, what shows them, and the progress that a person watches."""
+"""The numbers of a run: `metrics.jsonl`, `timing.jsonl`, their sinks, and a progress bar."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ SECONDS_PER_LINE = 10.0
 
 
 class MetricsWriter:
-    """Appends scalars to a run's files, one JSON object a line, and gives them to what shows them (`sinks`).
+    """Appends scalars to a run's files, one JSON object per line, and passes them to sinks.
 
-    `metrics.jsonl` holds what the run computed, without clock readings, so that a run that was killed and resumed
-    writes the same bytes as one that was not; `timing.jsonl` holds seconds and rates. For that, write a step's metrics
-    before the step's checkpoint. A value that is not finite is written as null, because JSON has no other word for it.
+    `metrics.jsonl` contains computed numbers without clock readings. So a run that was killed and resumed writes the
+    same bytes as one that was not, if a step's metrics are written before its checkpoint. `timing.jsonl` contains
+    seconds and rates. A value that is not finite is written as null, because JSON has no other word for it.
 
     Args:
-      workdir: the run's folder; it must exist.
-      resume_step: the checkpoint's step that the run goes on from; later lines are cut off first. None starts afresh.
-      wandb_project: where the scalars go at Weights and Biases; "" for nowhere.
+      workdir: the run's folder. It must exist.
+      resume_step: step of the checkpoint that the run continues from. Later lines are removed. None starts anew.
+      wandb_project: project at Weights and Biases for the scalars, or "".
 
     Raises:
-      UserError: a line is not a JSON object with a step, or Weights and Biases refuses.
+      UserError: a line is not a JSON object with a step, or Weights and Biases refuses the project.
     """
 
     def __init__(self, workdir: Path, resume_step: int | None, wandb_project: str = "") -> None:
@@ -45,11 +45,11 @@ class MetricsWriter:
         self._metrics, self._timing = (path.open("a") for path in paths)
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
-        """Appends `scalars` (Python, NumPy or JAX numbers) to `metrics.jsonl`, sorted by name, at full precision."""
+        """Appends numbers of Python, NumPy or JAX to `metrics.jsonl`, sorted by name, at full precision."""
         self._append(self._metrics, {"step": int(step), **_finite(scalars)})
 
     def timing(self, step: int, scalars: Mapping[str, Any]) -> None:
-        """Appends `scalars`, `time` (seconds since 1970) and the run's goodput to `timing.jsonl`; ends the step."""
+        """Appends `scalars`, `time` (seconds since 1970) and the run's goodput to `timing.jsonl`. Ends the step."""
         now = time.time()
         scalars = {**scalars, **self._goodput.after(now, scalars)}
         self._append(self._timing, {"step": int(step), "time": now, **_finite(scalars)})
@@ -77,7 +77,7 @@ def _finite(scalars: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def _cut_back(path: Path, step: int | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Leaves in `path` the lines up to `step` and returns them and the others; a half-written last line goes too."""
+    """Keeps the lines of `path` up to `step` and returns them and the others. A partial last line is removed too."""
     *lines, _ = path.read_text().split("\n") if path.exists() else [""]
     last = -1 if step is None else step
     kept, records, lost = [], [], []

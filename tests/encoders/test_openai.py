@@ -68,7 +68,7 @@ def serving(reply: Reply) -> Iterator[list[dict]]:
 
 
 def test_vectors_are_unit_and_in_the_order_of_the_texts(monkeypatch):
-    monkeypatch.setattr(openai, "TEXTS_A_REQUEST", 2)
+    monkeypatch.setattr(openai, "TEXTS_PER_REQUEST", 2)
     texts = ["a", "bcd", "", "ef", "ghijk"]
     with serving(answer) as bodies:
         found = load_encoder("openai:embed-1")(texts)

@@ -5,7 +5,7 @@ import pytest
 
 from rlhf_jax.data.formats import docstring_prompt
 from rlhf_jax.errors import UserError
-from rlhf_jax.judges.llm import LlmJudge, Match, Verdict, match_share
+from rlhf_jax.judges.llm import LlmJudge, Match, Verdict, match_win_fraction
 from rlhf_jax.judges.prompt import REMINDER
 from tests.chat_server import judge_config, prefers_first, prefers_longer, ranking, serving, shown
 
@@ -27,13 +27,13 @@ def expected_share(match: Match) -> float:
 def test_for_a_judge_that_is_blind_to_order_the_order_does_not_matter(tmp_path, changes):
     with serving(prefers_longer) as server:
         verdicts = answers(server, tmp_path, **changes)
-    assert [match_share(match) for match in verdicts] == [expected_share(match) for match in MATCHES]
+    assert [match_win_fraction(match) for match in verdicts] == [expected_share(match) for match in MATCHES]
 
 
 def test_a_judge_that_sees_only_order_makes_ties_of_both(tmp_path):
     with serving(prefers_first) as server:
         verdicts = answers(server, tmp_path)
-    assert {match_share(match) for match in verdicts} == {0.5}
+    assert {match_win_fraction(match) for match in verdicts} == {0.5}
 
 
 def test_a_single_order_is_drawn_from_seed_and_texts_and_mirrors(tmp_path):
@@ -87,7 +87,7 @@ def test_an_unreadable_answer_is_asked_once_more_and_then_recorded_as_such(tmp_p
     assert [(verdict.share, verdict.reminded) for verdict in talks] == [(1.0, True), (0.0, True)]
     assert [verdict.share for verdict in mute] == [None, None]
     assert mute[0].answer == "Ich kann das nicht entscheiden."
-    assert match_share(mute) == 0.5
+    assert match_win_fraction(mute) == 0.5
     assert len(server.requests) == 8, "each of four questions twice, none a third time"
     said = [message["content"] for message in server.requests[-1]["messages"][2:]]
     assert said[1] == REMINDER and said[0] in ("(no answer)", "The first one, I would say.")
@@ -125,6 +125,6 @@ def test_name_and_bad_settings(tmp_path):
     with serving() as server:
         config = judge_config(server)
         assert LlmJudge(config, tmp_path).name == "judge-1 (documentation, both orders)"
-        with pytest.raises(UserError, match="prompt 'none' is not there"):
+        with pytest.raises(UserError, match="prompt 'none' does not exist"):
             LlmJudge(dataclasses.replace(config, prompt="none"), tmp_path)
     assert "secret" not in json.dumps(dataclasses.asdict(config))

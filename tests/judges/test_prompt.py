@@ -103,6 +103,6 @@ def test_a_prompt_file_of_another_form_is_refused(tmp_path, text, message):
 
 def test_an_unknown_prompt_is_refused():
     with pytest.raises(
-        UserError, match="'tldrr' is not there, expected cnn_dailymail, documentation, instruction, tldr"
+        UserError, match="'tldrr' does not exist, expected cnn_dailymail, documentation, instruction, tldr"
     ):
         load_prompt("tldrr")

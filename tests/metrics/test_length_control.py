@@ -112,7 +112,7 @@ def test_a_model_that_won_everything_stays_finite():
     ("arguments", "message"),
     [
         (([2], [1], [2]), "There is 1 preference, expected two or more"),
-        (([2, 1], [1], [2, 3]), r"lengths has 1 value\(s\), expected one a preference, 2"),
+        (([2, 1], [1], [2, 3]), r"lengths has 1 value\(s\), expected one per preference, 2"),
         (([2, 1], [1, 2], [2, 3, 4]), r"reference_lengths has 3 value\(s\)"),
         (([2, 1], [1, 2], [2, 1], [0.5]), r"difficulties has 1 value\(s\)"),
         (([2, 1], [1, np.nan], [2, 1]), "lengths has a value that is not finite"),

@@ -1,6 +1,6 @@
 import pytest
 
-from rlhf_jax.metrics.text import copied_share, length_in_words, repetition, rouge_l
+from rlhf_jax.metrics.text import copied_fraction, length_in_words, repetition, rouge_l
 
 TEXT = "Compute the inverse of a matrix, which must be square. The result is dense."
 
@@ -25,20 +25,20 @@ def test_length_counts_words():
 
 
 def test_a_copied_sentence_is_copied_whole_whatever_its_case_and_punctuation():
-    assert copied_share("compute the Inverse of a matrix which must be square!", TEXT) == 1.0
+    assert copied_fraction("compute the Inverse of a matrix which must be square!", TEXT) == 1.0
 
 
 def test_copied_share_counts_four_grams():
     # "compute the inverse of", "the inverse of a", "inverse of a tensor": two of three.
-    assert copied_share("Compute the inverse of a tensor", TEXT) == 2 / 3
-    assert copied_share("Inverts square matrices by elimination", TEXT) == 0.0
+    assert copied_fraction("Compute the inverse of a tensor", TEXT) == 2 / 3
+    assert copied_fraction("Inverts square matrices by elimination", TEXT) == 0.0
 
 
 def test_short_outputs_are_one_ngram():
-    assert copied_share("the inverse", TEXT) == 1.0
-    assert copied_share("inverse the", TEXT) == 0.0
-    assert copied_share("", TEXT) == 0.0
-    assert copied_share("the inverse", "") == 0.0
+    assert copied_fraction("the inverse", TEXT) == 1.0
+    assert copied_fraction("inverse the", TEXT) == 0.0
+    assert copied_fraction("", TEXT) == 0.0
+    assert copied_fraction("the inverse", "") == 0.0
 
 
 def test_repetition_is_the_share_of_ngrams_seen_before():

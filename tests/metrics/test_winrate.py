@@ -102,7 +102,7 @@ def test_pairs_find_what_two_samples_would_miss():
 
 
 def test_pairs_need_the_same_prompts():
-    with pytest.raises(UserError, match=r"1 prompt\(s\) are judged for one of the two models alone, the first is 'b'"):
+    with pytest.raises(UserError, match=r"1 prompt\(s\) are judged for only one of the two models, the first is 'b'"):
         paired_difference({"a": 1, "b": 2}, {"a": 1})
 
 

@@ -143,7 +143,7 @@ def changed(rows: list[dict], **change: Any) -> list[dict]:
         (
             "references",
             lambda rows: [{**row, "output": ["x", "y"]} for row in rows],
-            "has 2 outputs a prompt, expected one",
+            "has 2 outputs per prompt, expected one",
         ),
         (
             "references",
@@ -151,7 +151,7 @@ def changed(rows: list[dict], **change: Any) -> list[dict]:
             "references.json names no generator",
         ),
         ("annotations", lambda rows: without(rows, 0), "lacks 1 of 3 prompts against text_davinci_003, the first is"),
-        ("annotations", lambda rows: changed(rows, instruction="other"), "annotates 'other', which is no prompt of"),
+        ("annotations", lambda rows: changed(rows, instruction="other"), "annotates 'other', which is not a prompt of"),
         ("annotations", lambda rows: changed(rows, generator_2="gpt"), "for gpt, expected alpaca-7b alone"),
         ("annotations", lambda rows: changed(rows, output_2="x"), "with an output_2 that is not in .*outputs.json"),
         ("annotations", lambda rows: changed(rows, output_1="x"), "with an output_1 that is not in .*references.json"),

@@ -174,7 +174,7 @@ def test_what_cannot_be_computed_says_why(tmp_path):
     assert "no text field" in result["copied"]["not_computed"]
 
     single = evaluated(tmp_path / "single", {"sft": [sample("a", ["one"])]})["models"]["sft"]["id_test"]
-    assert single["per_input"]["ead"] == {"not_computed": "needs two outputs a prompt or more"}
+    assert single["per_input"]["ead"] == {"not_computed": "needs two outputs per prompt or more"}
     assert single["across_input"]["ead"] == {"not_computed": "needs two prompts or more"}
     assert single["length"] == {"mean": 1.0, "standard_error": None, "n": 1}
 
@@ -212,7 +212,7 @@ def test_uneven_samples_are_refused(tmp_path, last, message):
 
 
 def test_no_samples_and_an_unknown_mode_are_refused(tmp_path):
-    with pytest.raises(UserError, match="holds no samples"):
+    with pytest.raises(UserError, match="has no samples"):
         evaluated(tmp_path, {"sft": []})
     with pytest.raises(UserError, match='mode is "papr"'):
         evaluated(tmp_path, {"sft": records()}, mode="papr")

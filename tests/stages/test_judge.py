@@ -130,7 +130,7 @@ def test_an_unknown_baseline_a_model_named_reference_and_no_samples_are_refused(
         judged(tmp_path, {"sft": [sample("a", [BAD])]}, "gpt")
     with pytest.raises(UserError, match='named "reference"'):
         judged(tmp_path, {"sft": [sample("a", [BAD])], "reference": [sample("a", [BAD])]})
-    with pytest.raises(UserError, match="holds no samples"):
+    with pytest.raises(UserError, match="has no samples"):
         judged(tmp_path, {"sft": []})
 
 

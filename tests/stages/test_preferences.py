@@ -109,7 +109,7 @@ def test_a_finished_stage_is_left_alone(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ([], "holds no samples"),
+        ([], "has no samples"),
         ([sample("a", ["one"])], '"a" has one output'),
         ([sample("a", ["one", "one"])], "no pair could be labelled"),
     ],

@@ -536,7 +536,7 @@ def test_another_split_may_be_the_one_out_of_distribution(study: Path, tmp_path:
     (tmp_path / "ppo").symlink_to(study / "ppo")
     moved = make_config(tmp_path, ood="hard_test")
     assert rows_of(moved) == expected != rows_of(make_config(tmp_path))
-    with pytest.raises(UserError, match=r"ood is 'hard', of which .* has no samples of sft"):
+    with pytest.raises(UserError, match=r"ood is 'hard', and .* has no samples of sft on it"):
         rows_of(make_config(tmp_path, ood="hard"))
 
 
@@ -567,7 +567,7 @@ def test_runs_that_are_not_seeds_of_one_study_are_refused(
         ("evaluate/evaluation.json", '{"models": {"sft": {}}}', "models sft; expected ppo"),
         ("judge/judgements.jsonl", "{}\n", r"judgements\.jsonl:1: has no field 'id'"),
         ("judge/judgements.jsonl", "[]\n", r"judgements\.jsonl:1 holds a JSON list"),
-        ("sft.jsonl", "", r"sft\.jsonl holds no samples"),
+        ("sft.jsonl", "", r"sft\.jsonl has no samples"),
         ("ppo.jsonl", "{\n", r"ppo\.jsonl:1"),
         ("reward/quality.json", None, r"quality\.json does not exist"),
         ("reward_vs_kl.json", None, r"reward_vs_kl\.json does not exist"),

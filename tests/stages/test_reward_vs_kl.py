@@ -94,7 +94,7 @@ def test_the_plot_stands_alone(study, tmp_path):
     for split in SPLITS:
         svg = ElementTree.parse(tmp_path / "out" / f"reward_vs_kl-{split}.svg").getroot()
         texts = {element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")}
-        assert {"pool, temperature 1", "cold, temperature 0.7", "ppo", "KL, nats a response", "score"} <= texts
+        assert {"pool, temperature 1", "cold, temperature 0.7", "ppo", "KL, nats per response", "score"} <= texts
         title = svg.find("{http://www.w3.org/2000/svg}title").text
         assert "ppo from" in title and "at 4.00 nats" in title
         raw = (tmp_path / "out" / f"reward_vs_kl-{split}.svg").read_text()
@@ -127,9 +127,9 @@ def test_the_interval_is_that_of_the_paired_differences(pool):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: write(p / "pool.jsonl", both(np.ones((3, 2)))), "is of other prompts than the pool pool"),
+        (lambda p: write(p / "pool.jsonl", both(np.ones((3, 2)))), "has other prompts than the pool pool"),
         (lambda p: write(p / "ppo" / "samples-4.jsonl", both(np.ones((PROMPTS, 2)))), "samples-4.jsonl has no KL at"),
-        (lambda p: [path.unlink() for path in (p / "ppo").iterdir()], "holds no samples-<step>.jsonl"),
+        (lambda p: [path.unlink() for path in (p / "ppo").iterdir()], "has no samples-<step>.jsonl"),
         (
             lambda p: write(p / "pool.jsonl", [*both(np.ones((3, 2))), *sampled(np.ones((1, 4)), start=9)]),
             "has n = 4, expected 2 as before it",

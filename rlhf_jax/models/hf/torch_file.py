@@ -1,8 +1,9 @@
-"""PyTorch checkpoints (`.bin`, `.pt`) without PyTorch: what torch.save writes for a flat dict of tensors.
+"""Reader of PyTorch checkpoints (`.bin`, `.pt`) without PyTorch: a flat dict of tensors, as torch.save writes it.
 
 Such a file is a zip archive of uncompressed records: `data.pkl`, a pickle that describes the tensors, and one record
-`data/<key>` of raw bytes for each storage that they view. A pickle is a program, and a file from the hub is a
-stranger's. `safe_pickle` therefore allows only the globals that describe tensors, and none of them is torch's.
+`data/<key>` of raw bytes for each storage that they view. A pickle is a program, and a file
+from the hub is not trusted. `safe_pickle` therefore allows only the globals that describe tensors, and none of them is
+torch's.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ _CONVERT = "load it once in torch and save its tensors as safetensors"
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of a checkpoint that lies in the file until it is read.
+    """A tensor of a checkpoint. It stays in the file until it is read.
 
     Attributes:
       path: the file.
       dtype: of its elements.
-      shape: elements along each axis.
+      shape: number of elements along each axis.
       start: position of the first element in the file, in bytes.
       strides: from one element to the next along each axis, in bytes.
     """
@@ -64,10 +65,10 @@ class Tensor:
     strides: tuple[int, ...]
 
     def read(self) -> np.ndarray:
-        """Reads the bytes from the first element to the last, and no others.
+        """Reads only the bytes from the first element to the last.
 
         Returns:
-          `shape` of `dtype`, an array of its own; a transposed or sliced view is a view of what was read.
+          A new array `shape` of `dtype`. A transposed or sliced tensor is a view of the bytes that were read.
 
         Raises:
           UserError: the file has gone or been cut short since it was opened.
@@ -86,16 +87,16 @@ class Tensor:
 
 
 def open_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Reads what a PyTorch checkpoint says about its tensors; nothing in the file is run, and no tensor is read yet.
+    """Reads the descriptions of a checkpoint's tensors. Nothing in the file is run, and no tensor is read yet.
 
     Args:
-      path: written by torch.save since version 1.6 on a little-endian machine; a dict from names to tensors.
+      path: written by torch.save since version 1.6 on a little-endian machine. A dict from names to tensors.
 
     Returns:
       The tensors under their names, in the file's order. Tensors that share a storage share its bytes in the file.
 
     Raises:
-      UserError: not such a file, damaged, or it holds or names anything but dicts, tensors and parameters.
+      UserError: not such a file, damaged, or with anything but dicts, tensors and parameters.
     """
     try:
         with path.open("rb") as file:
@@ -119,7 +120,7 @@ def open_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def _shown(value: object) -> str:
-    """What a file says, safe and short enough for a message."""
+    """Returns a value from a file, safe and short enough for a message."""
     return repr(value)[:100]
 
 
@@ -129,7 +130,7 @@ def _kind(value: object) -> str:
 
 @dataclass(frozen=True)
 class _Record:
-    """Where a record's bytes lie in the file."""
+    """The position of a record's bytes in the file."""
 
     name: str
     start: int
@@ -137,7 +138,7 @@ class _Record:
 
 
 def _records(path: Path, file: BinaryIO) -> dict[str, _Record]:
-    """The archive's records, named below its one folder; none is compressed, overlaps another or leaves the file."""
+    """Returns the records by name below the archive's one folder. None is compressed or overlaps another."""
     _check_is_zip(path, file.read(len(_LEGACY)))
     records: dict[str, _Record] = {}
     try:
