@@ -19,6 +19,8 @@ from rlhf_jax.errors import UserError
 
 # The last two are the test sets in and out of distribution. A record may name another split.
 SPLITS = ("train", "validation", "id_test", "ood_test")
+REFERENCE = "reference"
+"""The side of `Samples.reference` in judgements."""
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 

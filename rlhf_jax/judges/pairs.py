@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rlhf_jax.data.records import Samples, read
+from rlhf_jax.data.records import REFERENCE, Samples, read
 from rlhf_jax.errors import UserError
-from rlhf_jax.judges.scores import REFERENCE
 
 type Judgement = dict[str, Any]
 

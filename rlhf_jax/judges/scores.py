@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rlhf_jax.data.formats import source_text
-from rlhf_jax.data.records import Samples
+from rlhf_jax.data.records import REFERENCE, Samples
 from rlhf_jax.errors import UserError
 from rlhf_jax.judges.gold import Scorer, Similarity, embedding_similarity
 from rlhf_jax.metrics.text import rouge_l
 
-REFERENCE = "reference"
 ROUGE_L = "rouge_l"
 
 type Scores = dict[tuple[str, str], np.ndarray]

@@ -15,6 +15,7 @@ from typing import Any
 
 from scipy.stats import norm, t
 
+from rlhf_jax.data.records import REFERENCE
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics.best_of_n import best_of_n_kl
 from rlhf_jax.metrics.length_control import length_controlled_win_rate
@@ -26,7 +27,6 @@ from rlhf_jax.report.study import ID, OOD, Study
 type Metric = dict[str, Any]
 type Row = dict[str, dict[str, Metric]]
 
-REFERENCE = "reference"
 _PLAIN = ("reward", "rouge_l", "length", "copied", "finished")
 
 

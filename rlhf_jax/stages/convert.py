@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf_jax.config import content_of
-from rlhf_jax.data.records import Samples, write, write_text
+from rlhf_jax.data.records import REFERENCE, Samples, write, write_text
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics.winrate import win_fractions
 from rlhf_jax.report.alpaca_eval import Annotation, Outputs, prompt_id, read_annotations, read_outputs
-from rlhf_jax.report.summary import REFERENCE
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import rlhf_jax
-from rlhf_jax.data.records import Samples, write_text
+from rlhf_jax.data.records import REFERENCE, Samples, write_text
 from rlhf_jax.errors import UserError
 from rlhf_jax.judges.gold import GoldConfig
 from rlhf_jax.report import plots
 from rlhf_jax.report.pages import SERIES, embedded, render
 from rlhf_jax.report.study import Study, read_study, require_seeds_of_one_study, with_ood
-from rlhf_jax.report.summary import REFERENCE, Summary, summarise
+from rlhf_jax.report.summary import Summary, summarise
 from rlhf_jax.report.tables import Table, console, latex, make_tables, markdown, meaning_of_errors, wide_tables
 
 PROMPTS_PER_SPLIT = 40

@@ -28,7 +28,7 @@ def test_a_copied_sentence_is_copied_whole_whatever_its_case_and_punctuation():
     assert copied_fraction("compute the Inverse of a matrix which must be square!", TEXT) == 1.0
 
 
-def test_copied_share_counts_four_grams():
+def test_copied_fraction_counts_four_grams():
     # "compute the inverse of", "the inverse of a", "inverse of a tensor": two of three.
     assert copied_fraction("Compute the inverse of a tensor", TEXT) == 2 / 3
     assert copied_fraction("Inverts square matrices by elimination", TEXT) == 0.0
