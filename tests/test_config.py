@@ -77,14 +77,8 @@ def test_to_dict_is_what_json_reads_back_and_parses_to_the_same() -> None:
         ({"optimizer": {"learning_rate": 0.1, "shedule": "linear"}}, "config.optimizer has no key 'shedule'; did you"),
         ({"optimizer": {}}, "config.optimizer lacks the key 'learning_rate'"),
         ({"optimizer": 3}, "config.optimizer is 3 (int), expected a"),
-        (
-            {"optimizer": {"learning_rate": "0.1"}},
-            "config.optimizer.learning_rate is '0.1' (str), expected a valid number",
-        ),
-        (
-            {"optimizer": {"learning_rate": 1, "schedule": "cubic"}},
-            "config.optimizer.schedule is 'cubic' (str), expected 'constant' or 'linear'",
-        ),
+        ({"optimizer": {"learning_rate": "0.1"}}, "config.optimizer.learning_rate is '0.1' (str), expected a valid"),
+        ({"optimizer": {"learning_rate": 1, "schedule": "cubic"}}, "config.optimizer.schedule is 'cubic' (str)"),
         ({"value": {"rate": 1}}, "config.value has no key 'rate'"),
         ({"steps": 3.0}, "config.steps is 3.0 (float), expected a valid integer"),
         ({"steps": True}, "config.steps is True (bool), expected a valid integer"),

@@ -32,18 +32,8 @@ def config_file(tmp_path: Path) -> Path:
 
 
 def test_reads_the_config_its_argument_and_overrides(config_file: Path) -> None:
-    config, workdir, processes = main.read_flags(
-        [
-            "main",
-            f"--config={config_file}:large",
-            "--workdir",
-            "runs/x",
-            "--config.optimizer.clip=2",
-            "--config.seed",
-            "4",
-            "--hosts=2",
-        ]
-    )
+    words = ["--workdir", "runs/x", "--config.optimizer.clip=2", "--config.seed", "4", "--hosts=2"]
+    config, workdir, processes = main.read_flags(["main", f"--config={config_file}:large", *words])
     assert processes == 2
     assert workdir == Path("runs/x")
     assert (config["title"], config["seed"], config["optimizer"]) == ("large", 4, {"clip": 2.0, "learning_rate": 1.0})

@@ -130,17 +130,6 @@ def test_decoding_moves_no_weights_but_where_they_are_divided_for_training_alone
 
 
 @needs_libtpu
-def test_a_scanned_program_sends_what_an_unrolled_one_does(arguments, tmp_path):
-    """Collectives inside the scan over blocks are counted as often as it turns, within decoding's own loop."""
-    deep = [*arguments, f"--config.model={tiny.write_model(tmp_path / 'model', layers=12, **WIDE)}"]
-    unrolled, scanned = (
-        decode_collectives([*deep, f"--config.blocks.scan={scan}"], "tensor") for scan in (False, True)
-    )
-    assert len(scanned) < len(unrolled)
-    assert moved(scanned) == moved(unrolled)
-
-
-@needs_libtpu
 def test_a_whole_vocabulary_is_not_gathered_to_sample_from(arguments):
     """Of a divided one every row's numbers have to be on one device at each token."""
     divided, whole = (
@@ -148,10 +137,6 @@ def test_a_whole_vocabulary_is_not_gathered_to_sample_from(arguments):
         for rules in ({}, {"vocab": []})
     )
     assert "all-gather" in divided and "all-gather" not in whole
-
-
-def moved(found: list[Collective]) -> int:
-    return sum(each.moved * each.times for each in found)
 
 
 def decode_collectives(arguments: list[str], axis: str, **rules: list[str]) -> list[Collective]:

@@ -93,21 +93,6 @@ def test_what_makes_a_summary(installed, summary, kept):
     assert responses == ([" ".join(summary.replace(" .", ".").split())] if kept else [])
 
 
-def test_near_copies_are_left_out(installed):
-    first = words(1)
-    half = words(2, 45).rstrip(".") + " " + words(1, 45)
-    installed.module(
-        "alpha.py",
-        documented("a", "Sorts the rows of an array.", first)
-        + documented("b", "Another summary for the same text.", first.replace("a", "a", 1) + " And then more.")
-        + documented("c", "sorts the rows of an array", words(5))  # the same summary
-        + documented("d", "A text that is half the first.", half)
-        + documented("e", "A text that is all its own.", words(6))
-        + documented("e", "The same name a second time.", words(7)),
-    )
-    assert [example.id for example in docstrings.load().examples] == ["alpha/alpha.a", "alpha/alpha.e"]
-
-
 def test_the_standard_library_is_split_by_module_and_no_text_is_in_two_splits(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a"))
     packages = ("asyncio", "email", "logging", "http", "unittest", "importlib")

@@ -91,10 +91,7 @@ def test_paper_mode_draws_with_replacement(name, percent, distinct):
     ("shift", "message"),
     [
         (Shift("mood", "", "default"), "The shift 'mood' is unknown, expected one of relationship_advice, "),
-        (
-            Shift("sentiment", "", "default"),
-            "The shift sentiment has indices '' and classifier '', expected one of both",
-        ),
+        (Shift("sentiment", "", "default"), "The shift sentiment has indices '' and classifier '', expected one of"),
         (Shift("length", "a.npy", "default"), "The shift length has indices 'a.npy'"),
     ],
 )

@@ -192,23 +192,9 @@ def test_a_launcher_gets_the_runs_that_it_did_not_take_before(tmp_path: Path, co
     assert (tmp_path / "launched").read_text().split() == NAMES + NAMES[1::2] + NAMES, "another run in the same folder"
 
 
-def test_a_dry_run_prints_the_commands_and_leaves_nothing(tmp_path: Path, command: list[str]) -> None:
-    script = launcher(tmp_path, "")
-    result = call(command, LAUNCHER=f"{script} run", DRY_RUN="1")
-    lines = [shlex.split(line) for line in result.stdout.splitlines()]
-    assert (result.returncode, result.stderr, len(lines)) == (0, "", 6)
-    assert lines[3] == [
-        *[str(tmp_path / "my launcher.sh"), "run", f"--config={tmp_path}/corpus.py"],
-        *[f"--workdir={tmp_path}/runs/{NAMES[3]}", "--config.packages=['no_such_package']", "--config.seed=1"],
-    ]
-    assert not (tmp_path / "runs").exists()
-    assert not (tmp_path / "launched").exists()
-
-
-@pytest.mark.parametrize("ending", ["exit 143", "exit 0"])
-def test_sigterm_is_passed_on_and_stops_the_sweep(tmp_path: Path, command: list[str], ending: str) -> None:
+def test_sigterm_is_passed_on_and_stops_the_sweep(tmp_path: Path, command: list[str]) -> None:
     waits = launcher(
-        tmp_path, f'trap "{ending}" TERM; touch "{tmp_path}/started"; for _ in {{1..6000}}; do sleep 0.01; done'
+        tmp_path, f'trap "exit 143" TERM; touch "{tmp_path}/started"; for _ in {{1..6000}}; do sleep 0.01; done'
     )
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "LAUNCHER": waits}, stderr=subprocess.PIPE)
     while not (tmp_path / "started").exists():

@@ -61,17 +61,6 @@ def test_a_value_is_read_before_its_token(setting):
         np.testing.assert_allclose(values[row, sample, :length], expected, atol=1e-4)
 
 
-def test_a_value_head_from_a_reward_model_reads_its_normalised_score(setting):
-    """Before a token it is the score, less the mean and over the deviation, of what has been said before it."""
-    model, params, hidden, _ = setting
-    head = heads.value_from_reward(params, mean=0.6, std=2.5)
-    values = heads.values({"value": head}, hidden)
-    for length in range(1, 8):
-        raw = heads.scores(params, BATCH.replace(response_mask=BATCH.response_mask & (np.arange(8) < length)), hidden)
-        going_on = BATCH.response_mask[:, :, length]
-        np.testing.assert_allclose(values[:, :, length][going_on], ((raw - 0.6) / 2.5)[going_on], atol=1e-5)
-
-
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probs_are_of_each_token_given_those_before_it(setting, temperature):
     model, params, hidden, tensors = setting

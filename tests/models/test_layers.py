@@ -34,19 +34,6 @@ def test_rotary_embeddings_turn_the_halves_of_each_head():
     np.testing.assert_allclose(actual, expected.swapaxes(0, 1), atol=2e-5)
 
 
-def test_rotary_products_depend_on_the_distance_alone():
-    q, k = jnp.asarray(normal(0, 8)), jnp.asarray(normal(1, 8))
-
-    def product(at_q: int, at_k: int) -> float:
-        angles = layers.rotary_angles(jnp.array([at_q, at_k]), Rotary().frequencies(8))
-        turned = layers.rotate(jnp.stack([q, k]), angles)
-        return float(jnp.vdot(turned[0], turned[1]))
-
-    assert product(3, 1) == pytest.approx(product(90, 88), abs=1e-4)
-    assert product(0, 0) == pytest.approx(float(jnp.vdot(q, k)), abs=1e-6)
-    assert abs(product(3, 1) - product(1, 3)) > 0.01
-
-
 def test_gated_mlp_and_its_gradients():
     x, gate_up, down = normal(0, 2, 3, 4), normal(1, 4, 2, 6), normal(2, 6, 4)
     pull = normal(3, 2, 3, 4)

@@ -72,17 +72,6 @@ def hidden():
     return run(*tiny.network(), BATCH)
 
 
-@pytest.mark.parametrize("freeze", [0.0, 0.1, 0.9], ids=["nothing", "embedding", "all-but-one"])
-def test_where_the_network_is_cut_changes_nothing(freeze, hidden):
-    """Invariant 12: a trunk of no block, of none but the embedding, and of all but the last block."""
-    model, params = tiny.network(freeze)
-    trunk, top = model.split(params)
-    assert ("embed" in trunk) == bool(freeze)
-    assert sorted(trunk.get("layers", {})) == [str(i) for i in range(model.frozen_layers)]
-    real = BATCH.continuation()[1][..., None]
-    np.testing.assert_allclose(real * run(model, merge(trunk, top), BATCH), real * hidden, atol=5e-6)
-
-
 def test_states_do_not_change_with_padding_and_batch_mates(hidden):
     """Invariant 3, through trunk and top: more padding, other batch mates, another number of samples."""
     model, params = tiny.network()

@@ -83,15 +83,6 @@ def test_a_run_that_was_cut_goes_on_with_the_same_samples(finished, config, tmp_
     assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == len(whole)
 
 
-def test_a_prompt_has_the_same_samples_among_others(finished, config, tmp_path):
-    """Invariants 2 and 3: two prompts instead of seven, in batches of the same shape."""
-    generate.run(changed(config, prompts={"validation": 2}), tmp_path)
-    all_records = {record.id: record for record in read(finished / "samples.jsonl", Samples)}
-    few = read(tmp_path / "samples.jsonl", Samples)
-    assert len(few) == 2
-    assert all(record == all_records[record.id] for record in few)
-
-
 def test_top_k_and_truncation_reach_the_sampler(config, tmp_path):
     """Of one token alone a hot sampler is greedy; a prompt cut on the left may be shorter than its own tail."""
     changes = {

@@ -356,10 +356,7 @@ def algorithm(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"sampling_batch": 3},
-            "config.sampling_batch is 3, which does not divide config.prompts_per_rollout 4; 2 does",
-        ),
+        ({"sampling_batch": 3}, "config.sampling_batch is 3, which does not divide config.prompts_per_rollout 4; 2"),
         ({"microbatch": 3}, "config.microbatch is 3, which does not divide a minibatch of prompts, 2; 2 does"),
         ({"evaluate_prompts": {"test": 1}}, "has no example of the split 'test'"),
         ({"prompts_per_rollout": 32, "microbatch": 1}, "There are 24 examples, expected at least one batch of 32"),

@@ -257,14 +257,3 @@ def test_bad_input_is_a_sentence_and_no_checkpoint(config, tmp_path, changes, me
         reward.run(dataclasses.replace(config, **changes), tmp_path)
     assert not list(tmp_path.glob("checkpoints/*"))
     assert not (tmp_path / "metrics.jsonl").exists()
-
-
-def test_an_objective_with_a_margin_wants_one_in_every_pair(config, tmp_path):
-    pairs = preferences({"train": 24, "validation": 6})
-    write(tmp_path / "pairs.jsonl", [dataclasses.replace(pairs[0], margin=None), *pairs[1:]])
-    changes = {
-        "data": str(tmp_path / "pairs.jsonl"),
-        "objective": reward.Objective(margin=1.0, center_rewards_coefficient=0.0),
-    }
-    with pytest.raises(UserError, match=r"margin is 1.0 and 1 training pairs of .*pairs.jsonl have no margin"):
-        reward.run(dataclasses.replace(config, **changes), tmp_path)

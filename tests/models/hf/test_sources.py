@@ -13,7 +13,6 @@ from safetensors.numpy import load_file, save_file
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.models.hf.pretrained import load, load_pretrained, save_pretrained
-from rlhf_jax.models.hf.sources import FolderSource
 from tests import tiny, torch_save
 
 FLOAT32 = jnp.dtype("float32")
@@ -69,12 +68,6 @@ def test_torch_shards_are_read_by_their_index(safe, folder):
     index.write_text(json.dumps({"weight_map": {"x": "../elsewhere.bin"}}))
     with pytest.raises(UserError, match=r"'../elsewhere.bin' is not a file of this folder"):
         load_pretrained(str(folder))
-
-
-def test_safetensors_come_first(safe, folder):
-    shutil.copy(safe / "model.safetensors", folder)
-    (folder / "pytorch_model.bin").write_bytes(b"not looked at")
-    assert FolderSource(folder).names() == FolderSource(safe).names()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -57,10 +57,7 @@ def test_another_base_model_does_not_have_the_sum(tmp_path, policy):
     [
         ({"model.norm.weight": None}, "model.norm.weight is missing from .* or unexpected there"),
         ({"model.embed_tokens.weight": None}, "the difference has no tensor model.embed_tokens.weight"),
-        (
-            {"model.norm.weight": np.zeros(16, np.float32)},
-            r"model.norm.weight has the shape \(16,\), the base .* \(32,\)",
-        ),
+        ({"model.norm.weight": np.zeros(16, np.float32)}, r"model.norm.weight has the shape \(16,\), the base .*"),
     ],
 )
 def test_tensors_of_another_model_are_named(tmp_path, policy, changes, message):
