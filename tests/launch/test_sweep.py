@@ -63,16 +63,16 @@ def test_folders_are_named_by_what_varies(tmp_path: Path) -> None:
     found = runs(sweep(Choice("optimizer.learning_rate", [1e-5, 0.1]), Choice("steps", [2])), tmp_path)
     assert list(found) == ["learning_rate_1e-05-steps_2-seed_0", "learning_rate_0.1-steps_2-seed_0"]
     assert found["learning_rate_0.1-steps_2-seed_0"] == [
-        "--config=configs/ppo.py",
+        "--config=configs/sft.py",
         f"--workdir={tmp_path}/learning_rate_0.1-steps_2-seed_0",
         "--config.optimizer.learning_rate=0.1",
         "--config.steps=2",
         "--config.seed=0",
     ]
-    alike = sweep(Choice("stages.sft.steps", [1]), Choice("stages.ppo.num_rollouts", [2]), config="configs/tiny.py")
-    assert list(runs(alike, tmp_path)) == ["stages.sft.steps_1-stages.ppo.num_rollouts_2-seed_0"]
-    drawn_often = sweep(Choice("algorithm.num_ppo_epochs", [1, 2]), draws=20)
-    assert set(runs(drawn_often, tmp_path)) == {"epochs_1-seed_0", "epochs_2-seed_0"}
+    alike = sweep(Choice("stages.sft.steps", [1]), Choice("stages.reward.steps", [2]), config="configs/tiny.py")
+    assert list(runs(alike, tmp_path)) == ["stages.sft.steps_1-stages.reward.steps_2-seed_0"]
+    drawn_often = sweep(Choice("algorithm.num_ppo_epochs", [1, 2]), draws=20, config="configs/ppo.py")
+    assert set(runs(drawn_often, tmp_path)) == {"num_ppo_epochs_1-seed_0", "num_ppo_epochs_2-seed_0"}
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
