@@ -158,7 +158,7 @@ def test_what_a_mesh_cannot_divide_is_refused(model, mesh, sentence):
 
 def test_a_microbatch_that_a_mesh_cannot_divide_is_refused():
     with (
-        pytest.raises(UserError, match=r"config.microbatch is 4, which 8 devices cannot share evenly; 8 they could"),
+        pytest.raises(UserError, match=r"config.microbatch is 4, which 8 devices do not divide; 8 they do"),
         sharding.use(Mesh(8, 1, 1)),
     ):
         sharding.check_rows(SimpleNamespace(microbatch=4), "microbatch")
