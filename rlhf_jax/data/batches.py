@@ -64,12 +64,11 @@ class Encoding:
     def fitting(self, longest: np.ndarray, id_of: Callable[[int], str]) -> np.ndarray:
         """The indices of the records whose responses all fit.
 
-        Args:
-          longest: `[records]` int, tokens of each record's longest response.
-          id_of: a record's id by its index.
+        `longest`, `[records]` int, are the tokens of each record's longest response. `id_of` is a record's id by its
+        index.
 
         Raises:
-          UserError: there are others and that is an error, or there are no others but those.
+          UserError: a response is too long and that is an error, or all are too long.
         """
         fits = longest <= self.max_response
         if self.long_responses == "error" and not fits.all():
@@ -85,7 +84,7 @@ class Encoding:
         return np.flatnonzero(fits)
 
     def keep(self, items: Sequence[Item], records: Sequence[Example | Preference]) -> tuple[list[Item], int]:
-        """The items whose responses all fit, and how many others there were. Raises as `fitting`."""
+        """The items whose responses all fit, and the number of the others. Raises as `fitting`."""
         kept = self.fitting(lengths_of(items)[:, 1], lambda index: records[index].id)
         return [items[index] for index in kept], len(items) - len(kept)
 
@@ -106,20 +105,14 @@ def lengths_of(items: Sequence[Item]) -> np.ndarray:
 
 
 def from_prompts(
-    examples: Sequence[Example],
-    tokenizer: PreTrainedTokenizerFast,
-    max_prompt: int,
-    truncation: Truncation = "text",
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerFast, max_prompt: int, truncation: Truncation = "text"
 ) -> list[Item]:
-    """Tokenises the prompts alone (N = 0), in order: what a rollout samples from. See `encode_prompt`."""
+    """Tokenises the prompts alone (N = 0), in order, for a rollout. See `encode_prompt`."""
     return [Item(encode_prompt(tokenizer, example.prompt, max_prompt, truncation), []) for example in examples]
 
 
 def from_examples(encoding: Encoding, examples: Sequence[Example]) -> tuple[list[Item], int]:
-    """Tokenises examples (N = 1), in order.
-
-    Returns:
-      The items, and how many examples were dropped because the response is too long.
+    """Tokenises examples (N = 1), in order. Also returns the number dropped because the response is too long.
 
     Raises:
       UserError: a response has no token, a prompt cannot be shortened, or as `Encoding.keep`.
@@ -134,8 +127,7 @@ def from_examples(encoding: Encoding, examples: Sequence[Example]) -> tuple[list
 def from_preferences(encoding: Encoding, preferences: Sequence[Preference]) -> tuple[list[Item], int]:
     """Tokenises preference pairs (N = 2, the chosen response first), in order, with their margins.
 
-    Returns:
-      The items, and how many pairs were dropped because one of the responses is too long.
+    Also returns the number of pairs dropped because one of the responses is too long.
 
     Raises:
       UserError: the two responses of a pair are the same tokens, a prompt cannot be shortened, or as `Encoding.keep`.
@@ -156,22 +148,22 @@ def collate(items: Sequence[Item], prompt_length: int, response_length: int, pad
       ValueError: an item is longer than the lengths given, or has another number of responses than the first.
     """
     samples = len(items[0].responses)
-    batch = Sequences(
-        prompt=np.full((len(items), prompt_length), pad_id, np.int32),
-        prompt_mask=np.zeros((len(items), prompt_length), bool),
-        response=np.full((len(items), samples, response_length), pad_id, np.int32),
-        response_mask=np.zeros((len(items), samples, response_length), bool),
-    )
-    for row, item in enumerate(items):
-        _fill(batch.prompt[row], batch.prompt_mask[row], item.prompt)
-        for ids, mask, response in zip(batch.response[row], batch.response_mask[row], item.responses, strict=True):
-            _fill(ids, mask, response)
-    return batch
+    if any(len(item.responses) != samples for item in items):
+        raise ValueError(f"items have other numbers of responses than the first, {samples}")
+    responses = [response for item in items for response in item.responses]
+    prompt, prompt_mask = _padded([item.prompt for item in items], prompt_length, pad_id)
+    response, response_mask = _padded(responses, response_length, pad_id)
+    shape = (len(items), samples, response_length)
+    return Sequences(prompt, prompt_mask, response.reshape(shape), response_mask.reshape(shape))
 
 
-def _fill(ids: np.ndarray, mask: np.ndarray, tokens: list[int]) -> None:
-    ids[: len(tokens)] = tokens
-    mask[: len(tokens)] = True
+def _padded(rows: Sequence[list[int]], length: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows right-padded to `length`, and the mask of their tokens."""
+    ids, mask = np.full((len(rows), length), pad_id, np.int32), np.zeros((len(rows), length), bool)
+    for row, tokens in enumerate(rows):
+        ids[row, : len(tokens)] = tokens
+        mask[row, : len(tokens)] = True
+    return ids, mask
 
 
 def real_tokens(batch: Sequences) -> np.integer | jax.Array:
@@ -180,7 +172,7 @@ def real_tokens(batch: Sequences) -> np.integer | jax.Array:
 
 
 class Buckets(NamedTuple):
-    """The lengths that batches are padded to: every pair of them is a shape that may be compiled."""
+    """The lengths that batches are padded to. Every pair of them is a shape that may be compiled."""
 
     prompt: tuple[int, ...]
     response: tuple[int, ...]
@@ -212,8 +204,8 @@ class Batches:
     """Training batches without end, each a pure function of the seed and the position.
 
     An epoch is a fresh shuffle. Within windows of 32 batches it is sorted by length and cut into batches, and then the
-    batches are shuffled: a batch holds neighbours in length, and its place in the epoch says nothing about them. The
-    examples left over when the batches are full sit this epoch out. Another shuffle leaves out others.
+    batches are shuffled. So a batch contains neighbours in length, and its position in the epoch does not depend on
+    them. The examples left over when the batches are full sit this epoch out. Another shuffle leaves out others.
     """
 
     def __init__(
@@ -227,14 +219,8 @@ class Batches:
     ) -> None:
         """Keeps the items and checks them.
 
-        Args:
-          items: of the training split.
-          batch_size: items of a batch.
-          seed: of the shuffles.
-          buckets: lengths that batches are padded to.
-          pad_id: the id that they are padded with.
-          own: `[batch_size]` bool, the rows of a batch that this host's devices hold, at least one (None: all). The
-            others are not read: as many pads stand in their place, so that every host has batches of the same shapes.
+        `own`, `[batch_size]` bool, are the rows of a batch that this host's devices hold, at least one (None: all). The
+        others are not read. The same number of pads replaces them, so that every host has batches of the same shapes.
 
         Raises:
           UserError: there are fewer items than `batch_size`, or one is longer than the largest bucket.
@@ -242,13 +228,8 @@ class Batches:
         assert own is None or own.shape == (batch_size,)
         if len(items) < batch_size:
             raise UserError(f"There are {len(items)} examples, expected at least one batch of {batch_size}.")
-        self._items, self._batch_size, self._seed, self._buckets, self._pad_id = (
-            items,
-            batch_size,
-            seed,
-            buckets,
-            pad_id,
-        )
+        self._items, self._batch_size, self._seed = items, batch_size, seed
+        self._buckets, self._pad_id = buckets, pad_id
         self._own = np.ones(batch_size, bool) if own is None else own
         self._samples, self._lengths = len(items[0].responses), lengths_of(items)
         self._sort_by = buckets.of(self._lengths).T[::-1]  # the last row is the first key of a lexsort
@@ -275,8 +256,7 @@ class Batches:
     def items_at(self, position: int) -> list[Item]:
         """The items of the batch that starts at a position, row by row. Those of other hosts' rows are pads.
 
-        Args:
-          position: examples consumed so far over all hosts and epochs, a multiple of the batch size.
+        A position is the examples consumed so far over all hosts and epochs, a multiple of the batch size.
         """
         epoch, start = divmod(position, self.examples_per_epoch)
         index, rest = divmod(start, self._batch_size)
@@ -309,11 +289,10 @@ class Batches:
 
 
 def in_order(items: Sequence[Item], batch_size: int, buckets: Buckets, pad_id: int) -> Iterator[tuple[Sequences, int]]:
-    """Every item once, in order, in batches of a fixed size.
+    """Yields every item once, in order, in batches of a fixed size, with the number of their real rows.
 
-    Yields:
-      A batch and the number of its rows that are real. The last batch is filled up after them with rows of a one-token
-      prompt and no response token, so that sums over response tokens are right as they are.
+    The last batch is filled up with rows of a one-token prompt and no response token, which change no sum over response
+    tokens.
     """
     for start in range(0, len(items), batch_size):
         rows = list(items[start : start + batch_size])

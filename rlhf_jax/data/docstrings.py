@@ -76,8 +76,8 @@ def load(packages: tuple[str, ...] = (), max_text: int = 700) -> Corpus:
 
     Docstrings go to `train`, `validation` and `id_test` by a hash of their module's name, so a module is in one split
     only. READMEs are `ood_test`. They are those of the distributions of `PACKAGES` and of all that these require,
-    whatever `packages` says. A record that shares its summary, or 30 % of its runs of eight words, with an
-    earlier one is left out: READMEs come first, then docstrings by name.
+    whatever `packages` says. A record is left out if it has the summary, or 30 % of the runs of eight words, of earlier
+    ones. READMEs come first, then docstrings by name.
 
     Args:
       packages: import names to read docstrings of, all of which must be there. Empty for `PACKAGES` and the standard

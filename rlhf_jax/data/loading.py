@@ -24,7 +24,7 @@ class Loading:
 
     Attributes:
       num_workers: processes that read ahead. 0 for threads of this process.
-      drop_shards: whether shards of tokens that cannot be read are left out, instead of being an error.
+      drop_shards: True to leave out shards of tokens that cannot be read. They are an error otherwise.
     """
 
     RENAMED: ClassVar[dict[str, str]] = {"workers": "num_workers"}
@@ -45,12 +45,10 @@ def load_splits(
 
     Args:
       data: a JSONL file of records, which are tokenised here. Or a folder that was prepared with tokens, whose
-        training items are read as they are wanted, or its address in a bucket.
-      kind: `Example` or `Preference`.
-      encoding: of the stage.
+        training items are read on demand, or its address in a bucket.
+      kind, encoding, loading: of the stage.
       held_out: names of splits.
-      loading: how they are read.
-      limit: how many records of each held-out split are used, the first ones. None is all.
+      limit: number of records of each held-out split to use, the first ones. None is all.
 
     Raises:
       UserError: a file or a record is broken, a split is empty, or as `tokens.open_split` and `Encoding.fitting`.
@@ -96,15 +94,10 @@ def load_prompts(data: str, encoding: Encoding, loading: Loading) -> Sequence[It
 
 
 def read_ahead[T](batch_at: Callable[[int], T], start: int, batch_size: int, num_workers: int) -> Iterator[T]:
-    """The batches from a position on, without end, read by Grain while the steps before them run.
+    """The batches from position `start` on, without end, read by Grain while the steps before them run.
 
-    Which batch comes next depends on the position alone, never on how many workers read.
-
-    Args:
-      batch_at: the batch that starts at a position, as `Batches.at`.
-      start: the position of the first one, examples consumed so far.
-      batch_size: examples of a batch.
-      num_workers: as `Loading.num_workers`.
+    The next batch depends on the position alone, never on the number of workers. `batch_at` gives the batch that starts
+    at a position, as `Batches.at`.
     """
     import grain
 
@@ -112,9 +105,8 @@ def read_ahead[T](batch_at: Callable[[int], T], start: int, batch_size: int, num
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
     batches = positions.map(batch_at).to_iter_dataset(options)
     if num_workers:
-        batches = batches.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=_AHEAD)
-        )
+        workers = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=_AHEAD)
+        batches = batches.mp_prefetch(workers)
     iterator = iter(batches)
     try:
         yield from iterator

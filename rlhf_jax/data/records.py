@@ -104,11 +104,7 @@ class Samples:
 type Record = Example | Preference | Samples
 
 # Names of the file of records in a folder.
-FILES: dict[type[Record], str] = {
-    Example: "examples.jsonl",
-    Preference: "preferences.jsonl",
-    Samples: "samples.jsonl",
-}
+FILES: dict[type[Record], str] = {Example: "examples.jsonl", Preference: "preferences.jsonl", Samples: "samples.jsonl"}
 
 
 def read[R: Record](path: str | Path, kind: type[R], *, partial: bool = False) -> list[R]:
@@ -184,9 +180,8 @@ def read_objects(path: str | Path, kind: type | None = None) -> list[dict[str, A
         raise UserError(f"{path} does not exist, expected a JSONL file.")
     objects = []
     opened = gzip.open if path.suffix == ".gz" else open
-    with opened(
-        path, "rt", encoding="utf-8"
-    ) as file:  # only line feeds end a line: a text may contain other separators
+    # Only line feeds end a line: a text may contain other separators.
+    with opened(path, "rt", encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
                 value = json.loads(line)

@@ -52,12 +52,10 @@ class Task(NamedTuple):
 
 
 def seed_tasks(kind: Kind, file: str = "") -> list[Task]:
-    """The tasks that a model is shown examples of.
+    """The tasks that a model is shown as examples.
 
-    Args:
-      kind: of which test set.
-      file: JSONL with `instruction`, `input` and `output`, the latter two perhaps in the first of `instances`, as in
-        Self-Instruct's files. "" for this project's own.
+    `file` is JSONL with `instruction`, `input` and `output`, the latter two perhaps in the first of `instances`, as in
+    Self-Instruct's files. "" for this project's own.
 
     Raises:
       UserError: the file is missing, or a line has no such fields.
@@ -86,27 +84,15 @@ def request(kind: Kind, shown: Sequence[Task]) -> str:
 
 @dataclass
 class Collection:
-    """Tasks that were kept, each unlike all that came before it, the seed tasks included.
-
-    Attributes:
-      kind: of which test set.
-      seeds: the seed tasks.
-      kept: in the order in which they came.
-      left_out: how many were not kept, by the reason.
-    """
+    """Tasks that were kept, each unlike all that came before it, the seed tasks included."""
 
     kind: Kind
     seeds: Sequence[Task]
-    kept: list[Task] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
+    kept: list[Task] = field(default_factory=list)  # in the order in which they came
+    left_out: Counter[str] = field(default_factory=Counter)  # number of tasks that were not kept, by the reason
 
     def add(self, answer: str, cut: bool) -> None:
-        """Keeps what is good of an answer to `request`.
-
-        Args:
-          answer: what the model wrote.
-          cut: whether a length limit ended it: its last task is then left out.
-        """
+        """Keeps the good tasks of a model's answer to `request`, but not the last one if a length limit `cut` it."""
         blocks = [block for block in _BETWEEN.split(answer) if block.strip()]
         if cut and blocks:
             blocks.pop()

@@ -78,15 +78,14 @@ def apply[R: (Example, Preference)](
     """Divides the records of a dataset.
 
     Args:
-      shift: which.
       splits: the records of some of the splits train, validation and test, by the number of their row.
-      counts: how many rows each of these splits has, those without a record included.
+      counts: number of rows of each of these splits, those without a record included.
       load_sentiment: loads the shift's classifier, if it has one.
 
     Returns:
-      Under its own name what is in distribution of each split, in order, and for validation and test also all of it
-      (`full_test`) and, but for a random subset, the rest (`ood_test`). Each may be empty. A record that is there again
-      has an id of its own.
+      Each split's records in distribution, in order, under its own name. Of validation and test also all records
+      (`full_test`) and, but for a random subset, the rest (`ood_test`). Each may be empty. A repeated record has an id
+      of its own.
 
     Raises:
       UserError: as `check`. A dataset with other splits. An index file that is missing, not one or of other rows. Or a

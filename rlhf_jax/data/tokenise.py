@@ -58,14 +58,8 @@ def write(
 ) -> Fingerprint:
     """Tokenises splits of one kind of record into `folder/tokens`, which is whole or not there.
 
-    Args:
-      folder: of the records.
-      splits: the records by split. One without records is not written.
-      source: the fingerprint of all of them.
-      config: how.
-
-    Returns:
-      The fingerprint that the folder holds.
+    `splits` are the records, of which an empty split is not written, and `source` is the fingerprint of all of them.
+    Returns the fingerprint that the folder holds.
 
     Raises:
       UserError: there is no such tokenizer, or as `from_examples` and `from_preferences`.

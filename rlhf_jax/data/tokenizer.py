@@ -104,18 +104,11 @@ def encode_pair(
     truncation: Truncation = "text",
     separator: str = " ",
 ) -> tuple[list[int], list[int]]:
-    """Joins a prompt and a response: one space between them, EOS at the end.
+    """Joins a prompt and a response, and returns the ids of each.
 
-    Args:
-      tokenizer: any fast tokenizer with an EOS token.
-      prompt: shortened as `encode_prompt` does. Its ids are the same as there.
-      response: a text, never shortened here. The empty one is the EOS alone.
-      max_prompt: tokens that the prompt may have.
-      truncation: as in `encode_prompt`.
-      separator: between prompt and response, white space. The released reward models of the study saw two spaces.
-
-    Returns:
-      The prompt's ids and the response's: what `prompt + separator + response` has after the prompt's ids, and EOS.
+    The prompt is shortened to `max_prompt` tokens as `encode_prompt` does, and its ids are the same as there. The
+    response is never shortened. Its ids are those of `prompt + separator + response` after the prompt's, and EOS. An
+    empty response is the EOS alone. The separator is white space. The study's released reward models saw two spaces.
 
     Raises:
       UserError: the prompt's ids are no prefix of the joined text's, or as `encode_prompt`.
@@ -203,10 +196,8 @@ def _from_gguf(path: Path) -> PreTrainedTokenizerFast:
     names = {"bos_token": keys.BOS_ID, "eos_token": keys.EOS_ID, "pad_token": keys.PAD_ID, "unk_token": keys.UNK_ID}
     special = {name: tokens[value(key)] for name, key in names.items() if key in fields}
     if keys.ADD_BOS in fields and value(keys.ADD_BOS):
-        bos = special["bos_token"]
-        bpe.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, value(keys.BOS_ID))]
-        )
+        bos, special_tokens = special["bos_token"], [(special["bos_token"], value(keys.BOS_ID))]
+        bpe.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=special_tokens)
     return transformers.PreTrainedTokenizerFast(tokenizer_object=bpe, clean_up_tokenization_spaces=False, **special)
 
 
@@ -214,10 +205,7 @@ def _pre_tokenizer(name: str, path: Path) -> pre_tokenizers.PreTokenizer:
     from tokenizers import pre_tokenizers
 
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    kinds = {
-        "gpt-2": words,
-        "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words]),
-    }
+    kinds = {"gpt-2": words, "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])}
     if name not in kinds:
         raise UserError(f"{path} has the pre-tokenizer {name!r}, expected one of {', '.join(kinds)}.")
     return kinds[name]

@@ -32,9 +32,7 @@ type Fingerprint = dict[str, str | int]
 
 
 def fingerprint(encoding: Encoding, kind: type[Example] | type[Preference]) -> Fingerprint:
-    """Everything but their texts that the tokens of records depend on. The tokenizer as SHA-256 of all that it is made
-    of.
-    """
+    """Everything but their texts that the tokens of records depend on. The tokenizer is the SHA-256 of its parts."""
     tokenizer = encoding.tokenizer
     made_of = (tokenizer.backend_tokenizer.to_str(), tokenizer.bos_token_id, tokenizer.eos_token_id)
     return {
@@ -47,13 +45,10 @@ def fingerprint(encoding: Encoding, kind: type[Example] | type[Preference]) -> F
 
 
 class Split(Sequence[Item]):
-    """The items of one split, each read from its shard when it is asked for.
+    """The items of one split, each read from its shard on demand.
 
-    Args:
-      files: the shards and how many records each has.
-      features: what a record is made of.
-      responses: the fields that are an item's responses.
-      lengths: `[items, 2]` int32, as `lengths_of`.
+    `files` are the shards with their numbers of records, `features` and `responses` a record's fields and those of them
+    that are an item's responses, and `lengths` `[items, 2]` int32, as `lengths_of`.
     """
 
     def __init__(
@@ -111,12 +106,10 @@ def open_split(
     """The items of a split of `folder/tokens`, all of them.
 
     Args:
-      folder: what `prepare` wrote.
-      split: its name.
+      folder: a folder that `prepare` wrote.
       encoding: of the stage that reads.
-      kind: of the records.
-      drop_shards: whether shards that cannot be read are left out, and named in a line of output.
-      responses: whether the items have responses, or are prompts alone (N = 0).
+      drop_shards: True to leave out shards that cannot be read, and name them in a line of output.
+      responses: False for prompts alone (N = 0).
 
     Raises:
       UserError: there are no tokens, they were made of other records than are beside them, or with another tokenizer or

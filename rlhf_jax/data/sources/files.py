@@ -61,12 +61,9 @@ def _download(path: str, patterns: Mapping[str, Sequence[str]], advice: str) -> 
     if name is None:
         raise UserError(f"{path!r} is no folder, expected one, or a dataset of the hub as owner/name{advice}.")
     wanted = [pattern for alternatives in patterns.values() for pattern in alternatives]
+    chosen = {"repo_type": "dataset", "revision": name["revision"], "allow_patterns": wanted}
     try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                name["name"], repo_type="dataset", revision=name["revision"], allow_patterns=wanted
-            )
-        )
+        return Path(huggingface_hub.snapshot_download(name["name"], **chosen))
     except (OSError, errors.HFValidationError) as error:
         raise UserError(
             f"The dataset {path} is not on this machine and the hub did not give it ({type(error).__name__}); "

@@ -36,15 +36,12 @@ def text(row: Row, column: str) -> str:
 
 
 def ranked(responses: tuple[str, str], winner: Any, codes: tuple[int, int]) -> dict[str, str]:
-    """The fields `chosen` and `rejected` of a preference.
+    """The fields `chosen` and `rejected` of a preference between two responses.
 
-    Args:
-      responses: the two that were compared.
-      winner: what the dataset says of them.
-      codes: what it says where the first is better, and where the second is.
+    `winner` is the dataset's code of the better one, and `codes` are those of the first and of the second.
 
     Raises:
-      UserError: it says neither.
+      UserError: the winner is neither.
     """
     if winner not in codes:
         raise UserError(f"has no winner: found {winner!r}, expected {codes[0]} or {codes[1]}")

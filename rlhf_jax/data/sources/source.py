@@ -37,11 +37,11 @@ class Source:
 
 @dataclass
 class Loaded:
-    """The records of some splits of a dataset, and what is not among them.
+    """The records of some splits of a dataset, and the rows and files that were left out.
 
     Attributes:
-      rows: of each split the records by the number of their row, from 0 and over all files of the split.
-      counts: of each split its number of rows, those without a record included.
+      rows: records per split by the number of their row, from 0 and over all files of the split.
+      counts: number of rows per split, those without a record included.
       files: the files read. The path of one from the hub names its revision.
       lost: a sentence for each file that could not be read. The numbers of the rows behind it are then too low.
       left_out: a sentence for each row that holds no record.

@@ -23,11 +23,8 @@ def post(row: Row) -> dict[str, str]:
 
 def article(row: Row) -> dict[str, str]:
     """A news article with its highlights, a line each. The same text from the hub and from TFDS."""
-    highlights = _ADDED_STOP.sub(".", text(row, "highlights"))
-    return {
-        "prompt": formats.article_prompt(_ADDED_STOP.sub(".", text(row, "article"))),
-        "response": highlights.strip(),
-    }
+    body, highlights = (_ADDED_STOP.sub(".", text(row, column)) for column in ("article", "highlights"))
+    return {"prompt": formats.article_prompt(body), "response": highlights.strip()}
 
 
 def compared_posts(row: Row) -> dict[str, str] | None:

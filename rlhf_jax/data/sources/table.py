@@ -45,16 +45,10 @@ SOURCES = {
     ),
     "cnn_dailymail": Source(Example, summaries.article, _ARTICLES, "abisee/cnn_dailymail"),
     "cnn_dailymail_preferences": Source(
-        Preference,
-        summaries.compared_articles,
-        _COMPARISONS,
-        "openai/summarize_from_feedback@refs/convert/parquet",
+        Preference, summaries.compared_articles, _COMPARISONS, "openai/summarize_from_feedback@refs/convert/parquet"
     ),
     "alpaca": Source(
-        Example,
-        instructions.demonstration,
-        {"train": ("data/train-*.parquet", "alpaca_data.json")},
-        "tatsu-lab/alpaca",
+        Example, instructions.demonstration, {"train": ("data/train-*.parquet", "alpaca_data.json")}, "tatsu-lab/alpaca"
     ),
     "alpaca_farm": Source(
         Example,
@@ -94,12 +88,10 @@ SOURCES = {
 
 
 def source(name: str, templates: Mapping[str, str], splits: Iterable[str]) -> Source:
-    """A dataset by name.
+    """A dataset by its key in `SOURCES`, or `columns`.
 
-    Args:
-      name: a key of `SOURCES`, or `columns`.
-      templates: for `columns`, how its records are made (`columns.reader`). Empty for the others.
-      splits: for `columns`, the file patterns that will be asked for.
+    For `columns`, `templates` define its records (`columns.reader`), and `splits` are the file patterns that will be
+    read. Other datasets have no templates.
 
     Raises:
       UserError: the name is unknown, or the templates do not go with it.
