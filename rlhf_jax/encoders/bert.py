@@ -34,27 +34,16 @@ RELATIVE_BUCKETS, FARTHEST = 32, 128  # of MPNet. They are not in its config
 
 
 class Family(NamedTuple):
-    """Differences between families, in computation and in the names of tensors.
+    """Differences between families, in computation and in the names of tensors."""
 
-    Attributes:
-      qkv: names of the query, key and value layers, below `encoder.layer.<i>.attention`.
-      out: name of the output layer there.
-      norm: name of the norm after attention there.
-      segments: True if an embedding distinguishes the first text of a pair from the second.
-      first_position: row of the first token in the position table, after that of the padding id if it has one.
-      relative: True if scores have a bias by distance, the same in all layers.
-      pooler: name of a classifier's layer for the first token.
-      classifier: name of the last layer of a classifier.
-    """
-
-    qkv: tuple[str, str, str]
-    out: str
-    norm: str
-    segments: bool
-    first_position: int
-    relative: bool
-    pooler: str
-    classifier: str
+    qkv: tuple[str, str, str]  # query, key and value layers, below `encoder.layer.<i>.attention`
+    out: str  # the output layer there
+    norm: str  # the norm after attention there
+    segments: bool  # an embedding distinguishes the first text of a pair from the second
+    first_position: int  # row of the first token in the position table, after that of the padding id if it has one
+    relative: bool  # scores have a bias by distance, the same in all layers
+    pooler: str  # a classifier's layer for the first token
+    classifier: str  # the last layer of a classifier
 
 
 _BERT_QKV = ("self.query", "self.key", "self.value")
@@ -258,19 +247,12 @@ def require(folder: Path, name: str) -> Path:
 
 
 class Batch(NamedTuple):
-    """Texts of similar length, padded together.
+    """Texts of similar length, padded together."""
 
-    Attributes:
-      rows: their indices in the given list. Further rows of the arrays are filler.
-      tokens: `[B, T]` int32.
-      segments: `[B, T]` int32.
-      mask: `[B, T]` bool, true on real tokens. A filler row has one.
-    """
-
-    rows: list[int]
-    tokens: np.ndarray
-    segments: np.ndarray
-    mask: np.ndarray
+    rows: list[int]  # their indices in the given list. Further rows of the arrays are filler
+    tokens: np.ndarray  # `[B, T]` int32
+    segments: np.ndarray  # `[B, T]` int32
+    mask: np.ndarray  # `[B, T]` bool, true on real tokens. A filler row has one
 
 
 def batches(encodings: Sequence[Encoding]) -> Iterator[Batch]:

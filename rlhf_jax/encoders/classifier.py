@@ -65,10 +65,9 @@ def _classify(
 
 
 def load_sentiment(name: str) -> Callable[[Sequence[str]], np.ndarray]:
-    """Loads a sentiment classifier. `name` is a name for `assets.resolve`.
+    """Loads a sentiment classifier, by a name for `assets.resolve`.
 
-    Returns:
-      A function from texts to `[n]` bool, True if "positive" is the likeliest label.
+    It maps texts to `[n]` bool, True if "positive" is the likeliest label.
 
     Raises:
       UserError: the model is missing (the message says how to get it), cannot be read by `SequenceClassifier`, or
@@ -84,10 +83,9 @@ def load_sentiment(name: str) -> Callable[[Sequence[str]], np.ndarray]:
 
 
 def load_nli_classifier(name: str) -> Classifier:
-    """Loads a published classifier of pairs (`roberta-large-mnli`). `name` is a name for `assets.resolve`.
+    """Loads a published classifier of pairs (`roberta-large-mnli`), by a name for `assets.resolve`.
 
-    Returns:
-      A function from pairs to `[n, 3]` float32, in the order of `LABELS`.
+    It maps pairs to `[n, 3]` float32, in the order of `LABELS`.
 
     Raises:
       UserError: the model is missing (the message says how to get it), cannot be read by `SequenceClassifier`, or

@@ -48,15 +48,11 @@ class SentenceEncoder:
 
 
 def load_encoder(name: str) -> Encoder:
-    """Loads a sentence encoder.
+    """Loads a sentence encoder: a function from a list of texts to `[n, D]` float32 unit vectors, on the host CPU.
 
-    Args:
-      name: a name for `assets.resolve`: a local folder, `assets.MINILM`, or a hub name. A folder with an ONNX file and
-        without safetensors is run by onnxruntime. "sbert:NAME" chooses sentence-transformers and torch.
-        "openai:MODEL" chooses an endpoint that speaks OpenAI's embeddings API.
-
-    Returns:
-      A function from a list of texts to `[n, D]` float32 unit vectors, on the host CPU.
+    `name` is a name for `assets.resolve`: a local folder, `assets.MINILM`, or a hub name. A folder with an ONNX file
+    and without safetensors is run by onnxruntime. "sbert:NAME" chooses sentence-transformers and torch. "openai:MODEL"
+    chooses an endpoint that speaks OpenAI's embeddings API.
 
     Raises:
       UserError: the model is missing (the message says how to get it), is not one that `SentenceEncoder` supports, or
