@@ -18,6 +18,7 @@ INSTALL = [
     "grain>=0.2.18,<0.3",
     "huggingface_hub>=2.4,<3",
     "jax>=0.12,<0.13",
+    "jaxtyping>=0.3.11,<0.4",
     "jinja2>=3.1,<4",
     "matplotlib>=3.11,<4",
     "ml-collections>=1.1,<2",
@@ -51,6 +52,7 @@ EXTRAS = {
     "colab": NOTEBOOKS,
     "test": [
         *NOTEBOOKS,
+        "beartype>=0.23.1,<0.24",
         "hypothesis>=6.170,<7",
         "pytest>=9.2,<10",
         "pytest-xdist>=3.8,<4",

@@ -21,6 +21,18 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 
+from jaxtyping import install_import_hook  # noqa: E402
+
+# Shapes and dtypes in these modules' annotations are checked at every call.
+CHECKED = (
+    "rl.advantages",
+    "rl.kl_penalty",
+    "rl.masked",
+    "rl.rewards",
+    "training.losses",
+    "models.logprobs",
+)
+install_import_hook([f"rlhf_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 # Begun first, so that no process is left with one of these when the others have nothing more to do.
 LONG = ("tests/parallel/test_meshes.py", "tests/test_study.py", "tests/models/test_scan.py", "tests/stages/test_ppo.py")

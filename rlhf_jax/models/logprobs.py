@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 MASKED = -1e30  # a logit without mass; finite, so that products with a probability of 0 are 0
 
@@ -11,33 +13,37 @@ MASKED = -1e30  # a logit without mass; finite, so that products with a probabil
 CHUNK = 256  # rows whose logits exist at one time
 
 
-def mask_unknown(logits: jax.Array, ids: int) -> jax.Array:
-    """Logits `[..., V]` with those of ids from `ids` on at `MASKED`: no probability, whatever the temperature."""
+def mask_unknown(logits: Float[Array, "*B V"], ids: int) -> Float[Array, "*B V"]:
+    """Logits with those of ids from `ids` on at `MASKED`: no probability, whatever the temperature."""
     if ids == logits.shape[-1]:
         return logits
     return jnp.where(jnp.arange(logits.shape[-1]) < ids, logits, MASKED)
 
 
-def keep_largest(logits: jax.Array, count: int) -> jax.Array:
-    """Logits `[..., V]` with all but the `count` largest at `MASKED`. Equals of the smallest of them stay too."""
+def keep_largest(logits: Float[Array, "*B V"], count: int) -> Float[Array, "*B V"]:
+    """Logits with all but the `count` largest at `MASKED`. Equals of the smallest of them stay too."""
     smallest = jax.lax.top_k(logits, count)[0][..., -1:]
     return jnp.where(logits >= smallest, logits, MASKED)
 
 
 def token_log_probs(
-    hidden: jax.Array, table: jax.Array, tokens: jax.Array, temperature: float = 1.0, ids: int | None = None
-) -> tuple[jax.Array, jax.Array]:
+    hidden: Float[Array, "*B D"],
+    table: Float[Array, "V D"],
+    tokens: Int[Array | np.ndarray, "*B"],
+    temperature: float = 1.0,
+    ids: int | None = None,
+) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
     """Log-probability of given tokens and entropy of their distributions, without ever holding all the logits.
 
     Args:
-      hidden: `[..., D]` states that predict the tokens.
-      table: `[V, D]` LM head.
-      tokens: `[...]` int32.
+      hidden: states that predict the tokens.
+      table: the LM head.
+      tokens: the given tokens.
       temperature: divides the logits, as in sampling.
-      ids: how many ids there are, None for V. The rest of V is in no softmax.
+      ids: number of ids, None for V. The rest of V is in no softmax.
 
     Returns:
-      `(log_probs, entropy)`, each `[...]` float32 (nats).
+      `(log_probs, entropy)`, float32 (nats).
     """
     width, shape = hidden.shape[-1], tokens.shape
     ids = table.shape[0] if ids is None else ids

@@ -265,7 +265,12 @@ def _put(array: np.ndarray | jax.Array, partition: PartitionSpec) -> jax.Array:
     if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_put(jax.random.key_data(array), partition))
     host = np.asarray(jax.device_get(array))  # whole on every host
-    return jax.make_array_from_callback(host.shape, place, lambda index: host[index])
+    # Put in so many words: `jax.make_array_from_callback` transfers implicitly, which the step's guard refuses.
+    shares = [
+        jax.device_put(host[index], device)
+        for device, index in place.addressable_devices_indices_map(host.shape).items()
+    ]
+    return jax.make_array_from_single_device_arrays(host.shape, place, shares)
 
 
 def _gathered(array: np.ndarray | jax.Array) -> np.ndarray:

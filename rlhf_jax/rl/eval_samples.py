@@ -14,7 +14,7 @@ from rlhf_jax.data.records import Example, Samples, write
 from rlhf_jax.models.sequences import Sequences
 from rlhf_jax.parallel import hosts, sharding
 from rlhf_jax.parallel.jit import jit
-from rlhf_jax.rl.ppo_loss import Rollout
+from rlhf_jax.rl.rollout import Rollout
 from rlhf_jax.sampling.rollouts import prompt_id, unpack
 from rlhf_jax.sampling.sampler import Sampled
 from rlhf_jax.sampling.samples_file import answered

@@ -5,48 +5,17 @@ Shape letters: B prompts, N responses of one prompt, R response length, E outer 
 
 from __future__ import annotations
 
-import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from rlhf_jax.models import heads
 from rlhf_jax.models.sequences import Sequences
 from rlhf_jax.models.transformer import Edge, Model, Params, merge
 from rlhf_jax.rl import masked
-from rlhf_jax.rl.kl_penalty import kl_estimate, kl_loss
+from rlhf_jax.rl.kl_penalty import kl_loss
 from rlhf_jax.rl.ppo_config import Algorithm
-
-
-@flax.struct.dataclass
-class Rollout:
-    """Sampled responses and everything that the updates need of them, computed once.
-
-    Attributes:
-      sequences: prompts and responses.
-      edge: states at the trunk's edge.
-      scores: `[B, N]` float32, the reward model's, normalised.
-      log_probs: `[B, N, R]` float32 of the sampling policy, computed by the update's own forward pass.
-      reference_log_probs: `[B, N, R]` float32.
-      values: `[B, N, R]` float32 of the value function at that time.
-      rewards: `[B, N, R]` float32.
-      advantages: `[B, N, R]`, whitened over all tokens of the rollout (not under `paper.whiten_microbatches`).
-      returns: `[B, N, R]`.
-    """
-
-    sequences: Sequences
-    edge: Edge
-    scores: jax.Array
-    log_probs: jax.Array
-    reference_log_probs: jax.Array
-    values: jax.Array
-    rewards: jax.Array
-    advantages: jax.Array
-    returns: jax.Array
-
-    def kl(self, estimator: str) -> jax.Array:
-        """`[B, N]` nats of each response to the reference, as `rl.kl_penalty.kl_estimate` estimates it."""
-        kl = kl_estimate(self.log_probs, self.reference_log_probs, estimator)
-        return jnp.where(self.sequences.response_mask, kl, 0.0).sum(axis=-1)
+from rlhf_jax.rl.rollout import Rollout
 
 
 def start_value(settings: Algorithm, policy: Params, reward: Params, mean: float, std: float, key: jax.Array) -> Params:
@@ -77,8 +46,8 @@ def start_value(settings: Algorithm, policy: Params, reward: Params, mean: float
 
 def policy_and_value(
     model: Model, trunk: Params, top: Params, sequences: Sequences, edge: Edge, temperature: float
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Log-probs, entropies and values of the response tokens, each `[B, N, R]` float32, from the trunk's edge."""
+) -> tuple[Float[Array, "B N R"], Float[Array, "B N R"], Float[Array, "B N R"]]:
+    """Log-probs, entropies and values of the response tokens, from the trunk's edge."""
     params = merge(trunk, top)
     hidden = model.top(params, sequences, edge)
     log_probs, entropy = heads.log_probs(model, params, sequences, hidden, temperature)
@@ -88,19 +57,16 @@ def policy_and_value(
 
 
 def clipped_policy_loss(
-    log_probs: jax.Array, old_log_probs: jax.Array, advantages: jax.Array, mask: jax.Array, clip: float
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+    log_probs: Float[Array, "*B R"],
+    old_log_probs: Float[Array, "*B R"],
+    advantages: Float[Array, "*B R"],
+    mask: Bool[Array, "*B R"],
+    clip: float,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
     """PPO's clipped surrogate (Schulman et al., 2017, eq. 7), summed over tokens.
 
-    Args:
-      log_probs: `[..., R]` of the policy that is being updated.
-      old_log_probs: `[..., R]` of the policy that sampled.
-      advantages: `[..., R]`.
-      mask: `[..., R]`.
-      clip: epsilon.
-
-    Returns:
-      `(loss, metrics)`: sums over tokens, but `ratio_max` and `ratio_min`.
+    `log_probs` are of the updated policy, `old_log_probs` of the sampling one. The metrics are sums over tokens, except
+    `ratio_max` and `ratio_min`.
     """
     difference = jnp.where(mask, log_probs - old_log_probs, 0.0)
     ratio = jnp.exp(difference)
@@ -117,19 +83,15 @@ def clipped_policy_loss(
 
 
 def clipped_value_loss(
-    values: jax.Array, old_values: jax.Array, returns: jax.Array, mask: jax.Array, clip: float
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+    values: Float[Array, "*B R"],
+    old_values: Float[Array, "*B R"],
+    returns: Float[Array, "*B R"],
+    mask: Bool[Array, "*B R"],
+    clip: float,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Half the squared error of the value, clipped around the rollout's values as in PPO's reference code, summed.
 
-    Args:
-      values: `[..., R]` float32.
-      old_values: `[..., R]`, of the rollout.
-      returns: `[..., R]`.
-      mask: `[..., R]`.
-      clip: largest change of a value that still lowers the loss.
-
-    Returns:
-      `(loss, metrics)`: sums over tokens.
+    `clip` is the largest change of a value that still lowers the loss. The metrics are sums over tokens.
     """
     near = old_values + jnp.clip(values - old_values, -clip, clip)
     error, clipped_error = (values - returns) ** 2, (near - returns) ** 2
@@ -139,8 +101,8 @@ def clipped_value_loss(
 
 
 def ppo_loss(
-    model: Model, settings: Algorithm, trunk: Params, kl_coefficient: float | jax.Array, top: Params, rollout: Rollout
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+    model: Model, settings: Algorithm, trunk: Params, kl_coefficient: float | Array, top: Params, rollout: Rollout
+) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Sum over response tokens of the PPO loss (Schulman et al., 2017, eq. 9), and the metrics' sums.
 
     It is policy loss + `vf_coef` * value loss - `entropy_coef` * entropy, plus beta * KL if `kl_in` is "loss".

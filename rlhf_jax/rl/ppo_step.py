@@ -22,8 +22,9 @@ from rlhf_jax.rl import masked
 from rlhf_jax.rl.advantages import explained_variance, gae, whiten_advantages
 from rlhf_jax.rl.kl_penalty import current_kl_coef, kl_estimate, next_kl_coef
 from rlhf_jax.rl.ppo_config import Algorithm
-from rlhf_jax.rl.ppo_loss import Rollout, policy_and_value, ppo_loss
+from rlhf_jax.rl.ppo_loss import policy_and_value, ppo_loss
 from rlhf_jax.rl.rewards import place_score, shaped_scores, token_rewards
+from rlhf_jax.rl.rollout import Rollout
 from rlhf_jax.sampling.sampler import Sampled
 from rlhf_jax.training.state import State, over_microbatches, summed_gradients
 

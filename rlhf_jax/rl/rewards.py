@@ -5,25 +5,20 @@ Shape letters: B prompts, N responses of one prompt, R response length.
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.models.sequences import last_index
 from rlhf_jax.rl import masked
 from rlhf_jax.rl.ppo_config import Algorithm
 
 
-def shaped_scores(settings: Algorithm, scores: jax.Array, finished: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Reward of a whole response: the score is scaled and clipped, then the penalties are subtracted.
+def shaped_scores(
+    settings: Algorithm, scores: Float[Array, "*B"], finished: Bool[Array, "*B"], lengths: Int[Array, "*B"]
+) -> Float[Array, "*B"]:
+    """Reward of a whole response: the normalised score is scaled and clipped, then the penalties are subtracted.
 
-    Args:
-      settings: `score_scale`, `score_clip`, `length_penalty`, `missing_eos_penalty`.
-      scores: `[B, N]` float32, normalised.
-      finished: `[B, N]` bool, false if the length limit cut the response.
-      lengths: `[B, N]` int, tokens, EOS included.
-
-    Returns:
-      `[B, N]` float32.
+    `finished` is false if the length limit cut the response. `lengths` are tokens, EOS included.
     """
     scores = settings.score_scale * scores
     if settings.score_clip:
@@ -33,17 +28,12 @@ def shaped_scores(settings: Algorithm, scores: jax.Array, finished: jax.Array, l
     return scores - settings.missing_eos_penalty * ~finished
 
 
-def token_rewards(settings: Algorithm, scores: jax.Array, penalty: jax.Array, mask: jax.Array) -> jax.Array:
-    """Reward of each token: `-penalty`, plus the score on the last token (Ziegler et al., 2019, eq. 2).
+def token_rewards(
+    settings: Algorithm, scores: Float[Array, "*B"], penalty: Float[Array, "*B R"], mask: Bool[Array, "*B R"]
+) -> Float[Array, "*B R"]:
+    """Reward of each token: `-penalty`, plus the shaped score on the last token (Ziegler et al., 2019, eq. 2).
 
-    Args:
-      settings: `kl_in`, `whiten_rewards`.
-      scores: `[B, N]`, shaped.
-      penalty: `[B, N, R]`, beta times the KL estimate, 0 outside the mask. It is ignored if the penalty is in the loss.
-      mask: `[B, N, R]`.
-
-    Returns:
-      `[B, N, R]` float32, 0 outside the mask.
+    `penalty` is beta times the KL estimate, 0 outside the mask. It is ignored if the penalty is in the loss.
     """
     rewards = place_score(scores, mask)
     if settings.kl_in == "reward":
@@ -51,15 +41,10 @@ def token_rewards(settings: Algorithm, scores: jax.Array, penalty: jax.Array, ma
     return masked.scale(rewards, mask) if settings.whiten_rewards else rewards
 
 
-def place_score(score: jax.Array, mask: jax.Array) -> jax.Array:
-    """Puts each response's score on its last real token (its EOS, or the last one before the cut), in floating point.
+def place_score(score: Float[Array, "*B"], mask: Bool[Array, "*B R"]) -> Float[Array, "*B R"]:
+    """Puts each response's score on its last real token (its EOS, or the last one before the cut).
 
-    Args:
-      score: `[...]` float.
-      mask: `[..., R]`.
-
-    Returns:
-      `[..., R]`, zero except for one token per row. An empty row is all zero.
+    All other tokens have 0. So has an empty row.
     """
     at_end = jnp.arange(mask.shape[-1]) == last_index(mask)[..., None]
     return jnp.where(at_end & mask, score[..., None], 0.0)

@@ -30,8 +30,9 @@ from rlhf_jax.parallel import hosts, sharding
 from rlhf_jax.rl import ppo_config as choices
 from rlhf_jax.rl.eval_samples import FixedPrompts
 from rlhf_jax.rl.ppo_config import Algorithm
-from rlhf_jax.rl.ppo_loss import Rollout, start_value
+from rlhf_jax.rl.ppo_loss import start_value
 from rlhf_jax.rl.ppo_step import PolicyState, make_evaluate_rollout, make_update
+from rlhf_jax.rl.rollout import Rollout
 from rlhf_jax.sampling import rollouts
 from rlhf_jax.sampling.sampler import Sampled
 from rlhf_jax.sampling.samples_file import select_examples

@@ -7,32 +7,20 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 Metrics = dict[str, jax.Array]
 
 
-def cross_entropy(log_probs: jax.Array, mask: jax.Array) -> jax.Array:
-    """Sum of `-log p` over response tokens.
-
-    Args:
-      log_probs: `[..., R]` float32.
-      mask: `[..., R]`.
-
-    Returns:
-      A scalar, nats.
-    """
+def cross_entropy(log_probs: Float[Array, "*B R"], mask: Bool[Array, "*B R"]) -> Float[Array, ""]:
+    """Sum of `-log p` over response tokens, in nats."""
     return -jnp.sum(jnp.where(mask, log_probs, 0.0))
 
 
-def pairwise_loss(scores: jax.Array, weight: jax.Array) -> tuple[jax.Array, Metrics]:
-    """Bradley-Terry loss (Christiano et al., 2017): sum of `-log sigmoid(chosen - rejected)`.
+def pairwise_loss(scores: Float[Array, "B 2"], weight: Float[Array, " B"]) -> tuple[Float[Array, ""], Metrics]:
+    """Bradley-Terry loss (Christiano et al., 2017): sum of `-log sigmoid(chosen - rejected)`, the chosen score first.
 
-    Args:
-      scores: `[B, 2]` float32, chosen first.
-      weight: `[B]`, 1 for a pair that counts, 0 for filler.
-
-    Returns:
-      `(loss, metrics)`: sums over pairs. `accuracy` counts a tie as a half.
+    A pair has weight 1, and a filler row 0. The metrics are sums over pairs. `accuracy` counts a tie as a half.
     """
     margin = scores[:, 0] - scores[:, 1]
     loss = jnp.sum(jax.nn.softplus(-margin) * weight)
@@ -40,14 +28,9 @@ def pairwise_loss(scores: jax.Array, weight: jax.Array) -> tuple[jax.Array, Metr
     return loss, {"accuracy": jnp.sum(correct * weight), "margin": jnp.sum(margin * weight)}
 
 
-def centering_loss(scores: jax.Array, weight: jax.Array) -> jax.Array:
+def centering_loss(scores: Float[Array, "B 2"], weight: Float[Array, " B"]) -> Float[Array, ""]:
     """Sum of the squared sums of pairs' scores (Eisenstein et al., 2023): a regulariser that fixes the scores' level.
 
-    Args:
-      scores: `[B, 2]` float32.
-      weight: `[B]`, 1 for a pair that counts, 0 for filler.
-
-    Returns:
-      A scalar, to be multiplied by its coefficient and added to `pairwise_loss`.
+    Multiply it by its coefficient and add it to `pairwise_loss`.
     """
     return jnp.sum(scores.sum(axis=1) ** 2 * weight)

@@ -11,7 +11,7 @@ from rlhf_jax.data.records import Samples, read
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.models.transformer import Edge
 from rlhf_jax.rl.eval_samples import FixedPrompts
-from rlhf_jax.rl.ppo_loss import Rollout
+from rlhf_jax.rl.rollout import Rollout
 from rlhf_jax.sampling.rollouts import prompt_id
 from rlhf_jax.sampling.sampler import Sampled
 from tests import tiny

@@ -91,7 +91,7 @@ def test_what_lies_outside_the_mask_changes_neither_losses_nor_gradients():
     def total(log_probs, values):
         policy, _ = clipped_policy_loss(log_probs, arrays["old_log_probs"], arrays["advantages"] * mask, mask, 0.2)
         value, _ = clipped_value_loss(values, arrays["old_values"], arrays["returns"], mask, 0.2)
-        return policy + value + losses.cross_entropy(log_probs, mask)
+        return policy + value + losses.cross_entropy(log_probs, jnp.asarray(mask))
 
     both = jax.value_and_grad(total, argnums=(0, 1))
     quiet = both(arrays["log_probs"], arrays["values"])
@@ -104,7 +104,7 @@ def test_what_lies_outside_the_mask_changes_neither_losses_nor_gradients():
 @given(st.lists(st.tuples(st.floats(-30, 30, width=32), st.floats(-30, 30, width=32)), min_size=4, max_size=4))
 def test_pairwise_is_bradley_terry(pairs):
     scores, weight = np.array(pairs, np.float32), np.array([1.0, 1.0, 0.0, 1.0], np.float32)
-    loss, metrics = losses.pairwise_loss(scores, weight)
+    loss, metrics = losses.pairwise_loss(jnp.asarray(scores), jnp.asarray(weight))
     margin = np.subtract(*scores.astype(np.float64).T)
     real = margin[weight > 0]
     assert float(loss) == pytest.approx(np.logaddexp(0, -real).sum(), rel=1e-5, abs=1e-5)

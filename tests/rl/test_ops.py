@@ -39,7 +39,7 @@ def test_token_log_probs_are_those_of_the_whole_softmax(count, temperature):
     """Values, entropies and gradients, for counts below, at and past a chunk that do not divide."""
     rng = np.random.default_rng(count)
     hidden, table = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((1, count, 8), (37, 8)))
-    tokens = rng.integers(0, 37, (1, count)).astype(np.int32)
+    tokens = jnp.asarray(rng.integers(0, 37, (1, count)), jnp.int32)
     pulls = jnp.asarray(rng.normal(size=(2, 1, count)), jnp.float32)
 
     def whole(hidden, table):
@@ -67,11 +67,12 @@ def test_token_log_probs_are_those_of_the_whole_softmax(count, temperature):
 def test_masked_mean_and_whitening_count_tokens(x, mask):
     """Invariant 6: cells outside the mask weigh nothing, whatever they hold."""
     real = x[mask].astype(np.float64)
-    np.testing.assert_allclose(masked.mean(x, mask), real.mean() if real.size else 0.0, atol=1e-4)
-    white = np.asarray(masked.whiten(x, mask))
-    assert not white[~mask].any()
     other = np.where(mask, x, 1e3).astype(np.float32)
-    np.testing.assert_array_equal(white, masked.whiten(other, mask))
+    cells = jnp.asarray(mask)
+    np.testing.assert_allclose(masked.mean(jnp.asarray(x), cells), real.mean() if real.size else 0.0, atol=1e-4)
+    white = np.asarray(masked.whiten(jnp.asarray(x), cells))
+    assert not white[~mask].any()
+    np.testing.assert_array_equal(white, masked.whiten(jnp.asarray(other), cells))
     if real.size and real.std() > 0.1:
         np.testing.assert_allclose(white[mask], (real - real.mean()) / real.std(), atol=1e-3)
 
@@ -88,7 +89,9 @@ def test_the_largest_logits_are_kept_and_ties_with_them():
 def test_kl_estimators_equal_their_formulas(log_prob, reference):
     """Invariant 7, first half."""
     p, q = np.exp(log_prob.astype(np.float64)), np.exp(reference.astype(np.float64))
-    k1, k2, k3 = (np.asarray(kl_estimate(log_prob, reference, name)) for name in ("k1", "k2", "k3"))
+    k1, k2, k3 = (
+        np.asarray(kl_estimate(jnp.asarray(log_prob), jnp.asarray(reference), name)) for name in ("k1", "k2", "k3")
+    )
     np.testing.assert_allclose(k1, np.log(p / q), atol=1e-5)
     np.testing.assert_allclose(k2, np.log(p / q) ** 2 / 2, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(k3, q / p - 1 - np.log(q / p), rtol=1e-5, atol=1e-5)
@@ -114,7 +117,7 @@ def test_k1_and_k3_agree_in_expectation():
 def test_the_score_lands_on_the_last_real_token(score, mask):
     """Invariant 5: on the EOS, or where the limit cut; in floating point; nowhere in an empty row."""
     score = score[0, :RESPONSES]
-    placed = np.asarray(place_score(jnp.asarray(score), mask))
+    placed = np.asarray(place_score(jnp.asarray(score), jnp.asarray(mask)))
     assert placed.dtype == np.float32
     for row, length in enumerate(mask.sum(axis=-1)):
         expected = np.zeros(LENGTH, np.float32)
@@ -141,7 +144,7 @@ def textbook_advantages(rewards, values, length, gamma, gae_lambda):
 @given(reals(-3, 3), reals(-3, 3), masks, st.sampled_from([(1.0, 0.95), (0.9, 0.5), (1.0, 1.0), (0.99, 0.0)]))
 def test_gae_equals_the_textbook_sum(rewards, values, mask, settings):
     """Invariant 7: any lengths, and whatever rewards and values hold after a response's end."""
-    advantages, returns = map(np.asarray, gae(rewards, values, mask, *settings))
+    advantages, returns = map(np.asarray, gae(*map(jnp.asarray, (rewards, values, mask)), *settings))
     expected = np.zeros((RESPONSES, LENGTH))
     for row, length in enumerate(mask.sum(axis=-1)):
         expected[row, :length] = textbook_advantages(rewards[row], values[row], length, *settings)

@@ -59,8 +59,8 @@ def values(setting, **changes):
     """`(value function, log-probs, values)` before the first step."""
     model, trunk, top, reward, edge = setting
     value = start_value(tiny.algorithm(**changes), top, reward, MEAN, DEVIATION, jax.random.key(0))
-    program = jit(lambda value: policy_and_value(model, trunk, {**top, "value": value}, BATCH, edge, 0.7))
-    log_probs, _, found = program(value)
+    program = jit(lambda value, batch: policy_and_value(model, trunk, {**top, "value": value}, batch, edge, 0.7))
+    log_probs, _, found = program(value, BATCH)
     return value, log_probs, found
 
 

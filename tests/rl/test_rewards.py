@@ -24,7 +24,7 @@ penalties = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(see
 @given(numbers, flags, lengths)
 def test_the_score_as_configured_is_the_score_itself(scores, finished, length):
     """Invariant 5: and the missing-EOS penalty touches truncated rows only."""
-    shaped = np.asarray(shaped_scores(tiny.ALGORITHM, scores, finished, length))
+    shaped = np.asarray(shaped_scores(tiny.ALGORITHM, *map(jnp.asarray, (scores, finished, length))))
     np.testing.assert_array_equal(shaped[finished], scores[finished])
     np.testing.assert_allclose(shaped[~finished], scores[~finished] - 1.5, atol=1e-6)
 
@@ -33,7 +33,7 @@ def test_the_score_as_configured_is_the_score_itself(scores, finished, length):
 @given(numbers, flags, lengths)
 def test_scores_are_scaled_then_clipped_then_penalised(scores, finished, length):
     changes = {"score_scale": 2.0, "score_clip": 3.0, "length_penalty": 0.25, "missing_eos_penalty": 10.0}
-    shaped = shaped_scores(tiny.algorithm(**changes), scores, finished, length)
+    shaped = shaped_scores(tiny.algorithm(**changes), *map(jnp.asarray, (scores, finished, length)))
     expected = [
         min(max(2 * score, -3), 3) - count / 4 - (0 if ended else 10)
         for score, ended, count in zip(scores, finished, length, strict=True)
@@ -47,12 +47,13 @@ def test_a_responses_rewards_add_up_to_its_score_less_its_penalties(scores, leng
     """Invariant 5, with the score on the last token and nothing past it."""
     mask = np.arange(LENGTH) < length[:, None]
     penalty = np.where(mask, penalty, 0.0)
-    rewards = np.asarray(token_rewards(tiny.ALGORITHM, scores, penalty, mask))
+    arrays = tuple(map(jnp.asarray, (scores, penalty, mask)))
+    rewards = np.asarray(token_rewards(tiny.ALGORITHM, *arrays))
     np.testing.assert_allclose(rewards.sum(axis=-1), scores - penalty.sum(axis=-1), atol=1e-5)
     assert not rewards[~mask].any()
     last = np.arange(LENGTH) == length[:, None] - 1
     np.testing.assert_allclose(rewards[mask & ~last], -penalty[mask & ~last], atol=1e-6)
-    in_loss = token_rewards(tiny.algorithm(kl_in="loss", kl_estimator="k2"), scores, penalty, mask)
+    in_loss = token_rewards(tiny.algorithm(kl_in="loss", kl_estimator="k2"), *arrays)
     np.testing.assert_allclose(in_loss, np.where(last, scores[:, None], 0.0), atol=1e-6)
 
 
