@@ -34,10 +34,10 @@ LISTED = ("v5e", "v5p")  # the generations on which the first model's programs a
 MEMORY = ("arguments", "outputs", "temporaries", "program", "beside")
 SECONDS = ("compute_seconds", "memory_seconds", "interconnect_seconds")
 
-CAPTION = """The smallest slice for each stage, with its settings in `configs/*_tldr.py` (bfloat16, scanned):
-peak memory per chip of the largest program / HBM per chip, and the best seconds of a step. Below it are the programs of
-LLaMA-7B, in GiB per chip. *beside* is memory that the stage holds outside a program's arguments. Seconds are of one call,
-by each bound alone. Compile times are wall clock, on two cores per program."""
+CAPTION = """The smallest slice for each stage, with its settings in `configs/*_tldr.py` (bfloat16, scanned): peak
+memory per chip of the largest program / HBM per chip, and the best seconds of a step. Below it are the programs of
+LLaMA-7B, in GiB per chip. *beside* is memory that the stage holds outside a program's arguments. Seconds are of one
+call, by each bound alone. Compile times are wall clock, on two cores per program."""
 
 type Check = Callable[[list[str], str], dict[str, Any]]  # flags of a config and a topology, to `aot.check.check`'s
 
