@@ -26,16 +26,15 @@ def load(
     persistent_load: Callable[[Any], Any] | None = None,
     set_state: Mapping[type, Callable[[Any, Any], object]] | None = None,
 ) -> Any:
-    """Loads a pickle. Nothing is imported, and only values of `names` are called.
+    """Loads the pickle `program`. Nothing is imported, and only values of `names` are called.
+
+    The callables that the caller supplies raise ValueError to refuse their arguments.
 
     Args:
-      program: the pickle.
       where: the file, as messages name it.
       names: the globals that the pickle may ask for, such as "collections.OrderedDict", and the values it gets.
       persistent_load: maps a persistent id to an object. None allows no such ids.
       set_state: by type, the function that takes an object and its pickled state. Other objects have no state.
-
-    The callables that the caller supplies raise ValueError to refuse what they are given.
 
     Raises:
       UserError: the pickle is damaged, asks for something else, or is refused by one of these callables.

@@ -35,10 +35,10 @@ def check(config: Mapping[str, Any], topology: str, whole: bool = True) -> dict[
     Args:
       config: of the stage, as plain data.
       topology: a key of `topologies.TOPOLOGIES`.
-      whole: whether programs after the first that does not fit are compiled too.
+      whole: True to compile programs after the first that does not fit too.
 
     Returns:
-      What `launch/aot_check.py` prints. Its docstring has the fields.
+      The fields in the docstring of `launch/aot_check.py`, which prints them.
 
     Raises:
       UserError: another stage, a config that does not fit it, an unknown topology or model, a mesh or batch that does

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,35 +26,26 @@ _ARRAY = re.compile(r"\b(pred|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\]")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One collective instruction of a program.
+    """One collective instruction of a program."""
 
-    Attributes:
-      kind: of `KINDS`.
-      bytes: of its result on one device: for a reduce-scatter a share, for an all-gather the whole.
-      devices: that take part in each of its groups.
-      times: how often it runs in one call of the program. None inside a loop whose number of turns the text hides.
-      loops: in how many loops it stands.
-      source: the operation in the program's own words ("jit(decode)/while/body/dot_general"), or "".
-    """
-
-    kind: str
-    bytes: int
-    devices: int
-    times: int | None
-    loops: int
-    source: str
+    kind: str  # of `KINDS`
+    bytes: int  # of its result on one device: for a reduce-scatter a shard, for an all-gather the whole
+    devices: int  # in each of its groups
+    times: int | None  # that it runs in one call. None inside a loop whose number of turns the text hides
+    loops: int  # that it is nested in
+    source: str  # the operation in the program's own words ("jit(decode)/while/body/dot_general"), or ""
 
     @property
     def moved(self) -> int:
         """Bytes that one run sends from each device, on a ring of the group's n devices.
 
-        A share of (n - 1) / n of the whole for an all-gather, reduce-scatter or all-to-all, twice that for an
+        The fraction (n - 1) / n of the whole for an all-gather, reduce-scatter or all-to-all, twice that for an
         all-reduce, and the array itself for a permutation.
         """
         n = self.devices
-        of_others = {"all-gather": (n - 1) / n, "all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1}
-        of_others |= {"all-to-all": (n - 1) / n, "collective-permute": 1}
-        return round(self.bytes * of_others[self.kind])
+        others = (n - 1) / n
+        sent = dict(zip(KINDS, (others, 2 * others, n - 1, others, 1), strict=True))
+        return round(self.bytes * sent[self.kind])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +57,9 @@ class _Instruction:
 
 
 def memory(analysis: Any) -> dict[str, int]:
-    """Bytes on each device by kind, and their sum.
+    """Bytes on each device by kind, and their sum as "peak", of `compiled.memory_analysis()`.
 
-    Args:
-      analysis: of `compiled.memory_analysis()`.
-
-    Returns:
-      "arguments", "outputs" that are no arguments' memory, "temporaries", "program", "peak". What the arguments lend to
-      outputs is "aliased", once in "arguments" and not in "outputs".
+    "aliased" is memory of arguments that outputs take over. It counts in "arguments" and not in "outputs".
     """
     kinds = {
         "arguments": analysis.argument_size_in_bytes,
@@ -84,11 +71,9 @@ def memory(analysis: Any) -> dict[str, int]:
 
 
 def collectives(text: str, devices: int) -> list[Collective]:
-    """The collectives of a compiled program's text, in its order, those over one device left out.
+    """The collectives of `compiled.as_text()`, in its order, those over one device left out.
 
-    Args:
-      text: of `compiled.as_text()`.
-      devices: of the mesh, for groups that the text does not list.
+    `devices` is the number of devices of the mesh, for groups that the text does not list.
     """
     computations, entry = _parse(text)
     found: list[Collective] = []
@@ -119,11 +104,8 @@ def collectives(text: str, devices: int) -> list[Collective]:
 
 def summary(found: list[Collective]) -> list[dict[str, Any]]:
     """Collectives of one kind, size and number of times together: how many there are, and what they move in all."""
-    alike: dict[tuple[Any, ...], int] = {}
-    for each in found:
-        key = (each.kind, each.bytes, each.moved, each.devices, each.times, each.loops)
-        alike[key] = alike.get(key, 0) + 1
     names = ("kind", "bytes", "moved", "devices", "times", "loops")
+    alike = Counter(tuple(getattr(each, name) for name in names) for each in found)
     rows = [{**dict(zip(names, key, strict=True)), "count": count} for key, count in alike.items()]
     return sorted(rows, key=lambda row: -row["moved"] * (row["times"] or 1) * row["count"])
 
@@ -159,9 +141,8 @@ def _turns(condition: list[_Instruction]) -> int | None:
 
 
 def _result_bytes(instruction: _Instruction) -> int:
-    """Bytes of the arrays in an instruction's type. The type of an asynchronous start names its operands first, and for
-    a permutation two counters at last. The result is what is left.
-    """
+    """Bytes of an instruction's result."""
+    # The type of an asynchronous start names its operands first, and for a permutation two counters at last.
     sizes = list(_array_bytes(instruction.result))
     if not instruction.operation.endswith("-start") or instruction.operation == "all-reduce-start":
         return sum(sizes)

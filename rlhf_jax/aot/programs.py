@@ -1,6 +1,6 @@
 """The jitted programs of a stage at its largest buckets, made by the stage's own makers and fed with shapes.
 
-It stands above the stages: it reads their configs and calls what they call, in their order.
+This module is above the stages: it reads their configs and calls the functions that they call, in their order.
 """
 
 from __future__ import annotations
@@ -39,23 +39,14 @@ EOS = 2  # any id
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """One jitted program of a stage.
+    """One jitted program of a stage."""
 
-    Attributes:
-      name: e.g. "decode".
-      function: has `lower`.
-      arguments: shapes.
-      beside: bytes on each device that the stage holds while this runs and that are not among its arguments.
-      work: what one call has to do.
-      calls: how often it runs in one step: an optimiser step, a rollout, a batch of prompts. 0 of an evaluation.
-    """
-
-    name: str
-    function: Any
-    arguments: tuple[Any, ...]
-    beside: int
-    work: Work
-    calls: int
+    name: str  # e.g. "decode"
+    function: Any  # has `lower`
+    arguments: tuple[Any, ...]  # shapes
+    beside: int  # bytes on each device that the stage holds while this runs and that are not among its arguments
+    work: Work  # of one call
+    calls: int  # in one step: an optimiser step, a rollout, a batch of prompts. 0 of an evaluation
 
     def lower(self) -> jax.stages.Lowered:
         """The program, traced."""
@@ -63,8 +54,7 @@ class Program:
 
 
 def architecture(name: str) -> Architecture:
-    """Architecture of a preset, of a folder's `config.json`, or of a `.gguf` file. No weights are read and nothing is
-    downloaded.
+    """Architecture of a preset, of a folder's `config.json`, or of a `.gguf` file, without weights and downloads.
 
     Raises:
       UserError: none of these, or one that the network does not compute.
@@ -87,10 +77,7 @@ def dtype(name: str) -> jnp.dtype:
 
 
 def list_programs(config: Any) -> list[Program]:
-    """All programs of a stage, on the mesh in use.
-
-    Args:
-      config: the stage's `Config`.
+    """All programs of a stage with this `Config`, on the mesh in use.
 
     Raises:
       UserError: the stage runs no network that can be checked, or as the stage itself before it starts.
@@ -164,13 +151,8 @@ def _ppo(config: ppo.Config) -> list[Program]:
     transform = ppo.make_transform(config)
     number = abstract.whole(jax.ShapeDtypeStruct((), jnp.float32))
     coefficient = abstract.alike(number) if settings.kl_target else None
-    state = abstract.state(
-        PolicyState,
-        top,
-        transform,
-        kl_coefficient=coefficient,
-        reference=abstract.alike(policy) if settings.refresh_reference_every else None,
-    )
+    refreshed = abstract.alike(policy) if settings.refresh_reference_every else None
+    state = abstract.state(PolicyState, top, transform, kl_coefficient=coefficient, reference=refreshed)
     resident = trunk, reference, judge, state
     sample = ppo.make_sampler(model, config, EOS)
     costs, lengths = Costs(model), (config.num_generations, max(config.prompt_buckets), settings.max_new_tokens)
@@ -207,9 +189,7 @@ def _sampling(config: samples_file.Sampling) -> list[Program]:
     freeze = FREEZE if config.policy else 0.0
     model = Model(architecture(config.model), dtype(config.dtype), freeze, blocks=config.blocks)
     trunk, top = abstract.parameters(model)
-    judge = None
-    if config.reward:
-        judge = abstract.with_head(model, abstract.alike(top), "reward")
+    judge = abstract.with_head(model, abstract.alike(top), "reward") if config.reward else None
     resident = trunk, top, judge
     sample = samples_file.make_sampler(model, config, EOS)
     length = -(-config.max_prompt // rollouts.LENGTH_STEP) * rollouts.LENGTH_STEP
@@ -250,7 +230,7 @@ def _update(
     microbatches: int,
     times: int = 1,
 ) -> Program:
-    """`times` optimiser updates, each from the gradients of so many microbatches."""
+    """`times` optimiser updates, each from the gradients of that number of microbatches."""
     work = (gradient * microbatches + costs.optimiser(microbatches)) * times
     return _program("update", function, arguments, resident, work, calls=1)
 

@@ -23,10 +23,7 @@ OPTIONS = {"v4": {"chip_config_name": "megacore"}}
 
 
 def devices(topology: str) -> tuple[Chip, list[jax.Device]]:
-    """The chip and the devices of a topology, up to 256, of which none has to be here.
-
-    Args:
-      topology: generation and grid, e.g. "v5e:2x4", "v5p:2x2x1".
+    """The chip and the devices, up to 256, of a topology ("v5e:2x4", "v5p:2x2x1") that need not be here.
 
     Raises:
       UserError: it is not in `TOPOLOGIES`, or libtpu is not installed.
@@ -47,9 +44,7 @@ def devices(topology: str) -> tuple[Chip, list[jax.Device]]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Drops everything that libraries write to stdout and stderr inside, unless an error leaves it: then it is on
-    stderr.
-    """
+    """Drops all that libraries write to stdout and stderr inside. After an error it is on stderr."""
     with tempfile.TemporaryFile() as said:
         kept = [os.dup(1), os.dup(2)]
         os.dup2(said.fileno(), 1)
