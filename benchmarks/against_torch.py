@@ -7,8 +7,6 @@ Every measurement is a process of its own; the two sides alternate (torch, JAX, 
 that slows down slows both. `--write` replaces the table in docs/performance.md.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import json

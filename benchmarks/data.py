@@ -8,8 +8,6 @@ ahead as fast as they come, and `sft` takes some steps of SmolLM2 from them; the
 clock that its `timing.jsonl` tells, without the steps that compile.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json

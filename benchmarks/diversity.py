@@ -8,8 +8,6 @@ same network and scaled to all of them, which the output says; a batch there has
 filler that keep our batches at few shapes.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import re

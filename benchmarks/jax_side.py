@@ -3,8 +3,6 @@
 .venv/bin/python benchmarks/jax_side.py --case sft_frozen --dtype bfloat16 --repeats 3
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from functools import partial

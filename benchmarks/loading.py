@@ -5,8 +5,6 @@
 Files are in the page cache, so the ratio is what this project adds to the disk's own time. Best of three.
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The parts of a page under docs/ that a program measures and writes itself."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -6,8 +6,6 @@
 The input is a `report.json`, or a file with its key `models`.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys

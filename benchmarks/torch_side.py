@@ -7,8 +7,6 @@ nothing below the first trained block; each model is run whole on the sequences,
     .torch-venv/bin/python benchmarks/torch_side.py --case sft_frozen --dtype bfloat16 --repeats 3
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import torch

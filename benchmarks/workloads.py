@@ -5,8 +5,6 @@ The model is SmolLM2-135M's (LLaMA: 30 layers, width 576, 9 heads, 3 KV heads, F
 random weights, and EOS never ends a sample: neither changes how long a step takes, and both sides do equal work.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -28,8 +28,6 @@ Where a config leaves the frozen fraction to the run that it starts from, it is 
 Exit status: 0 it fits; 1 it does not, or bad input, told in one sentence.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

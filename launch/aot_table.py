@@ -5,8 +5,6 @@ The rows of TL;DR of three models (`configs/study.py`), divided over up to eight
 that. Slices are tried from the smallest on.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

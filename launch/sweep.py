@@ -16,8 +16,6 @@ not keep the next ones from running; one that was stopped does.
 Exit status: 0 every run was launched; 1 bad input, or runs that failed, which are named; 130 and 143 stopped.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math

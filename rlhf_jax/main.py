@@ -9,8 +9,6 @@ command again resumes the run. --hosts is how many processes, by default one, ru
 Exit status: 0 done, 1 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM, 134 another process is gone.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

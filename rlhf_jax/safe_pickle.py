@@ -1,7 +1,5 @@
 """Pickles from strangers: plain data, and the objects that the caller allows by name."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import pickletools

@@ -1,7 +1,5 @@
 """A chat completions API on this machine that misbehaves on purpose, and counts what it answers."""
 
-from __future__ import annotations
-
 import email.utils
 import json
 import math

@@ -1,7 +1,5 @@
 """Every test runs with a cache folder of its own session and the same random state."""
 
-from __future__ import annotations
-
 import os
 import random
 import tempfile

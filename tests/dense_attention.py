@@ -1,7 +1,5 @@
 """Attention as it is written in books, which every implementation is held against, and how they are compared."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

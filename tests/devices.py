@@ -1,7 +1,5 @@
 """Processes with CPU devices of their own: the stages that run a network on a mesh, on one host or on several."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

@@ -1,7 +1,5 @@
 """One architecture of every family and feature, as changes to `tests.tiny.architecture`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rlhf_jax.models.architecture import Rotary

@@ -5,8 +5,6 @@ A change that moves a number by more than rounding between CPUs fails until the 
     RLHF_JAX_WRITE_GOLDEN=1 python -m pytest -k golden_run
 """
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

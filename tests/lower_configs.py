@@ -5,8 +5,6 @@
 Prints a line a stage: the config, the stage's name and its programs. `test_experiments` runs it.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from typing import Any

@@ -6,8 +6,6 @@ Each mutation of `mutations.toml` is a mistake that published code has made, or 
 of which test caught which goes into `tests/mutations.md`. A mutation that no test catches is an error.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

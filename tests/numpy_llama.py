@@ -3,8 +3,6 @@
 Written from the published equations and not from `rlhf_jax.models`: no batch, no padding, no mask but the causal one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

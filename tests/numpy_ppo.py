@@ -7,8 +7,6 @@ gradients are a few lines by hand. Cells are walked one by one where a formula h
 Shape letters: B prompts, N responses, R response length, D features, E state width, V vocabulary.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

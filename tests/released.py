@@ -1,7 +1,5 @@
 """A model released as AlpacaFarm released its own: tuned less base in PyTorch's shards, and the tuned one's sum."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The study's datasets in miniature: files of their layouts with what is written about Python instead."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import email.message

@@ -1,7 +1,5 @@
 """The notebooks of colabs/: committed clean, and each runs from top to bottom and shows what its text says."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from pathlib import Path

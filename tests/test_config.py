@@ -1,7 +1,5 @@
 """`config.parse` is strict: right keys and types pass unchanged, everything else is one sentence with the key in it."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Every config in configs/ is complete and fits its stage, so that any of its keys can be set on the command line."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import importlib.util

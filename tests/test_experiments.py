@@ -1,7 +1,5 @@
 """The study's rows: their programs are lowered for their shapes and meshes, the tiny ones run whole on made-up data."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

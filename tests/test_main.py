@@ -1,7 +1,5 @@
 """The command line: what it reads, and one sentence without a traceback for what it cannot."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

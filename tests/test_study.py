@@ -1,7 +1,5 @@
 """The tiny study from its config to its report, run once through the command line's own entry; what it leaves fits."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

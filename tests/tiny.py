@@ -3,8 +3,6 @@
 The embedding is drawn wider than a real one: logits then differ by whole nats, and a wrong state shows in them.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """PyTorch files laid out by hand as torch.save would: a pickle program of one's own, and the records beside it."""
 
-from __future__ import annotations
-
 import struct
 import zipfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A run's arrays as shapes, dtypes and places on the mesh in use, without their contents."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

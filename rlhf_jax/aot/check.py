@@ -9,8 +9,6 @@ and everything else overlaps perfectly. MFU is the flops over what the peak woul
 `tensor` axis that rules leave a whole (`config.mesh.rules.kv_heads=()`) all compute it, which is not counted.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Mapping

@@ -5,8 +5,6 @@ a loop runs as often as the loop turns, which is the number that the loop's cond
 that may end earlier (decoding) is counted in full, and so are all alternatives of a branch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re

@@ -3,8 +3,6 @@
 This module is above the stages: it reads their configs and calls the functions that they call, in their order.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """TPU topologies, and the devices of one that programs are compiled for."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import os

@@ -4,8 +4,6 @@ Everything is read with `ast` and `importlib.metadata` from what is installed be
 downloaded. For given installed versions the corpus is the same, record for record.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import os

@@ -5,8 +5,6 @@ released code of "Understanding the Effects of RLHF on LLM Generalisation and Di
 instructions AlpacaFarm (Dubois et al., 2023).
 """
 
-from __future__ import annotations
-
 import re
 
 from rlhf_jax.errors import UserError

@@ -1,7 +1,5 @@
 """The study's index files: a `.npy` with one dict from a split's name to the indices of some of its rows."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from rlhf_jax import safe_pickle

@@ -1,7 +1,5 @@
 """Input of a training stage: the items of its splits, and its batches, read ahead of the steps."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Running text out of marked-up documentation: docstrings in the styles in use, Markdown and reStructuredText."""
 
-from __future__ import annotations
-
 import re
 
 # Sections of a docstring that are lists, code or bookkeeping; the others (Notes, Warnings, ...) are prose.

@@ -1,7 +1,5 @@
 """The three kinds of JSONL records between stages, and their files."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import gzip

@@ -4,8 +4,6 @@ An address is one of fsspec's, e.g. `gs://bucket/folder`. What a protocol needs 
 gcsfs, `pip install rlhf_jax[gcs]`) is the user's to install. `MARK`, a folder's last file, says that it is complete.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

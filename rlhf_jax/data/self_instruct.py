@@ -4,8 +4,6 @@ After Self-Instruct (Wang et al., 2023) in Alpaca's form, as the study made its 
 The requests and the seed tasks are this project's own.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 import string

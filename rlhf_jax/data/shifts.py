@@ -4,8 +4,6 @@ Training then sees what is in distribution alone, and it is evaluated on that, o
 released code of Kirk et al. (2024). Its names of splits are kept, `test` being in distribution.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

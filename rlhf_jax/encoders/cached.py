@@ -1,7 +1,5 @@
 """A cache in front of an encoder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

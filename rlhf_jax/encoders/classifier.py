@@ -1,7 +1,5 @@
 """Sequence classifiers: published folders of BERT, RoBERTa or MPNet with a head for labels, on the host CPU."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Sentence encoders of any architecture whose folder has an ONNX file, run by onnxruntime on the host CPU."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Sentence embeddings from any endpoint that speaks OpenAI's embeddings API."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Pooling of hidden states to one unit vector per text, as a sentence-transformers folder defines it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Sentence encoders: sentence-transformers folders of BERT, RoBERTa or MPNet, on the host CPU."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path

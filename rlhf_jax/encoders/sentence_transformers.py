@@ -1,7 +1,5 @@
 """Sentence encoders by sentence-transformers and torch, for networks that this package does not have."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

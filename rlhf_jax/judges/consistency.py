@@ -1,7 +1,5 @@
 """Consistency of a judge with itself, between both orders, and with people."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import combinations
 from statistics import fmean

@@ -6,8 +6,6 @@ A judge that read the human summary would let it win every time. Without the cop
 beat most human summaries. Without the length term a longer output would cover more of the text and score higher.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence

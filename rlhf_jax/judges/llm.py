@@ -1,7 +1,5 @@
 """A language model behind an endpoint as the judge of two outputs, in one order or in both."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Pairs of outputs to compare: each model with the human summaries and with a baseline."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 

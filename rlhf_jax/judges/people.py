@@ -4,8 +4,6 @@ A question is a prompt and two texts, A and B. Only the key says which of them i
 page does not contain, and answers name only questions. So the people who answer do not see the models.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Sequence

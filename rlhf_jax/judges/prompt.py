@@ -1,7 +1,5 @@
 """Prompts for a language model that compares two outputs, and the parser of its answers."""
 
-from __future__ import annotations
-
 import ast
 import re
 import warnings

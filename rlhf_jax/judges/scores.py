@@ -4,8 +4,6 @@ All return scores by side and prompt: `scores[side, id]` is `[n]` float64, one p
 is a model or, if the judge can score the human summaries, "reference".
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Many questions to an endpoint. Each is asked and paid once, and the answers are stored as they come."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

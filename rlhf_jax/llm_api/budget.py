@@ -1,7 +1,5 @@
 """The cost of questions to an endpoint, estimated and counted, and its limit."""
 
-from __future__ import annotations
-
 import math
 import threading
 from collections.abc import Sequence

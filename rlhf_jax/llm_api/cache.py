@@ -1,7 +1,5 @@
 """An SQLite file of answers. A question is paid for once, however often a run is killed."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from collections.abc import Sequence

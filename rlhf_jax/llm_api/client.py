@@ -1,7 +1,5 @@
 """A client for one endpoint that speaks OpenAI's chat completions API."""
 
-from __future__ import annotations
-
 import json
 import os
 import threading

@@ -7,8 +7,6 @@ sum. It is unbiased for best-of-n of fresh samples and has less variance than on
 Shape letters: B prompts, N samples of one prompt.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

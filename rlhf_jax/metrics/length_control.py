@@ -1,7 +1,5 @@
 """Length-controlled win rate: the win rate if both outputs had the same length."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

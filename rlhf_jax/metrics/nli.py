@@ -1,7 +1,5 @@
 """Diversity by natural language inference (Stasaski & Hearst, 2022): texts that contradict each other are diverse."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """A ranking of many models from comparisons of two at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ Everything reads scores alone, on the host. The *difference* of a pair is the ch
 rejected one's. By Bradley and Terry (1952) the preference has the probability `1 / (1 + exp(-difference))`.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping, Sequence

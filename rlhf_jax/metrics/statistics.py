@@ -1,7 +1,5 @@
 """Means of independent values with standard errors, intervals and p-values."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

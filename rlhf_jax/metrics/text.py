@@ -1,7 +1,5 @@
 """Metrics of one output that need no model: overlap with the reference, length, copying, repetition."""
 
-from __future__ import annotations
-
 import functools
 import re
 from typing import Any

@@ -1,7 +1,5 @@
 """Win rates, the generalisation gap and the difference between two models, with errors."""
 
-from __future__ import annotations
-
 import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence

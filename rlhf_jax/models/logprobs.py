@@ -1,7 +1,5 @@
 """Log-probabilities of tokens from hidden states, without holding all logits at once."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """Limits of a single device, from its maker's data sheet."""
 
-from __future__ import annotations
-
 import dataclasses
 
 GIB = 2**30

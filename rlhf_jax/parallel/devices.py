@@ -1,7 +1,5 @@
 """Facts about the devices of this process: memory in use, the dtype to compute in."""
 
-from __future__ import annotations
-
 import resource
 import sys
 from pathlib import Path

@@ -7,8 +7,6 @@ In a nested dict of parameters, or of anything with their shape, `layers` has on
 `layers/31/qkv/kernel` is block 31's own, `layers/25-30/qkv/kernel` holds six blocks with one more axis in front.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any

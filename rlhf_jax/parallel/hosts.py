@@ -5,8 +5,6 @@ compute. A process that fails or is killed ends the others. Each prints why, and
 complete checkpoint. With one process, everything here does nothing.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import importlib.metadata

@@ -1,7 +1,5 @@
 """Compile functions so that they round as written, and count compilations."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

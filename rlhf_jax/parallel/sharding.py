@@ -11,8 +11,6 @@ before a call, constraints shard activations inside, and the compiler adds the c
 Outside `use`, all of this is the identity and arrays are on the default device.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math

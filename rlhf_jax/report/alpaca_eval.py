@@ -7,8 +7,6 @@ has two outputs, `output_1` of the reference `generator_1` and `output_2` of `ge
 their text, so that files agree in any order.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Mapping

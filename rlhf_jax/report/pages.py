@@ -1,7 +1,5 @@
 """Self-contained HTML pages: templates in this folder, their colours, and data inside a page."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

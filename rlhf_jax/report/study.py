@@ -1,7 +1,5 @@
 """Reader of the JSON files of a finished study, and the check that several are seeds of one study."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

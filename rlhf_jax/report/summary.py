@@ -4,8 +4,6 @@ A metric is `{"mean", "standard_error", "n"}` or `{"not_computed": reason}`, as 
 have a 95 % `"interval"`, `[low, high]`.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

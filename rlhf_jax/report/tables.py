@@ -1,7 +1,5 @@
 """Tables of the report: their columns, and renderers for a console, Markdown and LaTeX."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Advantages of tokens: generalised advantage estimation and whitening."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float

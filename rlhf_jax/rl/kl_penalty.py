@@ -1,7 +1,5 @@
 """The KL penalty: estimators of KL(policy || reference), the penalty in the loss, the adaptive coefficient."""
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 

@@ -1,7 +1,5 @@
 """Moments of arrays over the true cells of a mask."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float

@@ -1,7 +1,5 @@
 """PPO's settings, the study's numeric quirks, and combinations that are refused."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar, Literal
 

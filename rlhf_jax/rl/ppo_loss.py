@@ -3,8 +3,6 @@
 Shape letters: B prompts, N responses of one prompt, R response length, E outer width.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float

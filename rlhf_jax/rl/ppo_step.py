@@ -3,8 +3,6 @@
 Every equation is in docs/method.md, what can be chosen in `rl.ppo_config`. Neither program runs the trunk.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -3,8 +3,6 @@
 Shape letters: B prompts, N responses of one prompt, R response length.
 """
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 

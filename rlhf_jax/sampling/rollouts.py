@@ -1,7 +1,5 @@
 """Sampling for stages: many prompts through the jitted sampler, in batches of few shapes, with scores if asked for."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple

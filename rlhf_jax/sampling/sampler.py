@@ -10,8 +10,6 @@ Shape letters: B prompts, N samples of one prompt, P prompt length, R largest re
 V vocabulary, K KV heads, d head width, D width, E outer width.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import flax.struct

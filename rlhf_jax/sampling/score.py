@@ -1,7 +1,5 @@
 """Whole texts to raw scores of a reward model: what `reward` and `score` share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any

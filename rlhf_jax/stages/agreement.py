@@ -1,7 +1,5 @@
 """The stage `agreement`: how often a judge chooses as people did, on pairs with labels of people."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

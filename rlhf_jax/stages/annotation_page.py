@@ -1,7 +1,5 @@
 """Stage `annotation_page`: a page on which people compare outputs without seeing who wrote them."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Stage `best_of_n`: N samples a prompt, scored from the states that sampling kept. The best one is the answer."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

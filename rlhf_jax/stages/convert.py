@@ -1,7 +1,5 @@
 """The stage `convert`: outputs of another system, and verdicts on them, in the format of the stages here."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The stage `evaluate`: diversity, length, overlap and copying of each model's samples, split by split."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Stage `export`: what a run trained, joined with its trunk, as a folder that `transformers` loads."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

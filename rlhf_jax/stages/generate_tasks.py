@@ -4,8 +4,6 @@ The study's ID test set and Sequential Instructions were made like this, by a mo
 stage `prepare` reads the result in place of either.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 It is what the tests and the tiny pipeline run on. Every later stage reads it as it would any local model.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -5,8 +5,6 @@ text is the reference, so they can compare with it. The other two compare only m
 in the samples, and similarity to the reference.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ config is checked before the first stage starts. Re-running goes on where the st
 once.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from pathlib import Path

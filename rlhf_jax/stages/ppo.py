@@ -7,8 +7,6 @@ Each token's reward is `-beta * KL estimate`, and the last token's has the norma
 is in `rl.ppo_config`, every equation in docs/method.md.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """The stage `preferences`: a simulated annotator labels pairs of samples with the gold scorer, sometimes wrongly."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 from collections import Counter

@@ -1,7 +1,5 @@
 """Stage `prepare`: writes the records that every later stage learns from and is tested on."""
 
-from __future__ import annotations
-
 import json
 import zlib
 from collections import Counter

@@ -1,7 +1,5 @@
 """Stage `recover_weight_diff`: one of AlpacaFarm's released models, made of its weight difference and LLaMA-7B."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil

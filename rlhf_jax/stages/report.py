@@ -3,8 +3,6 @@
 The same input gives the same bytes: nothing in a report comes from a clock.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import platform

@@ -5,8 +5,6 @@ linear in the final state at the last real token. After training, the mean and d
 sample of training pairs are stored with the checkpoint. What uses the model sees normalised scores.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Sequence

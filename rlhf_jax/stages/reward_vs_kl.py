@@ -5,8 +5,6 @@ samples that its stage writes during training, with their KL to that policy. All
 comparison at equal KL is paired.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

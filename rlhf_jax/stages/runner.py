@@ -4,8 +4,6 @@
 one costs nothing and none of them imports another.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Which of a run's checkpoints is the best by a metric of its evaluations, and which one later stages load."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Collection, Mapping

@@ -1,7 +1,5 @@
 """Settings that all training stages share."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Goodput: the fraction of a run's time in steps that count, over all restarts."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence

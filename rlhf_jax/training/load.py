@@ -1,7 +1,5 @@
 """Networks as stages see them: a base model cut at its trunk's edge, and the tops that other runs trained on it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

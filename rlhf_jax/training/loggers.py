@@ -1,7 +1,5 @@
 """Services that show a run's scalars: TensorBoard's event files, Weights and Biases."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import json

@@ -3,8 +3,6 @@
 The caller divides by the count over the global batch, which makes accumulation over microbatches and devices exact.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float

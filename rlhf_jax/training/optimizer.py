@@ -1,7 +1,5 @@
 """AdamW with a learning-rate schedule and gradient clipping, from optax."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, Literal
 

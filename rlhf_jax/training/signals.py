@@ -1,7 +1,5 @@
 """Stop a run on SIGINT or SIGTERM after its step, on all hosts together."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

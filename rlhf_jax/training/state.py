@@ -1,7 +1,5 @@
 """The state of a run and how gradients change it: sums over microbatches, one optimiser step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Self
 

@@ -1,7 +1,5 @@
 """Timing of a step's phases."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """One step on a file's records: what fine-tuning and reward modelling share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """The check as it is run: bad input is a sentence, and a tiny study's PPO compiles for four v5e chips."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

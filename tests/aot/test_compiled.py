@@ -1,7 +1,5 @@
 """Memory and collectives, read from small texts in the compiler's own forms."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 

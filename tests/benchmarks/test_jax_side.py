@@ -1,7 +1,5 @@
 """Our side of the benchmark still runs the programs that the stages run; on a small network, untimed."""
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Only the marked part of a page is rewritten."""
 
-from __future__ import annotations
-
 import pytest
 
 from benchmarks.page import replace_part

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 from rlhf_jax.data import formats

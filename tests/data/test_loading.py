@@ -1,7 +1,5 @@
 """Batches from shards are those from records in memory, whoever reads them and wherever they begin."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Folders in a bucket: fsspec's own file system in memory stands for one."""
 
-from __future__ import annotations
-
 import fsspec
 import pytest
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import random
 import re
 from typing import get_args

@@ -1,7 +1,5 @@
 """Sentiment by a small classifier on disk; its equations are tested by `test_nli.py`."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Sentence encoders by onnxruntime: a small network, built here, as a published folder has it."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Embeddings over HTTP, from a server on this machine that also fails."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """People as the judge: the page says nothing about who wrote what, and the answers become judgements."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

@@ -1,7 +1,5 @@
 """What is launched from, for all tests of the launch scripts."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A folder to launch from, with executables that note how they were called, and the run that is launched in tests."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

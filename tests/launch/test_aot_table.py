@@ -1,7 +1,5 @@
 """The table names the smallest slice that fits, of configs that are there."""
 
-from __future__ import annotations
-
 import itertools
 
 from launch import aot_table

@@ -1,7 +1,5 @@
 """What the launch scripts refuse: one sentence, status 1, and nothing started."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.launch.machine import FIT_CHECK, GKE, RUN, TPU, Machine

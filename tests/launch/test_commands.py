@@ -1,7 +1,5 @@
 """What the launch scripts run, word by word: in a dry run, for real, and on the other side."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What becomes of a run when its machine is taken away, it fails or it is told to stop."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import signal

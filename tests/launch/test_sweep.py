@@ -1,7 +1,5 @@
 """The sweep launcher: which runs a sweep has, and that they are launched once, in turn, whatever becomes of one."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

@@ -1,7 +1,5 @@
 """Best-of-n from a pool, against every subset (invariant 16)."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -1,7 +1,5 @@
 """Diversity by natural language inference: the classifier against its equations, the metric against counts by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """What a reward model's scores are worth: accuracy, calibration and agreement, by hand and by simulation."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

@@ -5,8 +5,6 @@ differ, PPO's first ratio would not be 1. The shapes also hold the CPU compiler 
 can depends on what it folds into them.
 """
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """The formula of `work` against counts that are made one product at a time."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import pytest

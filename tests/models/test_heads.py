@@ -1,7 +1,5 @@
 """What the roles read off the final states: the right state, the right token, whatever shares the batch."""
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 import numpy as np
 import pytest

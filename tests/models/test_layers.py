@@ -1,7 +1,5 @@
 """Layers against NumPy in float64; the dense product's own gradient; what makes rotary positions relative."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """Matrix products and their own gradients, against NumPy."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

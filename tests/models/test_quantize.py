@@ -1,7 +1,5 @@
 """Int8 weights: the values by hand, the network by its products dequantised, and how far it is from the true one."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """One body over a run of blocks computes what they do one by one; what is saved for the backward pass is a choice."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

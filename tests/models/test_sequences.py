@@ -1,7 +1,5 @@
 """The border between prompt and response, with lengths that differ and masks that are carried."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from rlhf_jax.models.sequences import Sequences

@@ -1,7 +1,5 @@
 """Cut at any layer, the network of every family is the whole one, bit for bit; and the sampler is its forward pass."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

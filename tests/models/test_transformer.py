@@ -1,7 +1,5 @@
 """The network: equal to a NumPy LLaMA, blind to padding and batch mates, the same cut at the trunk's edge or whole."""
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """Rows of the vocabulary that are no ids: never sampled, in no softmax, not exported (invariant 10)."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

@@ -1,7 +1,5 @@
 """What a process with eight CPU devices computes: `test_meshes` runs this file in one."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import jax

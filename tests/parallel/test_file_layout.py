@@ -1,7 +1,5 @@
 """Blocks together and each for itself are two forms of the same arrays; checkpoints know one of them."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

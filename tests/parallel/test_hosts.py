@@ -1,7 +1,5 @@
 """Several processes as one run: they agree, wait and end together. `test_meshes` has what they compute."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Every stage on a mesh of CPU devices does what it does on one device."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.devices import TRAINED, assert_same, study, with_devices

@@ -1,7 +1,5 @@
 """The colours of all pages come from one place, in both schemes."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

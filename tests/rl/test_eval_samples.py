@@ -1,7 +1,5 @@
 """Each fixed prompt is answered once, under its own id and in its own place; fillers of a batch are nowhere."""
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """Losses against NumPy in float64, written from the papers; each is a sum, so microbatches add up."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

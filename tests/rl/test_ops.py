@@ -1,7 +1,5 @@
 """Arithmetic on tokens against float64 oracles, and the properties that hold for any masks and any numbers."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -3,8 +3,6 @@
 The network is a linear one that answers to `Model`'s names, so that the gradients of the oracle are by hand.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

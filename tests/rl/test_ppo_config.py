@@ -1,7 +1,5 @@
 """Settings that could not do what they are for are refused by name, with the reason."""
 
-from __future__ import annotations
-
 import pytest
 
 from rlhf_jax.errors import UserError

@@ -1,7 +1,5 @@
 """Where values start, and what the gradient of a KL penalty in the loss is in expectation."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

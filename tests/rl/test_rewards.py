@@ -1,7 +1,5 @@
 """What responses are rewarded with, for any scores, lengths and masks; and the coefficient that steers the KL."""
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 import numpy as np
 import pytest

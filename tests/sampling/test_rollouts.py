@@ -1,7 +1,5 @@
 """Many prompts through the sampler: each one's responses come back under its own index, fillers do not."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """Sampling is the forward pass, one token at a time: its log-probs, its states, and draws that depend on no mate."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import jax

@@ -1,7 +1,5 @@
 """Best-of-N answers with the output of the highest score; of one sample it is plain sampling."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

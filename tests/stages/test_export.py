@@ -1,7 +1,5 @@
 """What a run trained, given back to transformers: names, ids and numbers."""
 
-from __future__ import annotations
-
 import json
 
 import jax

@@ -1,7 +1,5 @@
 """Samples of a policy as a file that grows and resumes, and the Python call of the same name."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

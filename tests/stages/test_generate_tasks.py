@@ -1,7 +1,5 @@
 """The stage against a real endpoint on this machine: what it writes, and that nothing is asked or paid twice."""
 
-from __future__ import annotations
-
 import json
 import random
 from dataclasses import replace

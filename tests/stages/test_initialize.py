@@ -1,7 +1,5 @@
 """The stage `initialize`: a folder that every later stage reads as it reads any model."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

@@ -1,7 +1,5 @@
 """A pipeline checks every stage first, runs them in their order in folders of their own, and resumes."""
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 import types

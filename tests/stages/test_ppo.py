@@ -1,7 +1,5 @@
 """PPO from sampling to update against NumPy in float64, and the ways in which published code got it wrong."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

@@ -1,7 +1,5 @@
 """A released difference becomes what the other stages load: a policy's folder, or a reward model's run."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

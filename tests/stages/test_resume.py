@@ -1,7 +1,5 @@
 """Resumption: what a run may change is declared by its fields, and inputs are compared by content."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import json

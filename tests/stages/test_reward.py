@@ -1,7 +1,5 @@
 """Reward modelling: the Bradley-Terry loss of whole pairs, fillers that weigh nothing, constants in the checkpoint."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

@@ -1,7 +1,5 @@
 """Reward against KL: PPO's checkpoints and best-of-n of the same prompts, compared at equal KL."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import xml.etree.ElementTree as ElementTree

@@ -1,7 +1,5 @@
 """A stage's config is checked and its folder claimed before it runs."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import json

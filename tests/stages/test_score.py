@@ -1,7 +1,5 @@
 """A samples.jsonl rated by its text: by the oracle, one output at a time, and by a model of another tokenizer."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 

@@ -1,7 +1,5 @@
 """Fine-tuning: the mean loss of response tokens however a batch is divided, a trunk that stays, a run that resumes."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

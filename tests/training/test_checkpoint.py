@@ -1,7 +1,5 @@
 """Checkpoints: bit-exact, complete or invisible, readable in parts, refused where they do not fit."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Goodput by hand: what the kept steps took, of the time since the first start; a killed run's is in test_sft."""
 
-from __future__ import annotations
-
 import json
 import time
 

@@ -1,7 +1,5 @@
 """A top is put on the trunk it was trained on and on no other."""
 
-from __future__ import annotations
-
 import jax
 import pytest
 

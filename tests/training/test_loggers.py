@@ -1,7 +1,5 @@
 """Weights and Biases gets what the files get, offline, and goes on where the run does; events are in test_metrics."""
 
-from __future__ import annotations
-
 import json
 import struct
 import sys

@@ -1,7 +1,5 @@
 """What surrounds the steps: when it saves and stops, what it writes, and what it does not let pass."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Metrics files: valid JSON at full precision, the same bytes after a resume, events cut back with them."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path

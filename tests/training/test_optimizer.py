@@ -1,7 +1,5 @@
 """AdamW against the textbook in float64, clipping, the decay mask, and the schedules' corner values."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

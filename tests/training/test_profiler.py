@@ -1,7 +1,5 @@
 """Traces hold the steps that were asked for, by number or by a signal, and no others."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Signals end a step and not the run's work; jit keeps bfloat16 rounding; counters count."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

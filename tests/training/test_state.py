@@ -1,7 +1,5 @@
 """Gradients of sums are the same however the batch is divided, and a step changes what it should."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """Seconds are counted for the right phase, and every second once; read off a clock that the test moves."""
 
-from __future__ import annotations
-
 import time
 
 import jax

@@ -1,7 +1,5 @@
 """Any other dataset: the config says how the texts of a record are made of a row's columns."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Rows of hh-rlhf: two transcripts that begin alike, of which a person preferred one (Bai et al., 2022)."""
 
-from __future__ import annotations
-
 import os
 
 from rlhf_jax.data.sources.rows import Row, text

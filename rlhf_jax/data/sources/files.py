@@ -1,7 +1,5 @@
 """The files of a dataset, in a local folder or on the Hugging Face hub, and the rows in them."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import re

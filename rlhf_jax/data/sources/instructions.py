@@ -1,7 +1,5 @@
 """Rows of the instruction sets: Alpaca, AlpacaFarm's preferences, and the three test sets."""
 
-from __future__ import annotations
-
 from rlhf_jax.data import formats
 from rlhf_jax.data.sources.rows import Row, ranked, text, value
 

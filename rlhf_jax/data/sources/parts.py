@@ -1,7 +1,5 @@
 """The splits of one study, put together from datasets."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace

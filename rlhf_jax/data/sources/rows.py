@@ -1,7 +1,5 @@
 """A row of a dataset: a JSON object, or the same read from a table."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rlhf_jax.errors import UserError

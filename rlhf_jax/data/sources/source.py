@@ -1,7 +1,5 @@
 """A dataset as the path and the names of its files with a reading of its rows. Its records, read."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

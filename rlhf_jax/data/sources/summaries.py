@@ -3,8 +3,6 @@
 A row becomes the texts of an `Example` or a `Preference`, or None where it belongs to another set in the same files.
 """
 
-from __future__ import annotations
-
 import re
 
 from rlhf_jax.data import formats

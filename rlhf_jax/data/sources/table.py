@@ -1,7 +1,5 @@
 """The study's datasets by name (docs/data.md has their sizes and licences)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 from rlhf_jax.data.records import Example, Preference

@@ -1,7 +1,5 @@
 """Files of a dataset's layout, with texts made up for the tests."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from collections.abc import Sequence

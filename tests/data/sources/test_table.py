@@ -1,7 +1,5 @@
 """Each dataset of the table is read from files of its layout; what they say is made up here."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

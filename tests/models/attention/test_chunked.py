@@ -1,7 +1,5 @@
 """Attention in parts equals one softmax over all the keys, in value and in gradient, whatever the masks hide."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

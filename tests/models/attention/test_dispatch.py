@@ -1,7 +1,5 @@
 """Which implementation runs where, and that the network's attention is the one chosen."""
 
-from __future__ import annotations
-
 from functools import partial
 from types import SimpleNamespace
 

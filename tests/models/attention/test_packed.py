@@ -1,7 +1,5 @@
 """Kernels over prompt and responses joined equal the dense reference, in value and gradient, on every real token."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import jax

@@ -1,7 +1,5 @@
 """The splash kernel's mask, and that it compiles for TPUs. What it computes is tested in `test_attention_joined`."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """A `config.json` is read whole or refused: nothing that changes the result is passed over."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

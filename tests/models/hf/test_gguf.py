@@ -1,7 +1,5 @@
 """A GGUF file written here, as llama.cpp's converter would, holds what the Hugging Face folder holds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import gguf

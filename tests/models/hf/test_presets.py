@@ -1,7 +1,5 @@
 """The presets are what the configs on the hub say, and as large as those models are known to be."""
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """Hugging Face to parameters and back is the identity; what is missing, foreign or misshapen is named."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,7 +1,5 @@
 """A Hugging Face folder with PyTorch's own files holds what one with safetensors holds."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

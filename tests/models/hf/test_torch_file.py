@@ -1,7 +1,5 @@
 """PyTorch checkpoints: one that torch wrote, others laid out here by hand as torch.save would, and hostile ones."""
 
-from __future__ import annotations
-
 import pickle
 import random
 import struct
