@@ -3,7 +3,7 @@
     make torch-setup
     .venv/bin/python benchmarks/against_torch.py --cases bon_512 ppo --dtypes bfloat16 --pairs 3
 
-Every measurement is a process of its own; the two sides alternate (torch, JAX, torch, JAX, ...), so that a machine
+Every measurement is a process of its own. The two sides alternate (torch, JAX, torch, JAX, ...), so that a machine
 that slows down slows both. `--write` replaces the table in docs/performance.md.
 """
 
@@ -32,7 +32,7 @@ Pair = tuple[Result, Result]  # torch, JAX
 
 
 def measure(python: Path, script: str, case: str, dtype: str, repeats: int) -> Result:
-    """The JSON line that one side prints for one workload; ends the program if that side fails."""
+    """The JSON line that one side prints for one workload. Ends the program if that side fails."""
     command = [str(python), str(ROOT / "benchmarks" / script), "--case", case, "--dtype", dtype]
     process = subprocess.run([*command, "--repeats", str(repeats)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     if process.returncode != 0:

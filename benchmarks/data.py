@@ -4,7 +4,7 @@
 
 The posts are made of the words of this project's docs, as long as TL;DR's are: 60 to 420 words, and 12 to 40 of a
 summary. What `prepare` does with them is timed phase by phase, from JSONL files to ArrayRecord. Then batches are read
-ahead as fast as they come, and `sft` takes some steps of SmolLM2 from them; the wait is the share of a step's wall
+ahead as fast as they come, and `sft` takes some steps of SmolLM2 from them. The wait is the share of a step's wall
 clock that its `timing.jsonl` tells, without the steps that compile.
 """
 
@@ -63,7 +63,7 @@ def timed[T](name: str, function: Callable[..., T], *arguments: object) -> tuple
 
 
 def prepare_timed(config: prepare.Config, folder: Path) -> float:
-    """What `stages.prepare.run` does, phase by phase; returns its seconds."""
+    """What `stages.prepare.run` does, phase by phase. Returns its seconds."""
     gathered, read = timed("read the sources", gather, config.sources, config.splits, Example)
     everything = [record for split in gathered.splits.values() for record in split]
     fingerprint, hashed = timed("fingerprint the records", records.fingerprint, everything)

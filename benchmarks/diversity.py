@@ -4,7 +4,7 @@
 
 The texts are drawn from the words of this project's docs, 6 to 40 each, as summaries are. The other side is what the
 study's released code does: for every pair of outputs it encodes both texts anew. It is measured on some pairs with the
-same network and scaled to all of them, which the output says; a batch there has the pair alone, without the rows of
+same network and scaled to all of them, which the output says. A batch there has the pair alone, without the rows of
 filler that keep our batches at few shapes.
 """
 
@@ -41,7 +41,7 @@ class AsGiven(SentenceEncoder):
 
 
 def texts(rng: np.random.Generator) -> list[list[str]]:
-    """`[PROMPTS][OUTPUTS]` texts; the outputs of one prompt share half of their words."""
+    """`[PROMPTS][OUTPUTS]` texts. The outputs of one prompt share half of their words."""
     pages = "".join(path.read_text() for path in sorted(DOCS.glob("*.md")))
     words = np.array(re.findall(r"[a-z]{2,}", pages.lower()))
     found = []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def replace_part(page: Path, name: str, content: str) -> None:
-    """Puts `content` between `<!-- name:begin -->` and `<!-- name:end -->`; ends the program if the page lacks them."""
+    """Puts `content` between `<!-- name:begin -->` and `<!-- name:end -->`. Ends the program if the page lacks them."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     before, found_begin, rest = page.read_text().partition(begin)
     _, found_end, after = rest.partition(end)

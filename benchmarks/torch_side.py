@@ -2,7 +2,7 @@
 
 Scaled-dot-product attention, parameters in the dtype that is measured, fused AdamW, no logits beyond those that are
 asked for, inference mode wherever no gradient is. Frozen parameters do not require gradients, so autograd stores
-nothing below the first trained block; each model is run whole on the sequences, because transformers gives no cut.
+nothing below the first trained block. Each model is run whole on the sequences, because transformers gives no cut.
 
     .torch-venv/bin/python benchmarks/torch_side.py --case sft_frozen --dtype bfloat16 --repeats 3
 """
@@ -30,7 +30,7 @@ CONFIG = LlamaConfig(
     attn_implementation="sdpa",
 )
 
-# PPO's settings; none of them changes how long an iteration takes.
+# PPO's settings. None of them changes how long an iteration takes.
 KL_COEFFICIENT = 0.05
 DISCOUNT, TRACE = 1.0, 0.95
 CLIP = 0.2
@@ -42,7 +42,7 @@ def language_model(dtype: torch.dtype) -> LlamaForCausalLM:
 
 
 def freeze_bottom(model: LlamaForCausalLM) -> None:
-    """Leaves the top blocks and the last norm to be trained; the LM head is the embedding matrix."""
+    """Leaves the top blocks and the last norm to be trained. The LM head is the embedding matrix."""
     for module in (model.model.embed_tokens, *model.model.layers[: workloads.FROZEN_LAYERS]):
         module.requires_grad_(False)
 
@@ -92,7 +92,7 @@ def sft(frozen: bool, dtype: torch.dtype) -> Callable[[], None]:
     targets = tokens[:, -workloads.SFT_RESPONSE :] if frozen else tokens[:, 1:]
 
     def step() -> None:
-        # The last token predicts nothing; attention over it is kept so that a step reads all the tokens it counts.
+        # The last token predicts nothing. Attention over it is kept so that a step reads all the tokens it counts.
         logits = model(tokens, use_cache=False, logits_to_keep=targets.shape[1] + 1).logits[:, :-1]
         loss = functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
         loss.backward()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 THREADS = 2
-FROZEN_LAYERS = 24  # of 30; the embeddings and the LM head are frozen with them
+FROZEN_LAYERS = 24  # of 30. The embeddings and the LM head are frozen with them
 NEW_TOKENS = 48
 
 BON_SAMPLES = 16
@@ -56,7 +56,7 @@ def main(make_step: Callable[[str, str], Callable[[], object]], packages: Sequen
     `{"case", "dtype", "seconds": the median, "all": every repeat's seconds, "work", "unit", "versions"}`
 
     Args:
-      make_step: `(case, dtype) -> step`; a call of `step` does the whole work and returns when it is done. The first
+      make_step: `(case, dtype) -> step`. A call of `step` does the whole work and returns when it is done. The first
         call is not timed.
       packages: the distributions whose versions are printed.
     """

@@ -1,4 +1,4 @@
-"""A page on which people judge a study's outputs, blind to who wrote them; it is one file and needs no server.
+"""A page on which people judge a study's outputs, blind to who wrote them. It is one file and needs no server.
 
     python -m rlhf_jax.main --config=configs/annotation_page.py:runs/quickstart --workdir=runs/annotation_page
 
@@ -15,7 +15,7 @@ from configs import common
 
 
 def get_config(argument: str = "runs/quickstart") -> ConfigDict:
-    """The stage's config, by the study's folder; "FOLDER,judge" for the judge that reads the answers."""
+    """The stage's config, by the study's folder. "FOLDER,judge" for the judge that reads the answers."""
     study, _, what = argument.partition(",")
     common.check_argument("annotation_page.py:FOLDER", what, "", "judge")
     page = stage(study, 0)

@@ -2,7 +2,7 @@
 
     python -m rlhf_jax.main --config=configs/bon_alpaca.py:llama7b --workdir=runs/alpaca/llama7b/best_of_n
 
-The argument is a preset of `configs/rows.py`; it reads the row's stages prepare, sft and reward. 16 samples at
+The argument is a preset of `configs/rows.py`. It reads the row's stages prepare, sft and reward. 16 samples at
 temperature 0.7 of every instruction of the test in distribution, of AlpacaEval and of Sequential Instructions.
 
 Expected by the study: its wins against SFT grow by some 3.5 points from the test in distribution to AlpacaEval, as

@@ -2,7 +2,7 @@
 
     python -m rlhf_jax.main --config=configs/bon_tldr.py:llama7b --workdir=runs/tldr/llama7b/best_of_n
 
-The argument is a preset of `configs/rows.py`; it reads the row's stages prepare, sft and reward. 16 samples at
+The argument is a preset of `configs/rows.py`. It reads the row's stages prepare, sft and reward. 16 samples at
 temperature 0.7 of each of the first 500 test posts and the first 500 news articles, of which the reward model chooses.
 
 Expected by the study: it wins more often than PPO, in and out of distribution, at SFT's diversity. Not run.

@@ -38,7 +38,7 @@ def optimizer(learning_rate: float, schedule: str) -> ConfigDict:
 
 
 def mesh(data: int = 1, tensor: int = 1) -> ConfigDict:
-    """So many devices, -1 is all that there are; `rules` say what is divided over them (docs/architecture.md)."""
+    """So many devices, -1 is all that there are. `rules` say what is divided over them (docs/architecture.md)."""
     rules = {"embed": ("fsdp",), "vocab": ("tensor",), "kv_heads": ("tensor",), "mlp": ("tensor",)}
     return ConfigDict({"data": data, "fsdp": 1, "tensor": tensor, "rules": rules})
 
@@ -54,7 +54,7 @@ def latest() -> ConfigDict:
 
 
 def logging() -> ConfigDict:
-    """A profile on SIGUSR1 alone; `--config.ppo.logging.profile_steps='(5, 7)'` makes one of steps 5 to 7."""
+    """A profile on SIGUSR1 alone. `--config.ppo.logging.profile_steps='(5, 7)'` makes one of steps 5 to 7."""
     return ConfigDict({"profile_steps": (), "signal_steps": 3, "wandb_project": ""})
 
 
@@ -88,7 +88,7 @@ def samples(folder: str) -> dict[str, str]:
 
 
 def endpoint(**parameters) -> ConfigDict:
-    """A language model; the address, its name and the key are OPENAI_BASE_URL, OPENAI_MODEL and OPENAI_API_KEY."""
+    """A language model. The address, its name and the key are OPENAI_BASE_URL, OPENAI_MODEL and OPENAI_API_KEY."""
     return ConfigDict(
         {
             "base_url": "",
@@ -106,7 +106,7 @@ def endpoint(**parameters) -> ConfigDict:
 def llm(prompt: str, seed) -> ConfigDict:
     """A language model as the judge: temperature and length as in the study, in both orders.
 
-    The address, the model and the key come from the environment (`endpoint`); prices are yours.
+    The address, the model and the key come from the environment (`endpoint`). Prices are yours.
     """
     return ConfigDict(
         {

@@ -3,9 +3,9 @@
     python -m rlhf_jax.main --config=configs/convert.py:results/alpaca-7b --workdir=runs/alpaca-7b
 
 The argument is a folder that holds model_outputs.json, reference_outputs.json and annotations.json, and the model is
-named after it; `--config.annotations=` leaves the last file out. The files do not say how the outputs were sampled:
+named after it. `--config.annotations=` leaves the last file out. The files do not say how the outputs were sampled:
 set `--config.temperature`, `--config.finish` and `--config.seed`. `config.samples` of evaluate and judge takes the
-samples.jsonl that this writes; those of two splits are joined by `cat`.
+samples.jsonl that this writes. Those of two splits are joined by `cat`.
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,7 @@
         --config.sources.sequential.path=runs/sequential
 
 The argument is `alpaca_farm_id_test` or `sequential_instructions`. Sampling, the number of examples and that of tasks
-are the study's; it asked text-davinci-003 for five lists at a time. Prices are US dollars for a million tokens; without
+are the study's. It asked text-davinci-003 for five lists at a time. Prices are US dollars for a million tokens. Without
 them only `requests` is a limit. No run of this with a real model has been made yet.
 """
 

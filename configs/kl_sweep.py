@@ -3,7 +3,7 @@
     export OPENAI_API_KEY=... OPENAI_MODEL=...
     python -m rlhf_jax.main --config=configs/kl_sweep.py:llama7b --workdir=runs/tldr/llama7b/kl_sweep
 
-The argument is a preset of `configs/rows.py`; `llama7b,offline` judges by the simulated scorer. It starts from the
+The argument is a preset of `configs/rows.py`. `llama7b,offline` judges by the simulated scorer. It starts from the
 stages prepare, sft and reward of the row in runs/tldr/llama7b. The coefficients of the study's Figures 11 to 13 were
 not found: these are ours, around its 0.05.
 
@@ -21,7 +21,7 @@ COEFFICIENTS = (0.01, 0.025, 0.05, 0.1, 0.2)
 
 
 def get_config(argument: str = "llama7b") -> ConfigDict:
-    """The pipeline's config, by the preset; "PRESET,offline" for the simulated judge."""
+    """The pipeline's config, by the preset. "PRESET,offline" for the simulated judge."""
     row, preset, how = rows.judged("kl_sweep.py", rows.TLDR, argument)
     seed, title = FieldReference(0), f"TL;DR by the KL coefficient, {preset}"
     stages = {"sample_sft": rows.generate(row, rows.TLDR, preset, "sft", seed)}

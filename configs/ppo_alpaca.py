@@ -9,9 +9,9 @@ The argument is a preset of `configs/rows.py`. From the row's sft stage against 
 The recipe: rollouts of 512 prompts with a response of at most 300 tokens each, 2 epochs of two updates of 256 at 1e-5,
 a KL coefficient of 0.02 as for human preferences (0.0067 for simulated ones), the value function a network of its own
 that starts as the reward model, discount and lambda 1, whitened rewards, clips of 0.2, value loss times 0.1. Ours: 80
-rollouts, two passes over the 20,000 instructions; the estimator k1, a constant rate, no clipping of gradients.
+rollouts, two passes over the 20,000 instructions. The estimator k1, a constant rate, no clipping of gradients.
 
-Expected by the study: more wins than SFT in distribution and as many more on AlpacaEval; better than best-of-16, and
+Expected by the study: more wins than SFT in distribution and as many more on AlpacaEval. Better than best-of-16, and
 much better than SFT on Sequential Instructions. Not run.
 """
 

@@ -10,7 +10,7 @@ Where a dataset is not to be had from the hub, `--config.sources.NAME.path=FOLDE
 docs/data.md has the datasets.
 
 Datasets are tokenised too, for SmolLM2. For another model it is `--config.tokens.model=MODEL`, with
-`--config.tokens.max_prompt` its largest prompt bucket; `--config.bucket=gs://BUCKET/FOLDER` copies all to a bucket.
+`--config.tokens.max_prompt` its largest prompt bucket. `--config.bucket=gs://BUCKET/FOLDER` copies all to a bucket.
 """
 
 from ml_collections import ConfigDict
@@ -36,7 +36,7 @@ def documentation(seed) -> ConfigDict:
 
 
 def part(source: str, splits: dict[str, str], shift: ConfigDict | None = None) -> ConfigDict:
-    """What a study takes from one dataset; `path` may name a mirror or a local folder instead of the study's.
+    """What a study takes from one dataset. `path` may name a mirror or a local folder instead of the study's.
 
     Rows that hold no record are left out and counted: the published sets have some.
     """
@@ -61,14 +61,14 @@ def datasets(task: str, seed, **parts: ConfigDict) -> ConfigDict:
 
 
 def shifted(source: str, shift: str) -> ConfigDict:
-    """TL;DR or its preferences under a shift; a random one has no rest."""
+    """TL;DR or its preferences under a shift. A random one has no rest."""
     splits = OWN if shift.startswith("random") else {**OWN, **REST}
     by = ConfigDict({"name": shift, "indices": "", "mode": "default", "classifier": ""})
     return part(source, splits, by)
 
 
 def tldr(shift: str) -> ConfigDict:
-    """Posts; out of distribution news, or the rest of the posts."""
+    """Posts. Out of distribution news, or the rest of the posts."""
     if shift:
         return datasets("examples", 0, tldr=shifted("tldr", shift))
     news = part("cnn_dailymail", {"ood_test": "test"})
@@ -76,7 +76,7 @@ def tldr(shift: str) -> ConfigDict:
 
 
 def tldr_preferences(shift: str) -> ConfigDict:
-    """Compared summaries of posts; out of distribution those of news, or the rest of the posts."""
+    """Compared summaries of posts. Out of distribution those of news, or the rest of the posts."""
     if shift:
         return datasets("preferences", 0, tldr=shifted("tldr_preferences", shift))
     return datasets(
@@ -93,7 +93,7 @@ def cnn_dailymail() -> ConfigDict:
 
 
 def alpaca() -> ConfigDict:
-    """AlpacaFarm's split for SFT; the study's test in distribution, and its two out of it."""
+    """AlpacaFarm's split for SFT. The study's test in distribution, and its two out of it."""
     return datasets(
         "examples",
         0,

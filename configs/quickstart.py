@@ -3,18 +3,18 @@
     python -m rlhf_jax.main --config=configs/quickstart.py --workdir=runs/quickstart         # `make demo`
     python -m rlhf_jax.main --config=configs/quickstart.py:long --workdir=runs/long          # `make long`
 
-Task: the long part of a docstring to its summary line; out of distribution, a package's README to its summary.
+Task: the long part of a docstring to its summary line. Out of distribution, a package's README to its summary.
 Stages: SFT, 4 samples a prompt, pairs labelled by the gold scorer, reward model, PPO, samples of both policies, best of
-16, judge, metrics, report. The sizes are chosen for two CPU cores; `long` is the same where effects show, 3 seeds.
+16, judge, metrics, report. The sizes are chosen for two CPU cores. `long` is the same where effects show, 3 seeds.
 
 Demo, 2026-11-23, 2 cores of an AMD EPYC (AVX-512 with BF16, no AMX), nothing compiled before: 12 min 43 s, 5.5 GB.
 Seconds by stage: prepare 34, sft 159, sample_pairs 49, preferences 7, reward 154, ppo 211, sample_sft 48, sample_ppo
-39, best_of_n 38, judge 7, evaluate 9, frontier 1, report 1. Reward model 60 % (ID) and 52 % (OOD) right; wins against
+39, best_of_n 38, judge 7, evaluate 9, frontier 1, report 1. Reward model 60 % (ID) and 52 % (OOD) right. Wins against
 SFT (ID): PPO 52.7 +- 2.5, best-of-16 71.5 +- 7.7. With 288 pairs the reward model is near chance, and PPO follows it.
 
 Long, three runs to tune it (the README has the table of the third). First, one seed, 0.05 as a fixed KL coefficient: KL
 7 nats while the score stood still after 20 steps. Second, three seeds, 0.1: wins against SFT (ID) 63, 37 and 69 % at a
-KL of 4, 10 and 5 nats; the seed at 10 nats had learned to write long outputs that never end. Third, 2026-11-23, an
+KL of 4, 10 and 5 nats. The seed at 10 nats had learned to write long outputs that never end. Third, 2026-11-23, an
 adaptive coefficient and twice the missing-EOS penalty: 63, 72 and 69 % at 4.3, 5.1 and 4.7 nats, 98 % of outputs end.
 """
 
@@ -62,7 +62,7 @@ def demo() -> ConfigDict:
 
 
 def long() -> ConfigDict:
-    """Three seeds of the same study where effects show, and one report over them; hours."""
+    """Three seeds of the same study where effects show, and one report over them. Hours."""
     seeds = {f"seed_{seed}": long_seed(seed) for seed in range(3)}
     corpus = prepare.documentation(0)
     runs = tuple(f"{{workdir}}/{name}" for name in seeds)
@@ -76,7 +76,7 @@ def long() -> ConfigDict:
 
 
 def long_seed(seed: int) -> ConfigDict:
-    """One seed of the longer study; the corpus is shared."""
+    """One seed of the longer study. The corpus is shared."""
     stages = study(common.SMOLLM2, common.MINILM, seed)
     for stage in (stages.sft, stages.ppo):
         stage.data = "{workdir}/../prepare/examples.jsonl"

@@ -6,7 +6,7 @@
         --config.sampling.model=runs/sft10k/model --config.sampling.reward=runs/reward-human ...
 
 The argument is the released name: sft10k, ppo-human, ppo-sim, reward-model-human, reward-model-sim and others. The base
-is Meta's LLaMA-7B as transformers 4.29 or later converts it; older conversions fail the check of the sum. It takes
+is Meta's LLaMA-7B as transformers 4.29 or later converts it. Older conversions fail the check of the sum. It takes
 memory for one model in float32, 27 GB. It has been run on small models of the same layout only.
 """
 

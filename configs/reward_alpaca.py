@@ -2,7 +2,7 @@
 
     python -m rlhf_jax.main --config=configs/reward_alpaca.py:llama7b --workdir=runs/alpaca/llama7b/reward
 
-The argument is a preset of `configs/rows.py`. It starts from the row's sft stage; its pairs come from
+The argument is a preset of `configs/rows.py`. It starts from the row's sft stage. Its pairs come from
 
     python -m rlhf_jax.main --config=configs/prepare.py:alpaca_preferences \\
         --workdir=runs/alpaca/llama7b/prepare_preferences

@@ -2,13 +2,13 @@
 
     python -m rlhf_jax.main --config=configs/reward_tldr.py:llama7b --workdir=runs/tldr/llama7b/reward
 
-The argument is a preset of `configs/rows.py`. It starts from the row's sft stage; its pairs come from
+The argument is a preset of `configs/rows.py`. It starts from the row's sft stage. Its pairs come from
 
     python -m rlhf_jax.main --config=configs/prepare.py:tldr_preferences \\
         --workdir=runs/tldr/llama7b/prepare_preferences
 
 One epoch of the 92,900 pairs (1,451 steps of 64), rate 3e-5, the best of those that the study tried by accuracy on
-validation; the constants from 500 pairs. Out of distribution are the pairs of CNN/DailyMail. Ours: as in `sft_tldr`.
+validation. The constants from 500 pairs. Out of distribution are the pairs of CNN/DailyMail. Ours: as in `sft_tldr`.
 
 The study's LLaMA-7B: 75.8 % of the pairs right on TL;DR, 71.6 % on CNN/DailyMail. Not run.
 """

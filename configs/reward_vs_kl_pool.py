@@ -3,7 +3,7 @@
     python -m rlhf_jax.main --config=configs/reward_vs_kl_pool.py:runs/long/seed_0 --workdir=runs/reward_vs_kl
 
 The argument is the folder of the seed whose SFT policy and reward model are taken. PPO is run anew, as in the study,
-now with samples of the test prompts along the way; the pool of best-of-n is drawn at temperature 1, where PPO's KL is
+now with samples of the test prompts along the way. The pool of best-of-n is drawn at temperature 1, where PPO's KL is
 measured, and once more at 0.7, where the study samples it, for a curve apart. The pool at 0.7 also gives the per-input
 diversity of best-of-16, by simulated sets.
 """

@@ -1,7 +1,7 @@
 """What the stages of a row share: a row is one task of the study with one base model, all of it in one folder.
 
 `configs/study.py:tldr,llama7b` runs a row. Its stages alone are `configs/sft_tldr.py:llama7b` and the like, which read
-`runs/tldr/llama7b`; of the other task they end in `_alpaca`.
+`runs/tldr/llama7b`. Of the other task they end in `_alpaca`.
 """
 
 from ml_collections import ConfigDict
@@ -26,9 +26,9 @@ PRESETS = {
     TINY: ("initialize/model", 1),  # random weights, which the row itself makes; sizes for a laptop
 }
 
-# Of a task: the folder of its rows; lengths in tokens; how many prompts of each test split are answered, the first ones
-# (0 is all); and how often each by SFT and PPO. TL;DR: 48 new tokens, prompts of at most 1,024, diversity of 16 samples
-# of 500 prompts (App. E). Instructions: AlpacaFarm's lengths; one sample, for the study gave up their diversity.
+# Of a task: the folder of its rows. Lengths in tokens. How many prompts of each test split are answered, the first ones
+# (0 is all). And how often each by SFT and PPO. TL;DR: 48 new tokens, prompts of at most 1,024, diversity of 16 samples
+# of 500 prompts (App. E). Instructions: AlpacaFarm's lengths. One sample, for the study gave up their diversity.
 TLDR = ConfigDict(
     {
         "name": "tldr",
@@ -50,13 +50,13 @@ ALPACA = ConfigDict(
 
 
 def folder(file: str, task: ConfigDict, preset: str) -> str:
-    """Where a row's stages are when they are run alone; an unknown preset is a ValueError that names the known ones."""
+    """Where a row's stages are when they are run alone. An unknown preset is a ValueError that names the known ones."""
     common.check_argument(file, preset, *PRESETS)
     return f"runs/{task.name}/{preset}"
 
 
 def judged(file: str, task: ConfigDict, argument: str) -> tuple[str, str, str]:
-    """A row's folder, its preset and how it is judged, of "PRESET" or "PRESET,offline"; refuses as `folder`."""
+    """A row's folder, its preset and how it is judged, of "PRESET" or "PRESET,offline". Refuses as `folder`."""
     preset, _, how = argument.partition(",")
     where = folder(file, task, preset)
     common.check_argument(f"{file}:PRESET", how, "", "offline")

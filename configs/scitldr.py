@@ -3,15 +3,15 @@
     python -m rlhf_jax.main --config=configs/scitldr.py:FOLDER --workdir=runs/scitldr
 
 FOLDER (`data` where none is given) holds SciTLDR and CNN/DailyMail as lines of JSON with the columns `title` (the
-former's), `text` and `summary`: `scitldr_train.jsonl.gz`, `scitldr_validation.jsonl.gz`, `cnn_dailymail.jsonl.gz`; and
+former's), `text` and `summary`: `scitldr_train.jsonl.gz`, `scitldr_validation.jsonl.gz`, `cnn_dailymail.jsonl.gz`. And
 `summeval_pairs.jsonl.gz`, pairs of summaries that people rated, with `prompt` (the article), `chosen`, `rejected` and
-`margin`. From the last a second reward model learns, on the same SFT run; it is measured on articles that it has not
+`margin`. From the last a second reward model learns, on the same SFT run. It is measured on articles that it has not
 seen.
 
-Stages, gold scorer and numbers are the demo's; prompts are twice as long, responses half as long again.
+Stages, gold scorer and numbers are the demo's. Prompts are twice as long, responses half as long again.
 
 Run on 2026-11-23 (commit 966a4e0): half an hour on two cores, 6.4 GB. PPO wins 72 % against SFT on abstracts and 57 %
-on news, at a lower diversity on abstracts; almost all of it is the scorer's length term, which is the demo's and too
+on news, at a lower diversity on abstracts. Almost all of it is the scorer's length term, which is the demo's and too
 strict for these summaries (docs/results.md). Set `free_words` to 40 in `preferences` and `judge` for a study of more.
 """
 
@@ -26,7 +26,7 @@ PEOPLE = 128  # tokens of a summary that people rated
 
 
 def get_config(folder: str = "data") -> ConfigDict:
-    """The pipeline's config; `folder` has the files."""
+    """The pipeline's config. `folder` has the files."""
     seed = FieldReference(0)
     stages = quickstart.study(common.SMOLLM2, common.MINILM, seed)
     for stage in (stages.sft, stages.reward, stages.ppo):
@@ -46,7 +46,7 @@ def get_config(folder: str = "data") -> ConfigDict:
 
 
 def corpus(folder: str, seed) -> ConfigDict:
-    """Abstracts and their one-sentence summaries; news with its highlights out of distribution."""
+    """Abstracts and their one-sentence summaries. News with its highlights out of distribution."""
     held_out = "scitldr_validation.jsonl.gz"
     columns = {"prompt": "TITLE: {title}\nTEXT: {text}\nTL;DR:", "response": "{summary}"}
     splits = {"train": "scitldr_train.jsonl.gz", "validation": f"{held_out}[:300]", "id_test": f"{held_out}[300:]"}
@@ -58,7 +58,7 @@ def corpus(folder: str, seed) -> ConfigDict:
 
 
 def rated(folder: str, seed) -> ConfigDict:
-    """Summaries of news compared by people; 400 pairs of the last ten of seventy articles are held out."""
+    """Summaries of news compared by people. 400 pairs of the last ten of seventy articles are held out."""
     articles = "summeval_pairs.jsonl.gz"  # cut where an article ends, among the pairs of two different texts
     pairs = prepare.part("columns", {"train": f"{articles}[:6044]", "validation": f"{articles}[6044:]"})
     columns = {"prompt": "ARTICLE: {prompt}\nTL;DR:", "chosen": "{chosen}", "rejected": "{rejected}"}

@@ -2,7 +2,7 @@
 
     python -m rlhf_jax.main --config=configs/sft_alpaca.py:llama7b --workdir=runs/alpaca/llama7b/sft
 
-The argument is a preset of `configs/rows.py`; the row's data are in its folder:
+The argument is a preset of `configs/rows.py`. The row's data are in its folder:
 
     python -m rlhf_jax.main --config=configs/prepare.py:alpaca --workdir=runs/alpaca/llama7b/prepare
 

@@ -7,23 +7,23 @@
 
 The argument is a task (tldr, alpaca), a preset of `configs/rows.py` and, in any order, `offline` for a judge without an
 endpoint and, for tldr, a shift within its posts: relationships, length or sentiment (docs/data.md). The study is the
-two rows of llama7b; `configs/sweeps/opt_scaling.py` and `configs/sweeps/shifts.py` have those of its appendices, and
+two rows of llama7b. `configs/sweeps/opt_scaling.py` and `configs/sweeps/shifts.py` have those of its appendices, and
 `kl_sweep.py` starts from a row. What each stage does and what is expected of it: `sft_tldr.py`, `reward_tldr.py`,
 `ppo_tldr.py`, `bon_tldr.py`, `evaluate_tldr.py` and those of alpaca.
 
 The shift `sentiment` reads the study's row numbers from data/sentiment/tldr.npy and tldr_preferences.npy, which are in
-its repository; a classifier can find them instead (docs/data.md): of both stages, `prepare` and `prepare_preferences`,
+its repository. A classifier can find them instead (docs/data.md): of both stages, `prepare` and `prepare_preferences`,
 
     --config.stages.prepare.sources.tldr.shift.indices= --config.stages.prepare.sources.tldr.shift.classifier=NAME
 
-Under it SFT and the reward model are trained for one epoch of its rows, 456 and 725 steps; how many rows the other two
+Under it SFT and the reward model are trained for one epoch of its rows, 456 and 725 steps. How many rows the other two
 shifts have was not found, and they are trained as long.
 
 The preset `tiny` is all of a row at the size of a laptop, on 64 records and with random weights: it shows that the
 stages fit, and nothing else. `--config.stages.prepare.sources.tldr.path=FOLDER` and the like read local files.
 
 Run whole: `tldr,tiny`, with a judge that answers by rule, and `alpaca,tiny,offline`, both on made-up files
-(tests/test_experiments.py). The others: not run; docs/experiments.md says what each needs.
+(tests/test_experiments.py). The others: not run. Docs/experiments.md says what each needs.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
     python launch/aot_check.py --config=configs/ppo_tldr.py:llama7b --topology=v5e:2x4 [--config.key=value ...]
     python launch/aot_check.py --all    # the table in docs/performance.md, by launch/aot_table.py: hours, resumable
 
-Compiles every program of the config's stage for that topology from shapes alone and prints one JSON object; the
+Compiles every program of the config's stage for that topology from shapes alone and prints one JSON object. The
 compiler comes with the extra [tpu]. Weights and data are not read: a model is one of
 `rlhf_jax/models/hf/presets.py`, or a folder or file that is here.
 Where a config leaves the frozen fraction to the run that it starts from, it is 0.8.
@@ -12,12 +12,12 @@ Where a config leaves the frozen fraction to the run that it starts from, it is 
     memory         bytes a device has
     step_seconds   estimate of one step: an update, a rollout with its update, or a batch of prompts
     programs       of each program:
-      calls                in one step; 0 for one that only evaluates
+      calls                in one step. 0 for one that only evaluates
       flops, bytes         of all devices, and to and from the memory of each, by `rlhf_jax/models/flops.py`
       compute_seconds, memory_seconds, interconnect_seconds, seconds, mfu
                            estimates of one call, by the formula of `rlhf_jax/aot/check.py`
       memory               bytes a device by kind, from the compiler: peak = arguments + outputs + temporaries +
-                           program; aliased are arguments that outputs replace; beside is what the stage holds that is
+                           program. Aliased are arguments that outputs replace. Beside is what the stage holds that is
                            not among the arguments
       collectives          by kind: bytes of the result on a device, bytes moved each time, devices of a group, times in
                            one call (null: not in the text), loops around it, count of such
@@ -25,7 +25,7 @@ Where a config leaves the frozen fraction to the run that it starts from, it is 
                            arguments and what lies beside them, or of what the compiler gave up on
       compile_seconds
 
-Exit status: 0 it fits; 1 it does not, or bad input, told in one sentence.
+Exit status: 0 it fits. 1 it does not, or bad input, told in one sentence.
 """
 
 import json
@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the answer for the command line `arguments` (the program's name first); returns the exit status."""
+    """Prints the answer for the command line `arguments` (the program's name first). Returns the exit status."""
     if "--help" in arguments:
         print(__doc__)
         return 0

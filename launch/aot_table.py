@@ -41,7 +41,7 @@ type Check = Callable[[list[str], str], dict[str, Any]]  # flags of a config and
 
 
 def write(check: Check) -> None:
-    """Writes both tables into docs/performance.md; goes on where the same code was stopped. `check` as in `table`."""
+    """Writes both tables into docs/performance.md. Goes on where the same code was stopped. `check` as in `table`."""
     versions = {name: version(name) for name in ("jax", "libtpu")}
     folder = ROOT / "build" / "aot" / fingerprint(versions, *(ROOT / part for part in SOURCES))
     # A compilation keeps up to two cores busy and may take 10 GB. A fork would share libtpu's threads.
@@ -62,10 +62,10 @@ def fingerprint(versions: Mapping[str, str], *folders: Path) -> str:
 
 
 def table(check: Check, folder: Path, mapping: Callable[..., Iterable[Any]] = map) -> Iterator[str]:
-    """The lines of both tables in Markdown; what is found on the way goes to stderr.
+    """The lines of both tables in Markdown. What is found on the way goes to stderr.
 
     Args:
-      check: of one config on one topology; may leave out programs after the first that does not fit.
+      check: of one config on one topology. May leave out programs after the first that does not fit.
       folder: keeps what is found of each cell, and gives it back when the table is asked for again.
       mapping: as `map`, maybe of several processes.
     """
@@ -133,7 +133,7 @@ def config_flags(stage: str, model: str, topology: str) -> list[str]:
     tensor = min(chips, 8)
     where, batch = ("config.sampling", "batch_size") if stage == "bon" else ("config", "microbatch")
     keys = {"mesh.tensor": tensor}
-    if chips // tensor > 8:  # copies share a batch evenly; a row's own has eight rows or sixteen
+    if chips // tensor > 8:  # copies share a batch evenly. A row's own has eight rows or sixteen
         keys[batch] = chips // tensor
     return [f"--config=configs/{stage}_tldr.py:{model}", *(f"--{where}.{key}={value}" for key, value in keys.items())]
 

@@ -4,16 +4,16 @@
     LAUNCHER="launch/slurm.sh" python -m launch.sweep --config=... --workdir=runs/kl        # through another launcher
     DRY_RUN=1 python -m launch.sweep --config=... --workdir=runs/kl                         # print the commands only
 
-The config is a `Sweep`; its keys can be set on the command line as those of any config (--config.draws=8). $LAUNCHER is
+The config is a `Sweep`. Its keys can be set on the command line as those of any config (--config.draws=8). $LAUNCHER is
 what the arguments of a run are given to: this Python's `-m rlhf_jax.main` unless set, else a script of this folder with
 its verb and variables. The configs of all runs are checked before the first one starts.
 
 A run whose command ended with status 0 has that command in `launched.txt` in its folder, and the same sweep again skips
 it: with a launcher that waits (the default, `launch/tpu_vm.sh run`) it is finished, with one that submits it was handed
 over, and it is that system that starts it again. Delete the file to have it launched once more. A run that failed does
-not keep the next ones from running; one that was stopped does.
+not keep the next ones from running. One that was stopped does.
 
-Exit status: 0 every run was launched; 1 bad input, or runs that failed, which are named; 130 and 143 stopped.
+Exit status: 0 every run was launched. 1 bad input, or runs that failed, which are named. 130 and 143 stopped.
 """
 
 import dataclasses
@@ -73,12 +73,12 @@ class Sweep:
 
     Attributes:
       config: the config that is varied, as for `--config`.
-      arguments: what follows the config's colon, in turn; every combination runs with each. (): the config as it is.
+      arguments: what follows the config's colon, in turn. Every combination runs with each. (): the config as it is.
       axes: the keys that vary, each a `Choice` or, in a random search, a `Range`.
-      draws: 0 for the grid, every combination of the choices; else how many combinations are drawn. More of them keep
+      draws: 0 for the grid, every combination of the choices. Else how many combinations are drawn. More of them keep
         the former ones.
       draw_seed: of the draws.
-      seeds: values of `config.seed`; every combination runs with each. None: the config's own.
+      seeds: values of `config.seed`. Every combination runs with each. None: the config's own.
     """
 
     config: str
@@ -93,7 +93,7 @@ def combinations(sweep: Sweep) -> list[dict[str, Any]]:
     """The values by key of every run, the seeds of a combination side by side.
 
     Raises:
-      UserError: nothing varies, or a key twice; a grid over a range; a range that is none; an axis without values.
+      UserError: nothing varies, or a key twice. A grid over a range. A range that is none. An axis without values.
     """
     keys = [axis.key for axis in sweep.axes]
     if sweep.draws < 0:
@@ -125,8 +125,8 @@ def runs(sweep: Sweep, workdir: Path) -> dict[str, list[str]]:
     value: `tldr_opt125m-kl_coefficient_0.05-seed_0`. A combination that was drawn twice is one run.
 
     Raises:
-      UserError: as `combinations`; the config does not have a key, or not for such a value; its stage does not take
-        it; or two runs that would share a folder.
+      UserError: as `combinations`. The config does not have a key, or not for such a value. Its stage does not take
+        it. Or two runs that would share a folder.
     """
     keys = [axis.key for axis in sweep.axes]
     last = [key.rpartition(".")[2] for key in keys]
@@ -146,7 +146,7 @@ def runs(sweep: Sweep, workdir: Path) -> dict[str, list[str]]:
 
 
 def launch(found: dict[str, list[str]], workdir: Path, launcher: list[str]) -> int:
-    """Launches the runs that were not yet, in turn; returns the exit status."""
+    """Launches the runs that were not yet, in turn. Returns the exit status."""
     failed = []
     for index, (name, arguments) in enumerate(found.items(), start=1):
         launched, command = workdir / name / "launched.txt", shlex.join(arguments) + "\n"
@@ -172,7 +172,7 @@ def execute(command: list[str]) -> int:
     """The exit status of `command`, 128 and the signal where one ended it.
 
     SIGTERM is passed on and counts as the status even where the command ended well. Ctrl-C reaches the command by
-    itself; here it is only kept from ending this process first.
+    itself. Here it is only kept from ending this process first.
     """
     process = None
     signals = []
@@ -199,7 +199,7 @@ def execute(command: list[str]) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the sweep that the command line `arguments` (the program's name first) name; returns the exit status."""
+    """Runs the sweep that the command line `arguments` (the program's name first) name. Returns the exit status."""
     if "--help" in arguments:
         print(__doc__)
         return 0
@@ -221,7 +221,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _draw(axis: Choice | Range, seed: int, index: int) -> Any:
-    """The value of an axis in the combination of that index; it depends on nothing else."""
+    """The value of an axis in the combination of that index. It depends on nothing else."""
     source = random.Random(f"{seed}/{index}/{axis.key}")
     if isinstance(axis, Choice):
         return source.choice(axis.values)

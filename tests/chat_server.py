@@ -39,7 +39,7 @@ type Messages = list[dict[str, str]]
 
 
 class ChatServer(ThreadingHTTPServer):
-    """Answers `answer(messages)` once `trouble(messages, attempt)` is None; it counts attempts from 0, per question.
+    """Answers `answer(messages)` once `trouble(messages, attempt)` is None. It counts attempts from 0, per question.
 
     Attributes:
       attempts: requests by question.

@@ -37,7 +37,7 @@ LONG = ("tests/parallel/test_meshes.py", "tests/test_study.py", "tests/models/te
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take long come first; the order within a file stays."""
+    """The files that take long come first. The order within a file stays."""
     assert all(Path(__file__).parents[1].joinpath(name).is_file() for name in LONG)
     items.sort(key=lambda item: item.location[0] not in LONG)
 

@@ -22,7 +22,7 @@ def dense(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arra
 
 
 def assert_equal_with_gradients(actual, expected, arguments, seed=99, atol=2e-5):
-    """Both functions of `arguments` give one array; they and the gradients of a random projection of it agree."""
+    """Both functions of `arguments` give one array. They and the gradients of a random projection of it agree."""
     shape = jax.eval_shape(actual, *arguments).shape
     projection = normal(seed, *shape)
 

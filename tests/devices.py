@@ -40,7 +40,7 @@ def start_all(devices: int, *commands: tuple[str, ...]) -> list[subprocess.Popen
 
 
 def ended(*processes: subprocess.Popen) -> list[subprocess.CompletedProcess]:
-    """The processes as they ended; none lives on when a test fails."""
+    """The processes as they ended. None lives on when a test fails."""
     try:
         said = [process.communicate(timeout=900) for process in processes]
     finally:
@@ -74,7 +74,7 @@ def assert_same(found: Path, expected: Path) -> None:
     """Metrics and parameters to rounding, samples exactly: their vocabulary is small and all is float32.
 
     Adam makes a step of the size of the learning rate out of any gradient, so parameters are compared in learning
-    rates; where a gradient is all rounding, so is the step's direction.
+    rates. Where a gradient is all rounding, so is the step's direction.
     """
     for stage, rate in TRAINED.items():
         for ours, theirs in zip(tiny.logged(found / stage), tiny.logged(expected / stage), strict=True):

@@ -164,7 +164,7 @@ def gradients(
 
 
 class Adam:
-    """AdamW by its paper's Algorithm 2, behind clipping to a global norm; only matrices decay."""
+    """AdamW by its paper's Algorithm 2, behind clipping to a global norm. Only matrices decay."""
 
     def __init__(self, config: Any, weights: Weights) -> None:
         self.config, self.count = config, 0

@@ -52,7 +52,7 @@ def compared(count: int, kind: str) -> list[Row]:
 
 
 def write_tldr(folder: Path) -> list[str]:
-    """Writes what `study.py:tldr` reads; returns the flags that say where it is."""
+    """Writes what `study.py:tldr` reads. Returns the flags that say where it is."""
     for name, count in (("train", 80), ("valid", 20), ("test", 20)):
         write(folder / "tldr" / f"{name}.jsonl", posts(count))
     for name, count in (("train", 80), ("validation", 20), ("test", 20)):

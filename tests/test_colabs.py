@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell
 ROOT = Path(__file__).parents[1]
 SECONDS = 900  # a cell, one of which runs a whole study
 
-# What replaces a notebook's parameters, so that it takes a minute; all but the last share the stages of one study.
+# What replaces a notebook's parameters, so that it takes a minute. All but the last share the stages of one study.
 SMALL: dict[str, dict[str, Any]] = {
     "01_quickstart": {"STUDY": "small"},
     "02_best_of_n": {"STUDY": "small", "N": 32},

@@ -26,7 +26,7 @@ NETWORKS = {  # the stages that run a network, and their programs
 
 
 def call(module: str, *arguments: str, where: Path = ROOT, **variables: str) -> str:
-    """What a module prints as a program in the folder `where`; it has to end well."""
+    """What a module prints as a program in the folder `where`. It has to end well."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **variables}
     command = [sys.executable, "-m", module, *arguments]
     result = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True)
@@ -57,7 +57,7 @@ def report(folder: Path, name: str = "report") -> dict:
 
 @pytest.mark.soak
 def test_the_tiny_row_of_tldr_runs_whole_and_its_kl_sweep_after_it(tmp_path):
-    """With a language model as the judge, which is asked about posts and about news; the sweep is judged offline."""
+    """With a language model as the judge, which is asked about posts and about news. The sweep is judged offline."""
     flags = study_files.write_tldr(tmp_path / "data")
     row = "runs/tldr/tiny"
     command = ["rlhf_jax.main", f"--config={ROOT}/configs/study.py:tldr,tiny", f"--workdir={row}", *flags]

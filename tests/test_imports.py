@@ -1,4 +1,4 @@
-"""Who may import whom (docs/architecture.md), read from the source; and that `import rlhf_jax` is light."""
+"""Who may import whom (docs/architecture.md), read from the source. And that `import rlhf_jax` is light."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def may_import() -> dict[str, set[str]]:
     return table
 
 
-# Slow to import; wanted only inside the functions that use them.
+# Slow to import. Wanted only inside the functions that use them.
 HEAVY = {
     "array_record",
     "datasets",
@@ -76,7 +76,7 @@ def at_import(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def ours(path: Path) -> set[str]:
-    """Modules of this package that a file imports, named below the package; the package itself is `__init__`."""
+    """Modules of this package that a file imports, named below the package. The package itself is `__init__`."""
     names = {name for name in imported(ast.walk(ast.parse(path.read_text()))) if name.partition(".")[0] == "rlhf_jax"}
     return {name.removeprefix("rlhf_jax").removeprefix(".") or "__init__" for name in names}
 

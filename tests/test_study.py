@@ -1,4 +1,4 @@
-"""The tiny study from its config to its report, run once through the command line's own entry; what it leaves fits."""
+"""The tiny study from its config to its report, run once through the command line's own entry. What it leaves fits."""
 
 import contextlib
 import hashlib
@@ -80,7 +80,7 @@ def test_ppo_starts_at_ratio_one_and_divergence_zero(study):
 
 
 def test_nothing_is_compiled_after_warm_up(study):
-    """Invariant 14; the last step also evaluates."""
+    """Invariant 14. The last step also evaluates."""
     for name in ("sft", "reward", "ppo"):
         programs = [line["programs"] for line in tiny.logged(study.folder / name, "timing")]
         assert len(set(programs[1:3])) == 1, (name, programs)
@@ -97,7 +97,7 @@ def test_all_tops_belong_to_one_trunk(study):
 
 
 def test_models_are_sampled_on_the_same_prompts(study):
-    """And each is named, scored and finished; best-of-N answers with its best (invariant 16)."""
+    """And each is named, scored and finished. Best-of-N answers with its best (invariant 16)."""
     everything = {name: samples(study, name) for name in ("sample_sft", "sample_ppo", "best_of_n")}
     assert len({tuple(record.id for record in records) for records in everything.values()}) == 1
     for records in everything.values():
@@ -134,7 +134,7 @@ CLOCKS = ("timing.jsonl", "starts.jsonl")
 
 
 def results(folder: Path) -> dict[str, str]:
-    """What a study's stages wrote, without clock readings; lines in any order, since a resumed stage batches anew."""
+    """What a study's stages wrote, without clock readings. Lines in any order, since a resumed stage batches anew."""
     files = [
         *folder.glob("*/*.jsonl"),
         folder / "report" / "report.json",
@@ -170,7 +170,7 @@ def test_a_study_that_was_killed_ends_like_one_that_was_not(study, tmp_path, kil
     """Invariant 13: the real process, SIGKILL at random moments, the same command until it ends.
 
     A moment is a tenth of a second at most after a line of progress, whatever the machine's speed. Two moments are
-    steps of training behind a checkpoint; ten are any, from the first step of SFT to the last sample of best-of-n.
+    steps of training behind a checkpoint. Ten are any, from the first step of SFT to the last sample of best-of-n.
     """
     rng, folder = random.Random(kills), tmp_path / study.folder.name
     steps = [(2, 1), (2, 2), (2, 3), (2, 4), (5, 1), (5, 2), (5, 3), (5, 4), (6, 1), (6, 2), (6, 3)]

@@ -42,7 +42,7 @@ def architecture(**changes: Any) -> Architecture:
 
 
 def network(freeze: float = FREEZE, dtype: str = "float32", seed: int = 0, **changes: Any) -> tuple[Model, Params]:
-    """A random network and all its parameters in float32, with norms that are not all ones; nothing is compiled."""
+    """A random network and all its parameters in float32, with norms that are not all ones. Nothing is compiled."""
     model = Model(architecture(**changes), jnp.dtype(dtype), freeze)
     abstract = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0)))
     rng = np.random.default_rng(seed)
@@ -118,7 +118,7 @@ ALGORITHM = Algorithm(
 
 
 def algorithm(**changes: Any) -> Algorithm:
-    """PPO's settings with some changed; the names of quirks turn them on."""
+    """PPO's settings with some changed. The names of quirks turn them on."""
     quirks = {name: changes.pop(name) for name in QUIRKS if name in changes}
     return dataclasses.replace(ALGORITHM, paper=Paper(**{**QUIRKS, **quirks}), **changes)
 

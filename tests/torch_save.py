@@ -58,7 +58,7 @@ SIX = {"data/0": np.arange(6, dtype=np.float32).tobytes()}
 
 
 def write(path: Path, content: object, records: dict[str, bytes] = SIX, header: bytes = b"\x80\x02") -> Path:
-    """A zip archive of stored records below one folder; a record of None is left out."""
+    """A zip archive of stored records below one folder. A record of None is left out."""
     program = content if type(content) is bytes else header + code(content) + b"."
     whole = {"data.pkl": program, "byteorder": b"little", **records, "version": b"3\n"}
     with zipfile.ZipFile(path, "w") as archive:

@@ -5,10 +5,10 @@
 
 Both: from the SFT run in runs/paper/sft against the reward model in runs/paper/reward, rollouts of 256 prompts with a
 response of at most 48 tokens each, 4 epochs of one update, Adam without clipping, the rate going down to 0, a random
-value head on the policy's top. The table: 750 rollouts at 1.5e-5, a KL coefficient of 0.05; what it does not say is as
+value head on the policy's top. The table: 750 rollouts at 1.5e-5, a KL coefficient of 0.05. What it does not say is as
 in the released command, but the KL estimator, which is k1. The released command: 500 rollouts at 1.5e-6, a coefficient
 of 5.0 on k2, single prompts as microbatches, and its code's quirks (docs/method.md, R3 to R21). It has not been run at
-this size; on eight v5e chips it fits in bfloat16 (docs/performance.md):
+this size. On eight v5e chips it fits in bfloat16 (docs/performance.md):
 
     python launch/aot_check.py --config=configs/paper/ppo.py --topology=v5e:2x4 --config.dtype=bfloat16
 """

@@ -5,7 +5,7 @@
 
 Both: learning rate 3e-5, batches of 128, one epoch, 80 % of the blocks frozen, float32, prompts cut on the left. The
 released command (2 examples a device and pass, 8 passes, 8 devices) also averages the loss within each microbatch
-(docs/method.md, S2). Its DeepSpeed file makes the schedule linear where the code asks for cosine; the paper names none,
+(docs/method.md, S2). Its DeepSpeed file makes the schedule linear where the code asks for cosine. The paper names none,
 so both are linear here. `configs/paper/common.py` has the command for the data. It has not been run at this size.
 """
 

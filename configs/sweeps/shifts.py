@@ -4,8 +4,8 @@
     python -m launch.sweep --config=configs/sweeps/shifts.py --workdir=runs/shifts
 
 Three rows of `configs/study.py`: posts of r/relationships, posts of at most 245 words, and those of one sentiment
-(docs/data.md); each with a report of its own. The argument is a preset of `configs/rows.py`, and `opt6_7b,offline`
-judges by the simulated scorer. The study used OPT; which size was not found.
+(docs/data.md). Each with a report of its own. The argument is a preset of `configs/rows.py`, and `opt6_7b,offline`
+judges by the simulated scorer. The study used OPT. Which size was not found.
 
 Expected by the study: these shifts are easy, and PPO's gap between in and out of distribution is SFT's or a little
 larger. Not run.

@@ -7,7 +7,7 @@ import pytest
 
 from rlhf_jax.aot.compiled import Collective, collectives, memory, summary
 
-# A loop of 48 turns around a loop of 4, a branch, and a fusion that hides a collective; as libtpu writes them.
+# A loop of 48 turns around a loop of 4, a branch, and a fusion that hides a collective. As libtpu writes them.
 PROGRAM = (Path(__file__).parents[1] / "golden" / "decode.hlo").read_text()
 
 

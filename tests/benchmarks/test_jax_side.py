@@ -1,4 +1,4 @@
-"""Our side of the benchmark still runs the programs that the stages run; on a small network, untimed."""
+"""Our side of the benchmark still runs the programs that the stages run. On a small network, untimed."""
 
 import dataclasses
 import sys

@@ -50,7 +50,7 @@ def rouge_l(first: str, second: str) -> float:
 
 
 def test_what_is_too_like_an_earlier_task_is_left_out():
-    """By brute force over all that were kept before and the seeds; few words, so that many are near the limit."""
+    """By brute force over all that were kept before and the seeds. Few words, so that many are near the limit."""
     dice = random.Random(1)
     words = ["Take", "six", "words", "Boil", "eggs", "then", "write", "them", "backwards", "again"]
     made = [" ".join(["Please", *dice.choices(words, k=dice.randrange(5, 9))]) for _ in range(150)]

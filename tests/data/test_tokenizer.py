@@ -103,7 +103,7 @@ def test_a_long_prompt_loses_only_the_end_of_its_text(tokenizer, max_length, pro
 
 @pytest.mark.parametrize("max_length", [2, 12, 40])
 def test_paper_mode_cuts_a_long_prompt_on_the_left_and_keeps_the_bos(tokenizer, max_length):
-    """With or without a text field; the response's tokens are those after the whole prompt."""
+    """With or without a text field. The response's tokens are those after the whole prompt."""
     for prompt in (LONG, "no field " * 40):
         whole, response = encode_pair(tokenizer, prompt, "Sort it.", 10_000)
         cut = [tokenizer.bos_token_id, *whole[len(whole) - max_length + 1 :]]

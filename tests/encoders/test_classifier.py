@@ -1,4 +1,4 @@
-"""Sentiment by a small classifier on disk; its equations are tested by `test_nli.py`."""
+"""Sentiment by a small classifier on disk. Its equations are tested by `test_nli.py`."""
 
 import numpy as np
 import pytest

@@ -292,7 +292,7 @@ def test_buckets_are_sorted_and_fit_a_batch():
 
 
 def test_sentence_transformers_is_a_backend(bert):
-    """Its own package runs the same folder; without it the message says how to get it."""
+    """Its own package runs the same folder. Without it the message says how to get it."""
     if importlib.util.find_spec("sentence_transformers"):
         texts = numbered(5, 12)
         cosines = (load_encoder(f"sbert:{bert}")(texts) * load_encoder(str(bert))(texts)).sum(axis=1)

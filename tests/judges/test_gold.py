@@ -25,7 +25,7 @@ def score(output: str, text: str = TEXT, config: GoldConfig = CONFIG) -> float:
 def test_the_score_is_the_equation():
     text = "abcdef"  # trigrams abc, bcd, cde, def
     assert score("abcd", text) == pytest.approx(2 / np.sqrt(4 * 2))
-    # Trigrams: abc, "bc ", and "c a", " ab" and abc once more a word; seven words are one beyond the free ones.
+    # Trigrams: abc, "bc ", and "c a", " ab" and abc once more a word. Seven words are one beyond the free ones.
     similarity = 7 / np.sqrt(4 * (7**2 + 3 * 6**2))
     assert score(" ".join(["abc"] * 7), text) == pytest.approx(similarity - 0.1)
 

@@ -92,7 +92,7 @@ def test_a_limit_takes_the_first_prompts_of_each_split(config, tmp_path):
 
 
 def answered(folder, name: str, choose, annotator: str = "ab") -> str:
-    """A file of answers; `choose(line of the key)` is what the model gets: 1, 0.5, 0 or None for no answer."""
+    """A file of answers. `choose(line of the key)` is what the model gets: 1, 0.5, 0 or None for no answer."""
     _, shown, key = page_and_key(folder)
     lines = []
     for asked in shown:
@@ -106,7 +106,7 @@ def answered(folder, name: str, choose, annotator: str = "ab") -> str:
 
 
 def test_answers_become_judgements_wherever_the_model_stood(config, tmp_path, capsys):
-    """One reader prefers ppo to all, another calls everything a tie; equal texts were not asked about and are one."""
+    """One reader prefers ppo to all, another calls everything a tie. Equal texts were not asked about and are one."""
     out = tmp_path / "out"
     annotation_page.run(config, out)
     first = answered(out, "first.jsonl", lambda line: float(line["model"] == "ppo"))

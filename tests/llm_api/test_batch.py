@@ -1,4 +1,4 @@
-"""Nothing is lost and nothing is counted twice, whatever the endpoint does; the server keeps the books."""
+"""Nothing is lost and nothing is counted twice, whatever the endpoint does. The server keeps the books."""
 
 import random
 import signal

@@ -60,7 +60,7 @@ def test_kl_is_the_exact_one_of_distinct_outcomes():
 
 
 def test_simulated_sets_choose_as_best_of_n_would():
-    """The share of wins of each sample is its weight; a set never holds a sample twice; the seed decides."""
+    """The share of wins of each sample is its weight. A set never holds a sample twice. The seed decides."""
     scores = list(np.random.default_rng(1).normal(size=12))
     chosen = simulated_best(scores, 3, 40_000, np.random.default_rng(2))
     share = np.bincount(chosen, minlength=12) / len(chosen)

@@ -41,7 +41,7 @@ def samples(outputs: list[str], selected: int | None = None) -> Samples:
 
 def test_ead_equals_counts_made_by_hand():
     outputs = ["the cat sat", "the dog sat"]
-    expected = [ead(4, 6), ead(4, 4), ead(2, 2)]  # the, cat, dog, sat; four bigrams; two trigrams
+    expected = [ead(4, 6), ead(4, 4), ead(2, 2)]  # the, cat, dog, sat. Four bigrams. Two trigrams
     assert expectation_adjusted_distinct(outputs, (1, 2, 3)) == pytest.approx(np.mean(expected), rel=1e-9)
 
 
@@ -242,7 +242,7 @@ def test_per_input_refuses_the_pool_of_best_of_n():
 
 
 def dense_cosines(texts: list[str], n: int) -> float | None:
-    """1 minus the mean cosine by visiting every pair of dense count vectors; None without an n-gram."""
+    """1 minus the mean cosine by visiting every pair of dense count vectors. None without an n-gram."""
     words = [text.replace(".", " ").split() for text in texts]
     grams = [[tuple(w[i : i + n]) for i in range(len(w) - n + 1)] for w in words]
     vocabulary = sorted({gram for found in grams for gram in found})

@@ -69,7 +69,7 @@ def test_what_is_no_such_classifier_is_refused(folder_of, tmp_path):
 
 
 class Certain:
-    """Equal texts entail each other, others contradict, and "?" is neutral to all; keeps what it was asked."""
+    """Equal texts entail each other, others contradict, and "?" is neutral to all. Keeps what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []

@@ -63,7 +63,7 @@ def test_accuracy_rises_with_the_margin_it_is_asked_by():
 
 
 def test_agreement_by_hand():
-    """Of three pairs a prompt: all alike, one turned, one tied by one model alone; a single output orders nothing."""
+    """Of three pairs a prompt: all alike, one turned, one tied by one model alone. A single output orders nothing."""
     first = {"a": [1, 2, 3], "b": [1, 2, 3], "c": [1, 2, 3], "d": [5]}
     second = {"a": [-9, 0, 4], "b": [2, 1, 3], "c": [1, 1, 3], "d": [0]}
     found = agreement_matrix({"first": first, "second": second})

@@ -37,7 +37,7 @@ HEAD = 2 * PROMPTS * SAMPLES * RESPONSE * tiny.VOCABULARY * 32
 
 @pytest.mark.parametrize(("freeze", "heads"), [(0.0, 1 + 3), (0.5, 1 + 2)])
 def test_a_gradient_costs_its_blocks_three_times_and_its_logits_again(freeze, heads):
-    """Logits are made anew for the backward pass; a head that is trained has a gradient of its own."""
+    """Logits are made anew for the backward pass. A head that is trained has a gradient of its own."""
     costs = Costs(Model(tiny.architecture(layers=4), jnp.dtype("float32"), freeze))
     frozen, trained = 4 * freeze, 4 * (1 - freeze)
     assert costs.supervised_gradient(SIZES, log_probs=True).flops == (frozen + 3 * trained) * BLOCK + heads * HEAD
@@ -64,7 +64,7 @@ def test_a_device_moves_its_share(rules, attention, vocab, embed):
 
 @pytest.mark.parametrize("tops", [1, 2])
 def test_a_step_of_ppo_by_its_phases(tops):
-    """Two of four blocks are frozen; the longest response has 3 tokens; every row is learned from 1.5 times."""
+    """Two of four blocks are frozen. The longest response has 3 tokens. Every row is learned from 1.5 times."""
     costs = Costs(Model(tiny.architecture(layers=4), jnp.dtype("float32"), 0.5))
     flops = costs.rollout_flops(SIZES, longest=3, epochs=1.5, tops=tops)
     prefill = 4 * PROMPTS * (PER_TOKEN * 7 + PER_PAIR * 7 * 7 / 2)

@@ -16,7 +16,7 @@ ROWS = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
-    """`(model, params, states, tensors of the oracle)`; the parameters have both heads."""
+    """`(model, params, states, tensors of the oracle)`. The parameters have both heads."""
     model, params = tiny.network()
     params = tiny.with_role(tiny.with_role(params, "value", 1), "reward", 2)
     hidden = jit(lambda params: model.top(params, BATCH, model.trunk(params, BATCH)))(params)

@@ -1,4 +1,4 @@
-"""Layers against NumPy in float64; the dense product's own gradient; what makes rotary positions relative."""
+"""Layers against NumPy in float64. The dense product's own gradient. What makes rotary positions relative."""
 
 import jax
 import jax.numpy as jnp

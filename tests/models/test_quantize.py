@@ -51,7 +51,7 @@ BATCH = tiny.sequences([9, 4], [[7, 8], [1, 3]], prompt=9, response=8)
 
 
 def test_the_trunk_alone_is_quantised(pair):
-    """Its blocks' kernels; not its biases, norms and embeddings, and nothing of the top. The fingerprint stays."""
+    """Its blocks' kernels. Not its biases, norms and embeddings, and nothing of the top. The fingerprint stays."""
     true, quantised = pair
     held = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf.dtype

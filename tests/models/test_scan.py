@@ -1,4 +1,4 @@
-"""One body over a run of blocks computes what they do one by one; what is saved for the backward pass is a choice."""
+"""One body over a run of blocks computes what they do one by one. What is saved for the backward pass is a choice."""
 
 import dataclasses
 

@@ -8,7 +8,7 @@ EOS = 9
 
 
 def make() -> Sequences:
-    """Three prompts of 3, 1 and 4 tokens with two responses each; the pad id is the EOS id."""
+    """Three prompts of 3, 1 and 4 tokens with two responses each. The pad id is the EOS id."""
     return Sequences(
         prompt=np.array([[5, 6, 7, EOS], [8, EOS, EOS, EOS], [1, EOS, 3, 4]], np.int32),
         prompt_mask=np.array([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]], bool),

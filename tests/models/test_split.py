@@ -1,4 +1,4 @@
-"""Cut at any layer, the network of every family is the whole one, bit for bit; and the sampler is its forward pass."""
+"""Cut at any layer, the network of every family is the whole one, bit for bit. And the sampler is its forward pass."""
 
 import dataclasses
 

@@ -11,7 +11,7 @@ from rlhf_jax.models.transformer import Model, merge
 from rlhf_jax.parallel.jit import jit
 from tests import numpy_llama, tiny
 
-# Prompts of one token too; responses that ended in EOS (id 1, which is also the pad id), a cut one, one of one token.
+# Prompts of one token too. Responses that ended in EOS (id 1, which is also the pad id), a cut one, one of one token.
 BATCH = tiny.sequences([7, 1, 4], [[5, 8], [1, 3], [8, 2]], prompt=9, response=8)
 BATCH.response[0, 1, 7] = 17  # cut by the length limit: no EOS
 
@@ -45,7 +45,7 @@ def test_logits_equal_the_oracle_with_any_padding_and_any_batch_mates(network):
 
 
 def test_trunk_then_top_equals_running_each_sequence_whole(tmp_path):
-    """Invariant 12, also for EOS-finished, cut and one-token responses; N samples equal N separate prompts."""
+    """Invariant 12, also for EOS-finished, cut and one-token responses. N samples equal N separate prompts."""
     model, params = tiny.network()
     tensors = numpy_llama.tensors_of(tmp_path, model, params)
     trunk, top = model.split(params)

@@ -38,7 +38,7 @@ def loaded(folder, **changes):
 
 
 def test_padding_changes_nothing(folder, tmp_path):
-    """Not even where the padded rows hold the largest logits; and they do not come out again."""
+    """Not even where the padded rows hold the largest logits. And they do not come out again."""
     model, params = loaded(folder)
     padded_model, padded = loaded(folder, vocabulary_multiple=64)
     assert padded["embed"]["table"].shape == (320, 32)
@@ -66,7 +66,7 @@ def test_padding_changes_nothing(folder, tmp_path):
 
 
 def test_ids_that_the_tokenizer_does_not_know_are_not_sampled(folder):
-    """Their logits are there, as in transformers; their probability is not."""
+    """Their logits are there, as in transformers. Their probability is not."""
     model, params = loaded(folder)
     known = dataclasses.replace(model, ids=200)
     assert known.logits(params, BATCH.prompt, BATCH.prompt_mask).shape[-1] == 300

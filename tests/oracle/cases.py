@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 FIRST_ID = 3
-PAD_ID = 1  # of the classification models; OPT's own
+PAD_ID = 1  # of the classification models. OPT's own
 
 BATCHES = ("right", "left", "holes", "long")  # see `make_references.py`
 ROW_LENGTHS = (12, 7, 1)
@@ -60,7 +60,7 @@ class Case:
         return self.fields["vocab_size"] - self.unused_rows
 
     def widened(self, factor: int) -> Case:
-        """The same case with `factor` times the widths and vocabulary; numbers of heads and layers stay."""
+        """The same case with `factor` times the widths and vocabulary. Numbers of heads and layers stay."""
         wide = {key: value * factor for key, value in self.fields.items() if key in _WIDTHS}
         return dataclasses.replace(self, fields={**self.fields, **wide})
 

@@ -4,8 +4,8 @@
     .venv/bin/python -m tests.oracle.compare_live --cases llama opt
 
 What runs in torch's environment makes the references, computes the same from this project's exports, and is the other
-side of SmolLM2 and of the sentence encoders. `--write` puts the results into docs/models.md and docs/evaluation.md;
-nothing is written unless everything holds.
+side of SmolLM2 and of the sentence encoders. `--write` puts the results into docs/models.md and docs/evaluation.md.
+Nothing is written unless everything holds.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HEADER = """\
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One row of the table; errors are those of `comparison`.
+    """One row of the table. Errors are those of `comparison`.
 
     Attributes:
       case: what was compared.
@@ -69,7 +69,7 @@ class Result:
 
 
 def run_torch(script: str, *arguments: str | Path) -> str:
-    """What one of the scripts beside this one prints in torch's environment; ends the program if it fails."""
+    """What one of the scripts beside this one prints in torch's environment. Ends the program if it fails."""
     command = [TORCH_PYTHON, ORACLE / script, *arguments]
     process = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     if process.returncode != 0:

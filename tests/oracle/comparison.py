@@ -22,7 +22,7 @@ from rlhf_jax.models.transformer import Model, Params
 from rlhf_jax.sampling import rollouts
 from tests.oracle.cases import BATCHES, GREEDY_TOKENS
 
-PROMPT = 3  # tokens of a row of `right` that are its prompt; the rest is the response
+PROMPT = 3  # tokens of a row of `right` that are its prompt. The rest is the response
 
 # What has to hold.
 MAX_ERROR = 1e-4
@@ -116,7 +116,7 @@ def gradient_errors(reference: Reference) -> dict[str, float]:
 
 
 def greedy_continuation(reference: Reference) -> np.ndarray:
-    """`[2, R]` tokens after the two prompts, sampled together at temperature 0; no token ends a response."""
+    """`[2, R]` tokens after the two prompts, sampled together at temperature 0. No token ends a response."""
     sample = rollouts.make_sample(reference.model, samples=1, max_new_tokens=GREEDY_TOKENS, temperature=0.0, eos_id=-1)
     prompt, mask = reference.expected["greedy/tokens"], reference.expected["greedy/mask"]
     sampled = sample({}, reference.params, prompt, mask, np.arange(len(prompt)), jax.random.key(0))

@@ -18,7 +18,7 @@ TEXTS = 400
 
 
 def compare(folder: Path, run_torch: Callable[..., str]) -> dict[str, float]:
-    """The smallest cosine of a text's two vectors, by encoder; `run_torch` is `compare_live.run_torch`."""
+    """The smallest cosine of a text's two vectors, by encoder. `run_torch` is `compare_live.run_torch`."""
     corpus = docstrings.load(("argparse", "json", "logging"), 400).examples
     rng = np.random.default_rng(0)
     made_up = [" ".join(rng.choice(WORDS[4:], rng.integers(1, 60))) for _ in range(TEXTS // 2)]

@@ -6,7 +6,7 @@ Needs torch, transformers, numpy and safetensors, and nothing of this project bu
 writes the model as a Hugging Face folder `OUT/<case>` (float32), and beside the weights `expected.npz`:
 
     <batch>/tokens, mask      [B, T]  `right`, `left` and `holes` hold the same rows, each laid out otherwise among
-                                      random filler ids; `long` is one row that is longer than a chunk of attention
+                                      random filler ids. `long` is one row that is longer than a chunk of attention
     <batch>/logits            [M, V]  float32, of the M real tokens in the mask's order
     <batch>/hidden            [M, D]  `hidden_states[-1]`: what the LM head reads, so after the final norm, and for
                                       OPT 350M, which has none, after the projection to the embedding's width
@@ -17,7 +17,7 @@ writes the model as a Hugging Face folder `OUT/<case>` (float32), and beside the
     greedy/tokens, mask       [2, P]  two prompts of different length, right-padded
     greedy/continuation       [2, R]  what each of them, alone, is continued with at temperature 0
 
-Rotary families are told `position_ids = (cumsum(mask) - 1).clip(0)`; OPT finds them by itself. A sliding window of
+Rotary families are told `position_ids = (cumsum(mask) - 1).clip(0)`. OPT finds them by itself. A sliding window of
 transformers counts columns, filler included, where it has to count real tokens: with such a window each row is
 computed alone, without its filler.
 """

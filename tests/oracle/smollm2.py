@@ -1,6 +1,6 @@
 """SmolLM2 itself against transformers: greedy decoding in float32, and how often bfloat16 has float32's first choice.
 
-This project loads the GGUF and exports it; transformers (`smollm2_reference.py`) loads that export. Both read the same
+This project loads the GGUF and exports it. Transformers (`smollm2_reference.py`) loads that export. Both read the same
 text, docstrings of the standard library.
 """
 
@@ -38,7 +38,7 @@ MIN_CLEAR_AGREEMENT = 99.5  # percent
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """What was measured; agreements are percent of positions where bfloat16's first choice is float32's.
+    """What was measured. Agreements are percent of positions where bfloat16's first choice is float32's.
 
     Attributes:
       equal: how many of the greedy continuations are transformers'.
@@ -75,7 +75,7 @@ class Agreement:
 
 
 def compare(folder: Path, run_torch: Callable[..., str]) -> Agreement:
-    """Measures both sides; takes minutes.
+    """Measures both sides. Takes minutes.
 
     Args:
       folder: for the export and for what the two sides tell each other.

@@ -19,7 +19,7 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "oracle"
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick_to_compile():
-    """Half the time goes; `make oracle` compares what is compiled as usual."""
+    """Half the time goes. `make oracle` compares what is compiled as usual."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

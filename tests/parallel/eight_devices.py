@@ -42,7 +42,7 @@ def test_parameters_are_sharded_as_the_mesh_says(model):
             }
 
     shards = shapes(Mesh(1, 2, -1))
-    # width 32 over fsdp 2; 4 heads, 48 features and 302 ids, padded to 304, over tensor 4
+    # width 32 over fsdp 2. 4 heads, 48 features and 302 ids, padded to 304, over tensor 4
     assert shards["trunk/embed/table"] == (76, 16)
     assert shards["trunk/layers/0/qkv/kernel"] == (16, 1, 3, 8)
     assert shards["trunk/layers/0/out/kernel"] == (1, 1, 8, 16)
@@ -50,7 +50,7 @@ def test_parameters_are_sharded_as_the_mesh_says(model):
     assert shards["top/layers/1/mlp/down/kernel"] == (12, 16)
     assert shards["top/norm/scale"] == (16,)
     shards = shapes(Mesh(2, 2, 2, OTHER_RULES))
-    # width 32 over data 2 and fsdp 2; heads and ids whole; 48 features over tensor 2
+    # width 32 over data 2 and fsdp 2. Heads and ids whole. 48 features over tensor 2
     assert shards["trunk/embed/table"] == (302, 8)
     assert shards["trunk/layers/0/qkv/kernel"] == (8, 4, 3, 8)
     assert shards["top/layers/1/mlp/gate_up"] == (8, 2, 24)

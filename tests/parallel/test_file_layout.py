@@ -1,4 +1,4 @@
-"""Blocks together and each for itself are two forms of the same arrays; checkpoints know one of them."""
+"""Blocks together and each for itself are two forms of the same arrays. Checkpoints know one of them."""
 
 import dataclasses
 
@@ -61,7 +61,7 @@ def test_a_block_of_a_stack_lies_as_the_stack_does():
 
 @pytest.mark.parametrize("scanned_first", [False, True])
 def test_a_run_goes_on_in_the_other_form(both, tmp_path, scanned_first):
-    """Top and moments, bit for bit; and the file is the same whoever wrote it."""
+    """Top and moments, bit for bit. And the file is the same whoever wrote it."""
     written, resumed = both[::-1] if scanned_first else both
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(1, written, {})

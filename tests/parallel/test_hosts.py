@@ -169,6 +169,6 @@ def test_a_signal_to_one_host_stops_both_and_both_go_on(whole, tmp_path):
 @pytest.mark.soak
 @pytest.mark.parametrize(("mesh", "processes"), [("2,2,2", 1), ("8,1,1", 2)])
 def test_a_run_of_two_hosts_goes_on_otherwise(whole, tmp_path, mesh: str, processes: int):
-    """On one process, and on another mesh; PPO's last step is made after the change."""
+    """On one process, and on another mesh. PPO's last step is made after the change."""
     folder: Path = study(tmp_path / whole.name, "2,2,2", "--config.stages.ppo.num_rollouts=2", hosts=2)
     assert_same(study(folder, mesh, hosts=processes), whole)

@@ -28,7 +28,7 @@ OTHER_RULES = tuple(
     ],
 )
 def test_a_mesh_computes_what_one_device_does(whole, tmp_path, mesh, devices, hosts, arguments):
-    """Every stage that runs a network, and between them those that run on the main process alone; scanned, too, on
+    """Every stage that runs a network, and between them those that run on the main process alone. Scanned, too, on
     which the blocks are held and run in another form.
     """
     assert_same(study(tmp_path / whole.name, mesh, *arguments, devices=devices, hosts=hosts), whole)

@@ -1,4 +1,4 @@
-"""Each fixed prompt is answered once, under its own id and in its own place; fillers of a batch are nowhere."""
+"""Each fixed prompt is answered once, under its own id and in its own place. Fillers of a batch are nowhere."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +18,7 @@ EXAMPLES = tiny.examples({"validation": 5, "ood_test": 2})
 
 
 class FakePolicy:
-    """Answers with the ids of "a", "b", ..., one letter a prompt, and scores by the number of calls; keeps shapes."""
+    """Answers with the ids of "a", "b", ..., one letter a prompt, and scores by the number of calls. Keeps shapes."""
 
     def __init__(self, tokenizer) -> None:
         self.letters = tokenizer("abcdefg", add_special_tokens=False).input_ids

@@ -1,4 +1,4 @@
-"""Losses against NumPy in float64, written from the papers; each is a sum, so microbatches add up."""
+"""Losses against NumPy in float64, written from the papers. Each is a sum, so microbatches add up."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ few = settings(max_examples=40, deadline=None)
 
 
 def draw(seed: int) -> dict[str, np.ndarray]:
-    """A rollout of numbers, float32, and its mask; cells outside the mask hold numbers too."""
+    """A rollout of numbers, float32, and its mask. Cells outside the mask hold numbers too."""
     rng = np.random.default_rng(seed)
     shape = (RESPONSES, LENGTH)
     old = rng.normal(-3, 1, shape)
@@ -74,7 +74,7 @@ def test_ppo_losses_equal_float64(seed, clip):
 def test_the_gradient_of_a_token_is_its_advantage_until_the_clip_and_zero_past_it():
     old = jnp.zeros((1, 4))
     log_probs = jnp.log(jnp.array([[1.0, 1.3, 0.7, 1.3]]))
-    advantages = jnp.array([[2.0, 2.0, -2.0, -2.0]])  # unclipped; clipped above; clipped below; pushed back
+    advantages = jnp.array([[2.0, 2.0, -2.0, -2.0]])  # unclipped. Clipped above. Clipped below. Pushed back
     mask = jnp.ones((1, 4), bool)
     gradient = jax.grad(lambda x: clipped_policy_loss(x, old, advantages, mask, 0.2)[0])(log_probs)
     np.testing.assert_allclose(gradient, [[-2.0, 0.0, 0.0, 2.6]], atol=1e-5)

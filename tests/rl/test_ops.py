@@ -25,7 +25,7 @@ def reals(low: float, high: float, count: int = RESPONSES * LENGTH) -> st.Search
     return floats.map(lambda values: np.array(values, np.float32).reshape(-1, LENGTH))
 
 
-# Right-padded, as responses are; empty and full ones included.
+# Right-padded, as responses are. Empty and full ones included.
 masks = st.lists(st.integers(0, LENGTH), min_size=RESPONSES, max_size=RESPONSES).map(
     lambda lengths: np.arange(LENGTH) < np.array(lengths)[:, None]
 )
@@ -113,7 +113,7 @@ def test_k1_and_k3_agree_in_expectation():
 @few
 @given(reals(-5, 5, count=LENGTH), masks)
 def test_the_score_lands_on_the_last_real_token(score, mask):
-    """Invariant 5: on the EOS, or where the limit cut; in floating point; nowhere in an empty row."""
+    """Invariant 5: on the EOS, or where the limit cut. In floating point. Nowhere in an empty row."""
     score = score[0, :RESPONSES]
     placed = np.asarray(place_score(jnp.asarray(score), jnp.asarray(mask)))
     assert placed.dtype == np.float32

@@ -1,4 +1,4 @@
-"""One whole PPO step, from scores to the last Adam update, against float64 NumPy; under every setting that has numbers.
+"""One whole PPO step, from scores to the last Adam update, against float64 NumPy. Under every setting that has numbers.
 
 The network is a linear one that answers to `Model`'s names, so that the gradients of the oracle are by hand.
 """
@@ -73,7 +73,7 @@ class Linear:
 
 @dataclasses.dataclass
 class Inputs:
-    """Random arrays, the same for every case; tops hold the matrix and a reward model a head too."""
+    """Random arrays, the same for every case. Tops hold the matrix and a reward model a head too."""
 
     trunk: dict
     policy: dict
@@ -186,7 +186,7 @@ def test_a_step_equals_float64(inputs, changes):
 
 
 def test_every_setting_with_a_number_is_in_a_case():
-    """So that a setting that is added is added here too; sampling has its own tests."""
+    """So that a setting that is added is added here too. Sampling has its own tests."""
     changed = set().union(*CASES.values())
     elsewhere = {"temperature", "top_k", "top_p", "max_new_tokens", "kl_horizon", "refresh_reference_every", "paper"}
     always = {"kl_coef", "missing_eos_penalty", "num_ppo_epochs", "num_mini_batches", "cliprange", "cliprange_value"}

@@ -1,4 +1,4 @@
-"""What responses are rewarded with, for any scores, lengths and masks; and the coefficient that steers the KL."""
+"""What responses are rewarded with, for any scores, lengths and masks. And the coefficient that steers the KL."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -21,7 +21,7 @@ IDS = [100 + i for i in range(len(LENGTHS))]
 
 
 class FakeSampler:
-    """Responds to prompt `i` with `i % LENGTH + 1` copies of its id, the second sample unfinished; keeps its calls."""
+    """Responds to prompt `i` with `i % LENGTH + 1` copies of its id, the second sample unfinished. Keeps its calls."""
 
     def __init__(self, longest_prompt: int | None = None) -> None:
         self.prompts: list[np.ndarray] = []

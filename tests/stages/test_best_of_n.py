@@ -1,4 +1,4 @@
-"""Best-of-N answers with the output of the highest score; of one sample it is plain sampling."""
+"""Best-of-N answers with the output of the highest score. Of one sample it is plain sampling."""
 
 import dataclasses
 
@@ -92,7 +92,7 @@ def test_rewards_are_normalised_scores_of_the_whole_reward_model(config, tmp_pat
 
 
 def test_of_one_sample_it_is_plain_sampling(records, config, tmp_path):
-    """Invariant 16, second half; and the one sample is the first of four."""
+    """Invariant 16, second half. And the one sample is the first of four."""
     of_one = samples_of(best_of_n, config, tmp_path / "bon", n=1)
     plain = samples_of(generate, generate.Config("generate", "sft", config.sampling), tmp_path / "sft", n=1, reward="")
     for one, sampled, four in zip(of_one, plain, records, strict=True):

@@ -82,7 +82,7 @@ def test_a_run_that_was_cut_goes_on_with_the_same_samples(finished, config, tmp_
 
 
 def test_top_k_and_truncation_reach_the_sampler(config, tmp_path):
-    """Of one token alone a hot sampler is greedy; a prompt cut on the left may be shorter than its own tail."""
+    """Of one token alone a hot sampler is greedy. A prompt cut on the left may be shorter than its own tail."""
     changes = {
         "top": {"top_k": 1, "temperature": 50.0},
         "greedy": {"temperature": 0.0},

@@ -69,7 +69,7 @@ def setting():
 
 
 def fresh(top, transform):
-    """The state before a first step with a fixed coefficient and reference; the top is copied, for it is donated."""
+    """The state before a first step with a fixed coefficient and reference. The top is copied, for it is donated."""
     return PolicyState.create(jax.tree.map(jnp.copy, top), transform, kl_coefficient=None, reference=None)
 
 
@@ -97,7 +97,7 @@ def test_the_rollout_is_worth_testing(setting):
 
 
 def test_a_rollout_sampled_in_batches_is_the_same(setting):
-    """Row for row, and what later steps start from to rounding; fillers are fed until the last mate has ended."""
+    """Row for row, and what later steps start from to rounding. Fillers are fed until the last mate has ended."""
     sample = rollouts.make_sample(setting.model, samples=2, max_new_tokens=8, temperature=0.7, eos_id=EOS)
     inputs = (setting.trunk, setting.top, PROMPTS.prompt, PROMPTS.prompt_mask, PROMPT_IDS, jax.random.key(2))
     phases = []
@@ -293,7 +293,7 @@ def finished_elaborate(elaborate, tmp_path_factory):
 
 
 def test_the_policy_waits_for_its_value_function_and_the_reference_follows_it(finished_elaborate, elaborate):
-    """The first step trains values alone; after the second the policy is the reference; so only step 4 diverges."""
+    """The first step trains values alone. After the second the policy is the reference. So only step 4 diverges."""
     lines = tiny.logged(finished_elaborate)
     for line in lines[:3]:
         assert line["kl_k3"] == pytest.approx(0.0, abs=1e-7)

@@ -32,7 +32,7 @@ CONFIG = prepare.Config(
 
 @pytest.fixture
 def corpus(monkeypatch):
-    """A corpus of 20 training examples and two in each other split; counts how often it is read."""
+    """A corpus of 20 training examples and two in each other split. Counts how often it is read."""
     sizes = {"train": 20, "validation": 2, "id_test": 2, "ood_test": 2}
     examples = [
         Example(f"pkg{number % 2}/{split}{number:02}", split, f"prompt {split} {number}", "response")
@@ -129,7 +129,7 @@ def test_a_study_s_data_from_datasets(tmp_path, posts, capsys):
 
 
 def test_a_classifier_by_name_divides_a_study_s_data(tmp_path):
-    """A small classifier on disk; what it says of the posts is what makes the splits."""
+    """A small classifier on disk. What it says of the posts is what makes the splits."""
     rows = [{"subreddit": "t", "title": "t", "post": text, "summary": "s"} for text in numbered(12, 6, seed=0)]
     for file in ("train", "valid", "test"):
         write(tmp_path / "posts" / f"{file}.jsonl", rows)
@@ -177,7 +177,7 @@ if __name__ == "__main__":
 
 
 def test_tokens_without_tensorflow_that_tfds_reads(tmp_path, posts):
-    """By the command line in two processes; an import of TensorFlow in any of them would raise."""
+    """By the command line in two processes. An import of TensorFlow in any of them would raise."""
     texts = [f"SUBREDDIT: r/tea\nTITLE: t\nPOST: w w w\nTL;DR: Said {n}." for n in range(9)] * 20
     train_tokenizer(texts, 280).save_pretrained(tmp_path / "model")
     write_text(tmp_path / "path" / "tensorflow" / "__init__.py", "raise RuntimeError('TensorFlow is imported')\n")

@@ -38,7 +38,7 @@ def test_a_policy_is_a_model_folder_with_its_tokenizer(tmp_path, capsys):
 
 
 def test_a_reward_model_scores_as_its_head_and_bias_say(tmp_path):
-    """On a policy of its architecture with nothing frozen; the numbers by NumPy from the tuned model's tensors."""
+    """On a policy of its architecture with nothing frozen. The numbers by NumPy from the tuned model's tensors."""
     base, difference, tuned = released.write(tmp_path, reward=True)
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)

@@ -49,7 +49,7 @@ def dump_lines(path: Path, values: list[Any]) -> None:
 def write_study(
     folder: Path, seed: int = 0, prompts: int = 12, outputs: int = 4, steps: int = 30, words: int = 12, **config: Any
 ) -> Path:
-    """A run folder as a finished study leaves it; every number in it is a function of the seed."""
+    """A run folder as a finished study leaves it. Every number in it is a function of the seed."""
     rng = np.random.default_rng(seed)
     splits = {"id_test": prompts, "ood_test": prompts // 2}
     vocabulary = [f"word{index}" for index in range(300)]

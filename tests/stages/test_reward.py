@@ -129,7 +129,7 @@ def test_the_loss_is_the_mean_over_pairs_however_the_batch_is_divided(tmp_path):
 
 @pytest.mark.parametrize(("margin", "center_rewards_coefficient"), [(0.7, 0.0), (0.0, 0.01), (0.7, 0.01)])
 def test_margin_and_centring_are_added_as_their_papers_write_them(monkeypatch, margin, center_rewards_coefficient):
-    """Touvron et al. (2023), eq. 2, and Eisenstein et al. (2023); the metrics stay those of the scores as they are."""
+    """Touvron et al. (2023), eq. 2, and Eisenstein et al. (2023). The metrics stay those of the scores as they are."""
     scores = np.array([[1.0, 0.5], [-0.5, 2.0], [3.0, 0.1], [7.0, 8.0]], np.float32)  # the last is the filler's
     monkeypatch.setattr(reward, "raw_scores", lambda *arguments: jnp.asarray(scores))
     _, sums = reward.pair_loss(None, PLAIN, {}, {}, BATCH)
@@ -210,7 +210,7 @@ def test_the_best_checkpoint_has_its_own_constants_and_is_the_one_that_is_loaded
 
 
 def test_the_trunk_stays_and_the_head_is_new(finished, config):
-    """Invariant 11: what is loaded beside the top is the base model's trunk; its head is drawn by the seed."""
+    """Invariant 11: what is loaded beside the top is the base model's trunk. Its head is drawn by the seed."""
     base = load_base(config.model, tiny.FREEZE, "float32")
     top, meta = load_top(finished)
     assert meta["trunk"] == base.fingerprint

@@ -18,7 +18,7 @@ SPLITS = ("id_test", "ood_test")
 
 
 def sampled(rewards, split="id_test", *, kl=None, temperature=1.0, start=0) -> list[Samples]:
-    """A record a row of `rewards` `[B, N]`; k3 is k1 and a bit more."""
+    """A record a row of `rewards` `[B, N]`. K3 is k1 and a bit more."""
     return [
         Samples(
             id=f"{split}/{start + i}",

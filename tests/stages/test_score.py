@@ -67,7 +67,7 @@ def finished(config, tmp_path_factory):
 
 
 def oracle(folder, model_folder, record, seed=5):
-    """Normalised scores by the NumPy network, each output alone; a cut one ends before its EOS."""
+    """Normalised scores by the NumPy network, each output alone. A cut one ends before its EOS."""
     model, params = load_pretrained(model_folder)
     tensors = numpy_llama.tensors_of(folder, model, params)
     kernel = np.asarray(tiny.with_role(params, "reward", seed)["reward"]["kernel"], np.float64)
@@ -80,7 +80,7 @@ def oracle(folder, model_folder, record, seed=5):
 
 
 def test_scores_are_those_of_each_output_alone(finished, config, tmp_path):
-    """Invariants 5, 9 and 12; whatever the batches, and every record but for its rewards as it was."""
+    """Invariants 5, 9 and 12. Whatever the batches, and every record but for its rewards as it was."""
     rated = {record.id: record for record in read(finished / "samples.jsonl", Samples)}
     samples = made_samples()
     assert sorted(rated) == sorted(record.id for record in samples)

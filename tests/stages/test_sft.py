@@ -179,7 +179,7 @@ def test_nothing_is_compiled_after_the_first_evaluation(finished):
 
 
 def test_a_run_counts_its_operations_by_the_formula_of_the_ahead_of_time_check(finished, config):
-    """Eight examples of 96 and 24 tokens; no MFU, because nobody knows a CPU's peak."""
+    """Eight examples of 96 and 24 tokens. No MFU, because nobody knows a CPU's peak."""
     costs = Costs(load_base(config.model, config.freeze, "float32").model)
     expected = costs.supervised_gradient(Rows(8, 1, 96, 24), log_probs=True).flops
     for line in tiny.logged(finished, "timing"):
@@ -208,7 +208,7 @@ def get_config():
 
 
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(finished, config, tmp_path):
-    """Invariant 13: SIGKILL in another process, then the same here; parameters, moments and metrics agree.
+    """Invariant 13: SIGKILL in another process, then the same here. Parameters, moments and metrics agree.
 
     Both read tokens that were prepared, the first with two processes, and the undisturbed run read records: that shows
     in nothing. SIGUSR1 makes a profile on the way, and changes nothing either.

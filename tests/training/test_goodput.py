@@ -1,4 +1,4 @@
-"""Goodput by hand: what the kept steps took, of the time since the first start; a killed run's is in test_sft."""
+"""Goodput by hand: what the kept steps took, of the time since the first start. A killed run's is in test_sft."""
 
 import json
 import time

@@ -24,7 +24,7 @@ def shifted(top):
 
 
 def test_a_policy_is_its_top_on_the_trunk_it_was_trained_on(model, base, tmp_path):
-    """A value head stays behind; how much is frozen is the run's own."""
+    """A value head stays behind. How much is frozen is the run's own."""
     top = tiny.with_role(shifted(base.top), "value")
     run = tiny.write_run(tmp_path, top, describe(base, "policy"))
     policy = load_policy(model, run, "float32")

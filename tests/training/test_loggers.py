@@ -1,4 +1,4 @@
-"""Weights and Biases gets what the files get, offline, and goes on where the run does; events are in test_metrics."""
+"""Weights and Biases gets what the files get, offline, and goes on where the run does. Events are in test_metrics."""
 
 import json
 import struct

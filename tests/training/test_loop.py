@@ -26,7 +26,7 @@ def fresh() -> State:
 def train(
     workdir: Path, steps: int, every: int, during=lambda step: None, metrics=lambda step: {}, selection=None
 ) -> State:
-    """A run that adds the step's number to `w`; `during(step)` is called in the middle of a step."""
+    """A run that adds the step's number to `w`. `during(step)` is called in the middle of a step."""
     with Loop(workdir, "test", steps, every, selection) as loop:
         state = loop.restore(fresh(), "oak")
         for step in loop.steps():
@@ -68,7 +68,7 @@ MEASURED = {2: {"score": 1.0}, 4: {"score": 3.0}, 6: {"score": 2.0}, 8: {"score"
 def test_the_best_checkpoint_stays_beside_the_latest_and_is_loaded_if_the_run_says_so(
     tmp_path, selection, kept, loaded
 ):
-    """Saved when it is measured, though no save is due then; the first of equals; what is not finite is no best."""
+    """Saved when it is measured, though no save is due then. The first of equals. What is not finite is no best."""
     train(tmp_path, 10, 3, metrics=lambda step: MEASURED.get(step, {}), selection=selection)
     assert sorted(names_of(tmp_path), key=int) == kept
     top, meta = load_top(tmp_path)
@@ -148,7 +148,7 @@ def test_a_number_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path, 
 
 
 def test_a_run_does_not_go_on_upon_another_trunk(tmp_path):
-    """Keys such as `model` may change on resuming, because a model may move; a model that differs is noticed here."""
+    """Keys such as `model` may change on resuming, because a model may move. A model that differs is noticed here."""
     train(tmp_path, 2, 1)
     with (
         pytest.raises(UserError, match="was trained on the trunk oak and the model's is elm now"),

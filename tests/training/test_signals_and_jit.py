@@ -1,4 +1,4 @@
-"""Signals end a step and not the run's work; jit keeps bfloat16 rounding; counters count."""
+"""Signals end a step and not the run's work. Jit keeps bfloat16 rounding. Counters count."""
 
 import os
 import signal
@@ -97,7 +97,7 @@ print("not reached")
 
 @pytest.mark.parametrize(("seconds", "grace", "saved"), [(1e6, 0.2, False), (1.0, 60.0, True)])
 def test_sigterm_ends_a_step_that_outlasts_the_grace(seconds: float, grace: float, saved: bool) -> None:
-    """A compiled program of hours in the main thread, where no handler in Python runs; and a step that is short."""
+    """A compiled program of hours in the main thread, where no handler in Python runs. And a step that is short."""
     command = [sys.executable, "-c", LONG_STEP, str(seconds), str(grace)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=120)
     assert result.returncode == 143, result.stderr

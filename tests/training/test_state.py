@@ -23,7 +23,7 @@ def loss(params, rows):
 
 @pytest.mark.parametrize("microbatch", [1, 2, 3, 6])
 def test_gradients_are_summed_over_microbatches(microbatch):
-    """Invariant 6: one pass and k passes; the rows have different numbers of tokens."""
+    """Invariant 6: one pass and k passes. The rows have different numbers of tokens."""
     rng = np.random.default_rng(0)
     params = {"w": jnp.asarray(rng.normal(size=4), jnp.float32), "b": jnp.float32(0.3)}
     batch = {"x": rng.normal(size=(6, 5, 4)).astype(np.float32), "mask": rng.random((6, 5)) < 0.5}

@@ -1,4 +1,4 @@
-"""Seconds are counted for the right phase, and every second once; read off a clock that the test moves."""
+"""Seconds are counted for the right phase, and every second once. Read off a clock that the test moves."""
 
 import time
 

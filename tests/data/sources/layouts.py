@@ -10,7 +10,7 @@ type Row = dict[str, Any]
 
 
 def write(file: Path, rows: Sequence[Row]) -> Path:
-    """Writes rows in the format that the file's name says; `.json` is one array."""
+    """Writes rows in the format that the file's name says. `.json` is one array."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     if file.name.endswith(".parquet"):

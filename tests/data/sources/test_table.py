@@ -1,4 +1,4 @@
-"""Each dataset of the table is read from files of its layout; what they say is made up here."""
+"""Each dataset of the table is read from files of its layout. What they say is made up here."""
 
 import dataclasses
 from pathlib import Path

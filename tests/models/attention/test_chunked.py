@@ -72,7 +72,7 @@ def test_causal_attends_to_real_tokens_up_to_itself(length, window):
 
 @pytest.mark.parametrize("window", [None, 1, 3, 7])
 def test_responses_that_share_a_prompt_attend_to_it_and_to_themselves(window):
-    """`merge(causal, shared)` of N responses is N plain softmaxes over prompt and response; one prompt is empty."""
+    """`merge(causal, shared)` of N responses is N plain softmaxes over prompt and response. One prompt is empty."""
     batch, samples, length, prompt_length = 3, 2, 5, 6
     prompt_mask = np.arange(prompt_length) < np.array([4, 0, 6])[:, None]
     mask = np.arange(length) < np.array([[5, 2], [1, 5], [3, 4]])[..., None]

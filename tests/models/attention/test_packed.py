@@ -58,7 +58,7 @@ def test_responses_attend_to_their_prompt_and_to_themselves(kernel, heads, group
 
 
 def problem(heads: int, group: int, samples: int, length: int, prompt: int):
-    """`(q, k, v, prompt_k, prompt_v)` of two prompts, and the masks of responses and prompts; the second is empty."""
+    """`(q, k, v, prompt_k, prompt_v)` of two prompts, and the masks of responses and prompts. The second is empty."""
     mask, prompt_mask = holes(6, 2, samples, length), holes(7, 2, prompt)
     mask[..., 0], prompt_mask[1] = True, False
     own, shared = (2, heads, samples, length, 4), (2, heads, prompt, 4)
@@ -67,7 +67,7 @@ def problem(heads: int, group: int, samples: int, length: int, prompt: int):
 
 
 def test_fillers_are_never_read_and_stay_finite(kernel):
-    """Loud keys and values of fillers change no real token; fillers' own results and all gradients are finite, even
+    """Loud keys and values of fillers change no real token. Fillers' own results and all gradients are finite, even
     where a loss reads fillers and a response is filler from its first token."""
     arguments, mask, prompt_mask = problem(1, 2, 2, 5, 6)
     mask[0, 1] = False

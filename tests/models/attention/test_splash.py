@@ -11,7 +11,7 @@ from rlhf_jax.parallel import sharding
 
 
 def test_the_mask_holds_the_prompt_and_each_response_up_to_itself():
-    """Against a loop, whole and by tiles; rows after the last response see themselves too."""
+    """Against a loop, whole and by tiles. Rows after the last response see themselves too."""
     mask = JoinedMask(queries=8, prompt=4, response=3)
     expected = np.zeros((8, 12), bool)
     expected[:, :4] = True
@@ -48,7 +48,7 @@ def test_it_compiles_for_a_tpu_with_its_gradient(dtype, width):
 
 
 def test_it_compiles_for_a_mesh_of_tpus():
-    """Four chips share the prompts and the heads; nothing is sent between them."""
+    """Four chips share the prompts and the heads. Nothing is sent between them."""
     pytest.importorskip("libtpu")
     from jax.experimental import topologies
 

@@ -53,7 +53,7 @@ def test_windows_of_qwen(changes, windows):
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "opt"])
 def test_what_a_config_leaves_out_is_what_transformers_takes_for_it(family):
-    """The sizes alone are given; all that `FAMILIES` adds is compared with transformers' own config class."""
+    """The sizes alone are given. All that `FAMILIES` adds is compared with transformers' own config class."""
     import transformers
 
     sizes = {"vocab_size": 96, "hidden_size": 8192, "num_hidden_layers": 30, "num_attention_heads": 64}
@@ -65,7 +65,7 @@ def test_what_a_config_leaves_out_is_what_transformers_takes_for_it(family):
 
 
 def test_mistral_slides_unless_it_says_not_to():
-    """The default of transformers is 4096; the later releases of the model say null."""
+    """The default of transformers is 4096. The later releases of the model say null."""
     config = {**LLAMA_7B, "model_type": "mistral"}
     assert from_hugging_face(config, "config.json").windows == (4096,) * 32
     assert from_hugging_face({**config, "sliding_window": None}, "config.json").windows == ()

@@ -58,7 +58,7 @@ def in_llama_cpp_order(name: str, tensor: np.ndarray) -> np.ndarray:
 def write_gguf(
     path: Path, tensors: dict[str, np.ndarray], kinds=lambda name: Kind.F32, architecture="llama", **metadata
 ):
-    """Tensors under their Hugging Face names, each of the kind that `kinds` says; metadata of None is left out."""
+    """Tensors under their Hugging Face names, each of the kind that `kinds` says. Metadata of None is left out."""
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in {**METADATA, **metadata}.items():
         key = key.replace("llama.", f"{architecture}.")
@@ -126,7 +126,7 @@ def test_quantised_tensors_are_widened_and_put_in_order(folder, tmp_path):
     ],
 )
 def test_qwen_comes_in_the_order_of_hugging_face(tmp_path, changes):
-    """Biases and norms of heads too; its rows are not permuted, other than LLaMA's."""
+    """Biases and norms of heads too. Its rows are not permuted, other than LLaMA's."""
     model, params = tiny.network(0.0, **SIZES, **changes)
     save_pretrained(tmp_path, model, params)
     tensors = load_file(tmp_path / "model.safetensors")

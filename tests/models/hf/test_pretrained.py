@@ -1,4 +1,4 @@
-"""Hugging Face to parameters and back is the identity; what is missing, foreign or misshapen is named."""
+"""Hugging Face to parameters and back is the identity. What is missing, foreign or misshapen is named."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ FLOAT32, BFLOAT16 = jnp.dtype("float32"), jnp.dtype("bfloat16")
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """`(folder, tensors)` of a tied network; copy the folder to change it."""
+    """`(folder, tensors)` of a tied network. Copy the folder to change it."""
     folder = tmp_path_factory.mktemp("saved")
     save_pretrained(folder, *tiny.network())
     return folder, load_file(folder / "model.safetensors")
@@ -61,7 +61,7 @@ def test_the_trunk_comes_in_the_compute_dtype_and_the_top_in_float32(saved):
 
 
 def test_a_fingerprint_is_of_the_frozen_source_tensors_alone(saved, folder):
-    """Neither the compute dtype nor a trained tensor changes it; any frozen tensor does."""
+    """Neither the compute dtype nor a trained tensor changes it. Any frozen tensor does."""
     place, tensors = saved
     fingerprint = load(str(place), tiny.FREEZE, FLOAT32).fingerprint
     assert load(str(place), tiny.FREEZE, BFLOAT16).fingerprint == fingerprint

@@ -25,7 +25,7 @@ def file(tmp_path) -> Path:
 
 
 def refused(path: Path) -> str:
-    """The message with which a file is refused; it names the file and is one line."""
+    """The message with which a file is refused. It names the file and is one line."""
     with pytest.raises(UserError) as caught:
         open_checkpoint(path)
     message = str(caught.value)
@@ -122,7 +122,7 @@ def test_the_stride_of_an_axis_of_one_or_none_is_not_looked_at(file, strides):
 
 
 def test_parameters_metadata_plain_dicts_and_other_protocols(file):
-    """torch.save keeps a module's versions as an attribute of the OrderedDict; `pickle_protocol=4` is allowed there."""
+    """torch.save keeps a module's versions as an attribute of the OrderedDict. `pickle_protocol=4` is allowed there."""
     ordered = Code(NO_HOOKS + b"(" + code("x") + tensor((6,), (1,)) + b"u")
     with_versions = Code(ordered + code({"_metadata": {"": {"version": 2}}}) + b"b")
     parameter = call("torch._utils._rebuild_parameter", tensor((6,), (1,)), True, NO_HOOKS)
@@ -138,7 +138,7 @@ def test_parameters_metadata_plain_dicts_and_other_protocols(file):
 
 
 def test_only_the_bytes_of_a_tensor_are_read(file):
-    """Opening a file and reading a slice take no memory in proportion to the storage; a whole tensor takes it once."""
+    """Opening a file and reading a slice take no memory in proportion to the storage. A whole tensor takes it once."""
     numbers = 2**20
     views = {"whole": tensor((numbers,), (1,), 0, storage(size=numbers))}
     views["slice"] = tensor((10,), (1,), 1000, storage(size=numbers))
@@ -415,7 +415,7 @@ def test_a_file_that_is_cut_or_goes_after_it_was_opened(file):
 
 
 def test_damage_anywhere_is_refused_or_harmless(file):
-    """Cut anywhere the file is refused; with a byte changed it is refused, or all that it describes can be read."""
+    """Cut anywhere the file is refused. With a byte changed it is refused, or all that it describes can be read."""
     whole, rng = GOLDEN.read_bytes(), random.Random(0)
     for length in range(0, len(whole), 97):
         file.write_bytes(whole[:length])
