@@ -12,13 +12,11 @@ POSITION_OFFSET = 2  # OPT's table of learned positions begins with two rows tha
 
 @dataclasses.dataclass(frozen=True)
 class Rotary:
-    """Rotary positions (Su et al., 2021) and how they are stretched to longer texts.
+    """Rotary positions (Su et al., 2021) with base `theta`, perhaps stretched to longer texts by `factor`.
 
     Attributes:
-      theta: base of the wavelengths.
-      kind: "default". "linear" (all wavelengths times `factor`). "llama3" (the long ones, by parts). "dynamic" (default
-        up to the architecture's `max_length`, undefined beyond).
-      factor: of the stretch.
+      kind: "default", "linear" (all wavelengths times `factor`), "llama3" (the long ones, by parts) or "dynamic"
+        (default up to the architecture's `max_length`, undefined beyond).
       low_frequency_factor: "llama3" alone: wavelengths above `original_length / low_frequency_factor` are stretched.
       high_frequency_factor: those below `original_length / high_frequency_factor` are not. Between them, in part.
       original_length: tokens that the model was trained on before it was stretched.
@@ -32,7 +30,7 @@ class Rotary:
     original_length: int = 0
 
     def frequencies(self, head_dim: int) -> np.ndarray:
-        """`[d / 2]` float32: radians that each pair of a head turns from one position to the next.
+        """`[d / 2]`: radians that each pair of a head turns from one position to the next.
 
         In float32 throughout, as the checkpoints were trained.
         """
@@ -49,57 +47,31 @@ class Rotary:
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A decoder. The defaults are LLaMA's: RMS norms before, rotary positions, a gated SiLU MLP, no biases.
+    """A decoder. The defaults are LLaMA's: RMS norms before, rotary positions, a gated SiLU MLP, no biases."""
 
-    Attributes:
-      vocabulary: V, rows of the embedding.
-      width: D.
-      layers: L.
-      heads: H, query heads.
-      kv_heads: K, key and value heads. Divides H.
-      head_dim: d.
-      mlp_features: F.
-      epsilon: of the norms.
-      max_length: positions that the model was trained for. The rows of learned positions.
-      tied: whether the LM head is the embedding.
-      family: a key of `FAMILIES`, under whose names it is exported.
-      rotary: rotary positions, or None for learned ones (OPT).
-      norm: "rms" or "layer" (with a bias).
-      norm_first: whether the norms stand before attention and MLP. After the residual sums otherwise (OPT-350M).
-      final_norm: whether there is a norm after the last block.
-      gated: whether the MLP is `down(act(gate(x)) * up(x))`. `down(act(up(x)))` otherwise.
-      activation: "silu" or "relu".
-      qkv_bias: biases on queries, keys and values.
-      out_bias: a bias on attention's output.
-      mlp_bias: biases in the MLP.
-      qk_norm: RMS norms on the queries and keys of each head (Qwen3).
-      windows: of each layer, how many tokens a token sees, itself included. None is all before it. () is all None.
-      embed_width: E, width of the embedding and of what the heads read. None is D (OPT-350M projects in and out).
-    """
-
-    vocabulary: int
-    width: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    mlp_features: int
-    epsilon: float
-    max_length: int
-    tied: bool
-    family: str = "llama"
-    rotary: Rotary | None = Rotary()
-    norm: str = "rms"
-    norm_first: bool = True
-    final_norm: bool = True
-    gated: bool = True
-    activation: str = "silu"
-    qkv_bias: bool = False
-    out_bias: bool = False
+    vocabulary: int  # V, rows of the embedding
+    width: int  # D
+    layers: int  # L
+    heads: int  # H, query heads
+    kv_heads: int  # K, key and value heads, which divides H
+    head_dim: int  # d
+    mlp_features: int  # F
+    epsilon: float  # of the norms
+    max_length: int  # positions that the model was trained for, and the rows of learned positions
+    tied: bool  # the LM head is the embedding
+    family: str = "llama"  # a key of `FAMILIES`, under whose names it is exported
+    rotary: Rotary | None = Rotary()  # None for learned positions (OPT)
+    norm: str = "rms"  # or "layer" (with a bias)
+    norm_first: bool = True  # norms before attention and MLP, else after the residual sums (OPT-350M)
+    final_norm: bool = True  # a norm after the last block
+    gated: bool = True  # the MLP is `down(act(gate(x)) * up(x))`, else `down(act(up(x)))`
+    activation: str = "silu"  # or "relu"
+    qkv_bias: bool = False  # on queries, keys and values
+    out_bias: bool = False  # on attention's output
     mlp_bias: bool = False
-    qk_norm: bool = False
-    windows: tuple[int | None, ...] = ()
-    embed_width: int | None = None
+    qk_norm: bool = False  # RMS norms on the queries and keys of each head (Qwen3)
+    windows: tuple[int | None, ...] = ()  # per layer, as in `window`. () is None for all
+    embed_width: int | None = None  # E, width of the embedding and of what the heads read. None is D
 
     @property
     def group(self) -> int:
@@ -108,17 +80,15 @@ class Architecture:
 
     @property
     def outer_width(self) -> int:
-        """E, the width of the embedding and of the states that the heads read."""
+        """E, the width of the embedding and of the states that the heads read. OPT-350M projects in and out."""
         return self.embed_width or self.width
 
     @property
     def length_limit(self) -> int | None:
-        """Tokens beyond which the network is not defined, or None: learned positions and dynamic scaling end."""
+        """Number of tokens beyond which the network is not defined: learned positions and dynamic scaling end."""
         return self.max_length if self.rotary is None or self.rotary.kind == "dynamic" else None
 
     def window(self, layer: int, length: int) -> int | None:
-        """Number of tokens that a token of this layer sees, itself included. None is all before it in `length`
-        tokens.
-        """
+        """Number of tokens that a token of this layer sees, itself included. None is all before it of `length`."""
         window = self.windows[layer] if self.windows else None
         return None if window is None or window >= length else window

@@ -10,12 +10,12 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rlhf_jax.models.architecture import Architecture
-from rlhf_jax.models.layers import Dense, GatedMLP, LayerNorm, PlainMLP, RMSNorm, rotate
+from rlhf_jax.models.layers import Angles, Dense, GatedMLP, LayerNorm, PlainMLP, RMSNorm, rotate
 
-Angles = tuple[jax.Array, jax.Array]
-Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+type Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 ACTIVATIONS = {"silu": nn.silu, "relu": nn.relu}
 NORMS = {"rms": RMSNorm, "layer": LayerNorm}
@@ -24,8 +24,8 @@ NORMS = {"rms": RMSNorm, "layer": LayerNorm}
 class Block(nn.Module):
     """Attention and MLP with their norms and residual sums.
 
-    It knows nothing of masks, prompts or caches: the caller passes `attend`. `attend(q, k, v) -> out` gets scaled
-    queries `[B, K, ..., G, S, d]`, keys and values `[B, K, ..., S, d]`, and returns the shape of `q`.
+    Masks, prompts and caches are the caller's, who passes `attend`. `attend(q, k, v) -> out` gets scaled queries
+    `[B, K, ..., G, S, d]`, keys and values `[B, K, ..., S, d]`, and returns the shape of `q`.
     """
 
     architecture: Architecture
@@ -46,8 +46,10 @@ class Block(nn.Module):
         self.mlp_norm = norm(a.epsilon)
         self.mlp = mlp(a.width, a.mlp_features, ACTIVATIONS[a.activation], a.mlp_bias, self.quantised)
 
-    def __call__(self, x: jax.Array, angles: Angles | None, attend: Attend) -> jax.Array:
-        """`[B, ..., S, D] -> [B, ..., S, D]`. `angles` as in `queries_keys_values`."""
+    def __call__(
+        self, x: Float[Array, "B ... S D"], angles: Angles | None, attend: Attend
+    ) -> Float[Array, "B ... S D"]:
+        """Applies the block. `angles` as in `queries_keys_values`."""
         mixed = attend(*self.queries_keys_values(x, angles))
         mixed = self.out(jnp.moveaxis(jnp.moveaxis(mixed, 1, -4), -2, -4))  # of [B, ..., S, K, G, d]
         if self.architecture.norm_first:
@@ -56,18 +58,15 @@ class Block(nn.Module):
         x = self.attention_norm(x + mixed)
         return self.mlp_norm(x + self.mlp(x))
 
-    def queries_keys_values(self, x: jax.Array, angles: Angles | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def queries_keys_values(
+        self, x: Float[Array, "B ... S D"], angles: Angles | None
+    ) -> tuple[Float[Array, "B K ... G S d"], Float[Array, "B K ... S d"], Float[Array, "B K ... S d"]]:
         """Scaled and rotated queries, rotated keys, and values, by one product.
 
-        Heads move to the front before the rotation: between a transpose and the attention's dots stands arithmetic, so
-        the compiler cannot fold the transpose into them (see `contract_rows`).
+        Heads move to the front before the rotation: arithmetic between a transpose and the attention's dots keeps the
+        compiler from folding the transpose into them (see `contract_rows`).
 
-        Args:
-          x: `[B, ..., S, D]`.
-          angles: `[B, ..., S, d / 2]` each, or None: positions are in the embedding, nothing is rotated.
-
-        Returns:
-          `[B, K, ..., G, S, d]`, `[B, K, ..., S, d]`, `[B, K, ..., S, d]`.
+        `angles` are `[B, ..., S, d / 2]` each, or None: positions are in the embedding, and nothing is rotated.
         """
         a = self.architecture
         qkv = self.qkv(self.attention_norm(x) if a.norm_first else x)  # [B, ..., S, K, G + 2, d]

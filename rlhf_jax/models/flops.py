@@ -2,11 +2,11 @@
 
 Floating-point operations: two for each parameter of a matrix product and token, and four for each query head, its width
 and pair of a query and a key that it sees. Norms, rotations and softmax are not counted. A backward pass costs two
-forward ones. What is computed twice to save memory counts once, but for the logits, which are never kept.
+forward ones. Values computed twice to save memory count once, but for the logits, which are never kept.
 
-Bytes between a device and its memory: each product reads its weights once a pass in the dtype in which they are stored,
-reads its input and writes its result. Decoding reads at each token all weights and the caches. An optimiser reads and
-writes its state. Attention's weights and what is fused into a product stay on the chip.
+Bytes between a device and its memory: each product reads its weights once per pass in the dtype in which they are
+stored, reads its input and writes its result. Decoding reads all weights and the caches at each token. An optimiser
+reads and writes its state. Attention's weights and operations fused into a product stay on the chip.
 
 Shape letters: B prompts, N responses of one prompt, P prompt length, R response length, L layers, D width, F MLP width,
 H heads, K KV heads, d head width, V vocabulary, E outer width.
@@ -26,12 +26,7 @@ FLOAT32 = 4  # bytes
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """Operations and bytes of a program.
-
-    Attributes:
-      flops: of all devices.
-      bytes: of each device.
-    """
+    """Operations of a program on all devices, and bytes of each device."""
 
     flops: float = 0.0
     bytes: float = 0.0
@@ -68,7 +63,7 @@ class Costs:
         self.vocab_shares, self.embed_shares = sharding.shards("vocab"), sharding.shards("embed")
         attention, mlp = 2 * (a.heads + a.kv_heads) * a.head_dim, (2 + a.gated) * a.mlp_features
         self.layer = a.width * (attention + mlp)  # parameters of a block's products
-        # What a device has of a token's features inside a block; times the width, of the block's parameters.
+        # A device's number of a token's features inside a block. Times the width, of the block's parameters.
         self.inside = attention / self.attention_shares + mlp / sharding.shards("mlp")
         self.trained_layers = a.layers - model.frozen_layers
 
@@ -95,7 +90,7 @@ class Costs:
         return self._pass(rows, 0, self.trained_layers)
 
     def head(self, tokens: float) -> Work:
-        """Logits of so many states."""
+        """Logits of that number of states."""
         a = self.model.architecture
         table = a.vocabulary * a.outer_width
         itemsize = self.itemsize if self.model.freeze else FLOAT32
@@ -148,22 +143,17 @@ class Costs:
         return gradient + self.log_probs_gradient(rows) if log_probs else gradient
 
     def rollout_scores(self, rows: Rows, *, tops: int) -> Work:
-        """Work of scoring a rollout from its states. `tops` is 2 where the value has a top of its own, else 1."""
-        policy_reference_and_reward = 3
-        return self.top(rows) * (policy_reference_and_reward + tops - 1) + self.log_probs(rows) * 2
+        """Scoring a rollout from its states: by policy, reference, reward, and by the value if `tops` is 2, not 1."""
+        return self.top(rows) * (2 + tops) + self.log_probs(rows) * 2
 
     def rollout_gradient(self, rows: Rows, *, tops: int) -> Work:
         """The gradient of PPO's loss. `tops` as above."""
         return self.top(rows) * 3 * tops + self.log_probs(rows) + self.log_probs_gradient(rows)
 
     def rollout_flops(self, rows: Rows, *, longest: int, epochs: float, tops: int) -> dict[str, float]:
-        """Floating-point operations of one step of PPO by its phases.
+        """Floating-point operations of one step of PPO by its phases. `rows` are those of the rollout, `tops` as above.
 
-        Args:
-          rows: of the rollout.
-          longest: tokens of its longest response, after which sampling stops.
-          epochs: how often each row is learned from.
-          tops: as above.
+        Sampling stops after the `longest` response, in tokens. Each row is learned from `epochs` times.
         """
         work = {
             "prefill": self.prefill(rows._replace(samples=0)),

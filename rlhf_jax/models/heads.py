@@ -10,19 +10,20 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rlhf_jax.models.logprobs import token_log_probs
 from rlhf_jax.models.sequences import Sequences
 from rlhf_jax.models.transformer import Edge, Model, Params, merge
 
 
-def with_head(top: Params, role: str, kernel: jax.Array) -> Params:
-    """A top with the linear head of a role ("value" or "reward"), kernel `[E]`."""
+def with_head(top: Params, role: str, kernel: Float[Array, " E"]) -> Params:
+    """A top with the linear head of a role ("value" or "reward")."""
     return {**top, role: {"kernel": kernel}}
 
 
-def random_head(key: jax.Array, width: int) -> jax.Array:
-    """`[E]` float32, std `1 / sqrt(E + 1)`: initial scores have a variance near 1 (Stiennon et al., 2020)."""
+def random_head(key: jax.Array, width: int) -> Float[Array, " E"]:
+    """A kernel with std `1 / sqrt(E + 1)`: initial scores have a variance near 1 (Stiennon et al., 2020)."""
     return nn.initializers.normal((width + 1) ** -0.5)(key, (width,), jnp.float32)
 
 
@@ -37,8 +38,7 @@ def log_probs(
 def values(params: Params, hidden: jax.Array) -> jax.Array:
     """The value before each response token: `[B, N, R]` float32. A head that came from a reward model has a bias."""
     head = params["value"]
-    linear = _linear(hidden[:, :, :-1], head["kernel"])
-    return linear + head["bias"] if "bias" in head else linear
+    return _linear(hidden[:, :, :-1], head["kernel"]) + head.get("bias", 0.0)
 
 
 def value_from_reward(top: Params, mean: float, std: float) -> Params:

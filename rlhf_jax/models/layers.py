@@ -1,8 +1,9 @@
 """Layers: dense, norms, rotary positions, MLPs.
 
-Shape letters: T tokens (all leading axes flattened), D model width, F MLP width, d head width. Every module declares
-the logical axes of its parameters once, by `nn.with_logical_partitioning`. Sharding, initialisation and restore all
-read them from there.
+Every module declares the logical axes of its parameters once, by `nn.with_logical_partitioning`. Sharding,
+initialisation and restore all read them from there.
+
+Shape letters: T tokens (all leading axes flattened), D model width, F MLP width, d head width.
 """
 
 from __future__ import annotations
@@ -14,10 +15,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from rlhf_jax.models.matmul import dense, matmul_gradients
 
-Activation = Callable[[jax.Array], jax.Array]
+type Angles = tuple[Float[Array, "... half"], Float[Array, "... half"]]
+"""Cosines and sines of rotary embeddings for each pair of features, `half` being d / 2."""
+
+type Activation = Callable[[jax.Array], jax.Array]
+
+
+def _param(module: nn.Module, name: str, init: nn.initializers.Initializer, axes: Sequence[str], shape: Sequence[int]):
+    """A float32 parameter of a module, with its logical axes."""
+    return module.param(name, nn.with_logical_partitioning(init, tuple(axes)), tuple(shape), jnp.float32)
 
 
 class Dense(nn.Module):
@@ -34,18 +44,15 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        std = math.prod(self.inputs) ** -0.5
-        init = nn.with_logical_partitioning(nn.initializers.normal(std), tuple(self.axes))
-        kernel = self.param("kernel", init, (*self.inputs, *self.outputs), jnp.float32)
+        init = nn.initializers.normal(math.prod(self.inputs) ** -0.5)
+        kernel = _param(self, "kernel", init, self.axes, (*self.inputs, *self.outputs))
         y = dense(x, kernel, len(self.inputs))
-        outputs = tuple(self.axes[len(self.inputs) :])
+        axes = self.axes[len(self.inputs) :]
         if self.quantised:
-            init = nn.with_logical_partitioning(nn.initializers.ones, outputs)
-            y = y * self.param("kernel_scale", init, tuple(self.outputs), jnp.float32).astype(y.dtype)
-        if not self.bias:
-            return y
-        init = nn.with_logical_partitioning(nn.initializers.zeros, outputs)
-        return y + self.param("bias", init, tuple(self.outputs), jnp.float32).astype(y.dtype)
+            y = y * _param(self, "kernel_scale", nn.initializers.ones, axes, self.outputs).astype(y.dtype)
+        if self.bias:
+            y = y + _param(self, "bias", nn.initializers.zeros, axes, self.outputs).astype(y.dtype)
+        return y
 
 
 class RMSNorm(nn.Module):
@@ -56,8 +63,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        init = nn.with_logical_partitioning(nn.initializers.ones, (self.axis,))
-        scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
+        scale = _param(self, "scale", nn.initializers.ones, (self.axis,), x.shape[-1:])
         wide = x.astype(jnp.float32)
         normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
         return normed.astype(x.dtype) * scale.astype(x.dtype)
@@ -70,8 +76,8 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), (x.shape[-1],))
-        bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)), (x.shape[-1],))
+        scale = _param(self, "scale", nn.initializers.ones, ("embed",), x.shape[-1:])
+        bias = _param(self, "bias", nn.initializers.zeros, ("embed",), x.shape[-1:])
         # Fused with the sums before it, the mean of x is rounded differently from that of the same x as an input.
         wide = jax.lax.optimization_barrier(x.astype(jnp.float32))
         wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
@@ -81,30 +87,27 @@ class LayerNorm(nn.Module):
         return (normed * scale + bias).astype(x.dtype)
 
 
-def rotary_angles(positions: jax.Array, frequencies: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines of rotary embeddings (Su et al., 2021), computed once for all layers.
+def rotary_angles(positions: Int[Array, ...], frequencies: Float[np.ndarray, " half"]) -> Angles:
+    """Angles of rotary embeddings (Su et al., 2021) in float32, computed once for all layers.
 
-    Args:
-      positions: `[...]` integer positions of real tokens.
-      frequencies: `[d / 2]` float32, radians a position.
-
-    Returns:
-      Two float32 arrays `[..., d / 2]`.
+    `positions` are those of real tokens, and `frequencies` are in radians per position.
     """
     angles = positions[..., None].astype(jnp.float32) * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotates `x` `[..., d]` by angles that broadcast to `[..., d / 2]`. Pairs are the two halves of d."""
+def rotate(x: Float[Array, "... d"], angles: Angles) -> Float[Array, "... d"]:
+    """Rotates `x` by angles that broadcast to `[..., d / 2]`. Pairs are the two halves of d."""
     cos, sin = (a.astype(x.dtype) for a in angles)
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
 @jax.custom_vjp
-def gate_and_up(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`[T, D]` and `[D, 2, F]` to gate and up, `[T, F]` each: one product forward, one for each backward.
+def gate_and_up(
+    x: Float[Array, "T D"], kernel: Float[Array, "D 2 F"]
+) -> tuple[Float[Array, "T F"], Float[Array, "T F"]]:
+    """Gate and up: one product forward, one for each backward.
 
     Joined backward, the gradient of the activation would be computed twice for every entry.
     """
@@ -112,17 +115,13 @@ def gate_and_up(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
     return both[:, 0], both[:, 1]
 
 
-def _gate_and_up_forward(x: jax.Array, kernel: jax.Array):
-    return gate_and_up(x, kernel), (x, kernel)
-
-
-def _gate_and_up_backward(residuals: tuple[jax.Array, jax.Array], gradients: tuple[jax.Array, jax.Array]):
+def _gate_and_up_gradients(residuals: tuple[jax.Array, jax.Array], gradients: tuple[jax.Array, jax.Array]):
     x, kernel = residuals
-    halves = [matmul_gradients((x, kernel[:, i]), dy) for i, dy in enumerate(gradients)]
-    return halves[0][0] + halves[1][0], jnp.stack([halves[0][1], halves[1][1]], axis=1)
+    (x_by_gate, gate), (x_by_up, up) = (matmul_gradients((x, kernel[:, i]), dy) for i, dy in enumerate(gradients))
+    return x_by_gate + x_by_up, jnp.stack([gate, up], axis=1)
 
 
-gate_and_up.defvjp(_gate_and_up_forward, _gate_and_up_backward)
+gate_and_up.defvjp(lambda x, kernel: (gate_and_up(x, kernel), (x, kernel)), _gate_and_up_gradients)
 
 
 class GatedMLP(nn.Module):
@@ -135,14 +134,12 @@ class GatedMLP(nn.Module):
     quantised: bool = False
 
     def setup(self) -> None:
-        init = nn.with_logical_partitioning(nn.initializers.normal(self.width**-0.5), ("embed", "gate_up", "mlp"))
-        self.gate_up = self.param("gate_up", init, (self.width, 2, self.features), jnp.float32)
+        init, axes, shape = nn.initializers.normal(self.width**-0.5), ("gate_up", "mlp"), (2, self.features)
+        self.gate_up = _param(self, "gate_up", init, ("embed", *axes), (self.width, *shape))
         if self.quantised:
-            init = nn.with_logical_partitioning(nn.initializers.ones, ("gate_up", "mlp"))
-            self.gate_up_scale = self.param("gate_up_scale", init, (2, self.features), jnp.float32)
+            self.gate_up_scale = _param(self, "gate_up_scale", nn.initializers.ones, axes, shape)
         if self.bias:
-            init = nn.with_logical_partitioning(nn.initializers.zeros, ("gate_up", "mlp"))
-            self.gate_up_bias = self.param("gate_up_bias", init, (2, self.features), jnp.float32)
+            self.gate_up_bias = _param(self, "gate_up_bias", nn.initializers.zeros, axes, shape)
         self.down = Dense((self.features,), (self.width,), ("mlp", "embed"), self.bias, self.quantised)
 
     def __call__(self, x: jax.Array) -> jax.Array:

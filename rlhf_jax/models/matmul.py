@@ -1,8 +1,8 @@
 """Matrix products with gradients that XLA's CPU backend runs at full speed, in bfloat16 too. Used by all layers.
 
-Its bfloat16 kernels read operands as they lie. A transpose that it folds into a product costs the
-kernel: the product is then computed in float32, or not at all. So products here name the axes they contract and never
-transpose an operand plainly.
+Its bfloat16 kernels read operands as they are stored. With a transpose folded in, a product has no such kernel: it is
+then computed in float32, or not at all. So products here name the axes they contract and never transpose an operand
+plainly.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rlhf_jax.parallel import sharding
 
 TILE = 64  # edge of the blocks in which `contract_rows` transposes
 
 
-def contract_rows(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Sum over rows of outer products: `[..., s, n]` and `[..., s, m]` to `[..., n, m]` float32.
+def contract_rows(a: Float[Array, "... s n"], b: Float[Array, "... s m"]) -> Float[Array, "... n m"]:
+    """Sum over rows of outer products, in float32.
 
-    It is the shape of a weight's gradient, for which XLA's CPU backend has no bfloat16 kernel. Given `a` transposed it
-    has one, but folds a plain transpose back into the product. It cannot fold a transpose through tiles. Measured in
+    This is the shape of a weight's gradient, for which XLA's CPU backend has no bfloat16 kernel. It has one for `a`
+    transposed, but folds a plain transpose back into the product. It cannot fold a transpose through tiles. Measured in
     `docs/performance.md`.
     """
     *leading, rows, columns = a.shape
@@ -34,34 +35,24 @@ def contract_rows(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`[T, D] @ [D, F] -> [T, F]`, with gradients that the CPU compiler runs at full speed."""
+def matmul(x: Float[Array, "T D"], kernel: Float[Array, "D F"]) -> Float[Array, "T F"]:
+    """`x @ kernel`, with gradients that the CPU compiler runs at full speed."""
     return x @ kernel
 
 
-def _matmul_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return x @ kernel, (x, kernel)
-
-
-def matmul_gradients(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Gradients by both operands of `matmul`, given those as residuals and `[T, F]` of its result."""
+def matmul_gradients(residuals: tuple[jax.Array, jax.Array], dy: Float[Array, "T F"]) -> tuple[jax.Array, jax.Array]:
+    """Gradients by both operands of `matmul`, given those as residuals and the gradient by its result."""
     x, kernel = residuals
     return jnp.einsum("tf,df->td", dy, kernel), contract_rows(x, dy).astype(kernel.dtype)
 
 
-matmul.defvjp(_matmul_forward, matmul_gradients)
+matmul.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), matmul_gradients)
 
 
 def dense(x: jax.Array, kernel: jax.Array, contract: int = 1) -> jax.Array:
     """Contracts the last `contract` axes of `x` with the first of `kernel`, in `x`'s dtype, tokens flattened.
 
-    Args:
-      x: `[..., *inputs]`.
-      kernel: `[*inputs, *outputs]`, cast to `x.dtype`.
-      contract: the number of input axes.
-
-    Returns:
-      `[..., *outputs]`.
+    `[..., *inputs]` and `[*inputs, *outputs]` to `[..., *outputs]`. `contract` is the number of input axes.
     """
     leading, inputs, outputs = x.shape[: x.ndim - contract], kernel.shape[:contract], kernel.shape[contract:]
     width = math.prod(inputs)

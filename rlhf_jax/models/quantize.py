@@ -28,15 +28,10 @@ def is_quantised(path: str, declared: Collection[str]) -> bool:
 
 
 def quantise(kernel: np.ndarray, inputs: int, dtype: jnp.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric int8 values and their scale, by columns.
+    """Symmetric int8 values of a finite kernel, `[*inputs, *outputs]`, and their scale `[*outputs]`, by columns.
 
-    Args:
-      kernel: `[*inputs, *outputs]`, finite.
-      inputs: how many of its axes are inputs.
-      dtype: of the scale.
-
-    Returns:
-      Values of `kernel`'s shape, -127 to 127, and the scale `[*outputs]`. A column of zeros has the scale 1.
+    `inputs` is the number of input axes, and `dtype` that of the scale. Values are between -127 and 127. A column of
+    zeros has the scale 1.
     """
     kernel = np.asarray(kernel, np.float32)
     largest = np.abs(kernel).max(axis=tuple(range(inputs)))

@@ -32,12 +32,12 @@ class Blocks:
     """Storage, execution and differentiation of a network's blocks.
 
     Attributes:
-      scan: whether blocks that compute the same are held as one array a parameter and compiled as one body. Compiling
-        then takes no longer the deeper the network is. On a CPU the program is slower for it. Files do not depend on
-        it, and a run may change it.
-      remat: what a backward pass finds saved inside a block and does not compute again: "none" computes nothing again,
-        "projections" saves the results of products with weights, "full" nothing. A run may change it.
-      quantize_trunk: "int8" holds the weights of the trunk's blocks as int8, with a scale for each output. "none".
+      scan: True to store blocks that compute the same as one array per parameter and compile them as one body. Compile
+        time then does not grow with depth. On a CPU the program is slower for it. Files do not depend on it, and a run
+        may change it.
+      remat: the part of a block that a backward pass computes again: "none" nothing, "projections" all but the results
+        of products with weights, "full" everything. A run may change it.
+      quantize_trunk: "int8" stores the weights of the trunk's blocks as int8, with a scale for each output. Or "none".
     """
 
     scan: bool = may_change(default=False)
@@ -49,7 +49,7 @@ UNROLLED = Blocks()
 
 
 def runs(architecture: Architecture, frozen_layers: int, scan: bool) -> list[range]:
-    """The blocks, in order, as the runs that `through` goes through. Each block is one of its own unless scanned."""
+    """The blocks, in order, as the runs that `through` goes through. Each block is a run of its own unless scanned."""
     last = architecture.layers - 1
     windows = architecture.windows or (None,) * architecture.layers
     cuts = {0, frozen_layers, last, architecture.layers}
@@ -58,17 +58,10 @@ def runs(architecture: Architecture, frozen_layers: int, scan: bool) -> list[ran
 
 
 def through(layers: dict[str, Any], run: range, step: Step, carry: Any, inputs: Any = None) -> tuple[Any, Any]:
-    """`step` for each block of a run in turn.
+    """Applies `step` to each block of a run in turn, and returns `(carry, outputs)`.
 
-    Args:
-      layers: parameters by the names of runs.
-      run: of `runs`.
-      step: what one block does.
-      carry: goes into the first block, and from each into the next.
-      inputs: a pytree of what each block gets, the blocks as leading axis.
-
-    Returns:
-      `(carry, outputs)`, the outputs with the blocks as leading axis.
+    `layers` are the parameters by the names of runs. `carry` goes into the first block, and from each into the next.
+    `inputs` is a pytree with an input per block. It and the outputs have the blocks as leading axis.
     """
     parameters = layers[file_layout.group_name(run)]
     if len(run) > 1:

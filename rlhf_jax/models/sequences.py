@@ -14,7 +14,7 @@ type Array = jax.Array | np.ndarray
 
 
 def real_positions(mask: Array) -> jax.Array:
-    """`[..., T]` bool to int32: the place of each real token among the real tokens of its row."""
+    """`[..., T]` bool to int32: the index of each real token among the real tokens of its row."""
     return jnp.maximum(jnp.cumsum(mask, axis=-1, dtype=jnp.int32) - 1, 0)
 
 
@@ -40,10 +40,9 @@ class Sequences:
         return self.prompt_mask & following
 
     def continuation(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The last prompt token followed by the response.
+        """The last prompt token followed by the response: `(tokens, mask, positions)`, each `[B, N, R + 1]`.
 
-        Returns:
-          `(tokens, mask, positions)`, each `[B, N, R + 1]`. Positions count real tokens from the start of the prompt.
+        Positions count real tokens from the start of the prompt.
         """
         batch, samples, _ = self.response.shape
         length = self.prompt_mask.sum(axis=1, dtype=jnp.int32)
@@ -57,5 +56,4 @@ class Sequences:
 
 def last_index(mask: jax.Array) -> jax.Array:
     """`[..., R] -> [...]`: index of the last real token. 0 for an empty row."""
-    positions = jnp.arange(mask.shape[-1])
-    return jnp.max(jnp.where(mask, positions, 0), axis=-1)
+    return jnp.max(jnp.where(mask, jnp.arange(mask.shape[-1]), 0), axis=-1)

@@ -7,9 +7,9 @@ Parameters are one nested dict:
 
 and where the architecture has them embed/positions [P, D], embed/project [E, D], norm/bias [D] and head/project [D, E].
 
-`Model.split` cuts that dict at the trunk's edge, `merge` joins it again without a copy. What runs is decided by which
-layers are asked for, so trunk once and the whole network are the same code. A network that is scanned has runs of
-blocks as one array each, `layers/<first>-<last>/...` (`depth`, `stacks`).
+`Model.split` cuts that dict at the trunk's edge, `merge` joins it again without a copy. The caller chooses the layers
+that run, so the trunk alone and the whole network are the same code. A network that is scanned has runs of blocks as
+one array each, `layers/<first>-<last>/...` (`scan`, `parallel.file_layout`).
 
 Shape letters: B prompts, N responses of one prompt, P prompt length, R response length, D width, E outer width (D but
 for OPT-350M), V vocabulary, K KV heads, d head width, L layers.
@@ -24,14 +24,15 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import attention, scan
 from rlhf_jax.models.architecture import POSITION_OFFSET, Architecture
 from rlhf_jax.models.attention import KeysValues
-from rlhf_jax.models.block import NORMS, Angles, Attend, Block
+from rlhf_jax.models.block import NORMS, Attend, Block
 from rlhf_jax.models.init import random_parameters
-from rlhf_jax.models.layers import rotary_angles
+from rlhf_jax.models.layers import Angles, rotary_angles
 from rlhf_jax.models.matmul import dense
 from rlhf_jax.models.scan import UNROLLED, Blocks
 from rlhf_jax.models.sequences import Sequences, real_positions
@@ -67,10 +68,10 @@ class Model:
       dtype: of activations. Parameters are cast to it where they are used.
       freeze: fraction of the blocks that is frozen, `int(freeze * L)` of them from the bottom, with the embeddings and
         the LM head (the study's choice). 0 freezes nothing: the trunk is empty and the edge is the token ids.
-      ids: how many ids the tokenizer knows, or None for all of V. The rest is neither sampled nor in a softmax.
+      ids: number of ids that the tokenizer has, or None for all of V. The rest is neither sampled nor in a softmax.
       vocabulary_multiple: the embedding and the LM head are stored with V rounded up to a multiple of this, so that a
         mesh divides them. The rows past V are padding.
-      blocks: how the blocks are held, run and differentiated.
+      blocks: storage, execution and differentiation of the blocks.
     """
 
     architecture: Architecture
@@ -97,17 +98,15 @@ class Model:
 
     @property
     def runs(self) -> list[range]:
-        """All blocks in order, those together that are held and compiled as one."""
+        """All blocks in order, grouped as they are stored and compiled."""
         return scan.runs(self.architecture, self.frozen_layers, self.blocks.scan)
 
     def is_frozen(self, path: str) -> bool:
         """True if the parameter at a path ("layers/3/qkv/kernel") belongs to the trunk."""
         kind, *rest = path.split("/")
-        if not self.freeze:
-            return False
-        return kind in ("embed", "head") or (
-            kind == "layers" and file_layout.blocks_of(rest[0])[0] < self.frozen_layers
-        )
+        if kind == "layers":
+            return file_layout.blocks_of(rest[0])[0] < self.frozen_layers
+        return self.freeze > 0 and kind in ("embed", "head")
 
     def split(self, params: Params) -> tuple[Params, Params]:
         """Cuts parameters into `(trunk, top)`. Leaves are not copied."""
@@ -121,7 +120,7 @@ class Model:
         return trunk, top
 
     def cast(self, params: Params) -> Params:
-        """Parameters in the compute dtype, as the network would cast them where it uses them. Int8 ones stay."""
+        """Parameters in the compute dtype, as the network casts them where it uses them. Int8 ones stay."""
         return jax.tree.map(lambda x: x.astype(self.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, params)
 
     def init(self, key: jax.Array) -> Params:
@@ -160,12 +159,12 @@ class Model:
             raise UserError(f"rows are {length} tokens long, padding included, and this network has {limit} positions")
 
     def longest_prompt(self, max_new_tokens: int) -> int | None:
-        """Tokens of a prompt that leave room for so many new ones. None where positions do not end."""
+        """Tokens of a prompt that leave room for that number of new ones. None where positions do not end."""
         limit = self.architecture.length_limit
         return None if limit is None else limit - max_new_tokens
 
-    def embed(self, params: Params, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-        """`[...]` int32 ids and their positions among the real tokens -> `[..., D]` in the compute dtype."""
+    def embed(self, params: Params, tokens: Int[Array, "*B"], positions: Int[Array, "*B"]) -> Float[Array, "*B D"]:
+        """Embeds ids at their positions among the real tokens, in the compute dtype."""
         embed = params["embed"]
         x = embed["table"].astype(self.dtype)[tokens]
         if "project" in embed:
@@ -192,12 +191,12 @@ class Model:
     def block(self, params: Params, layer: int, x: jax.Array, angles: Angles | None, attend: Attend) -> jax.Array:
         """One block by its own parameters, `[B, ..., D] -> [B, ..., D]`. See `block.Block` for `attend`.
 
-        Of `layer` matters here and below what a run of blocks has in common: any block of the run will do.
+        `layer` may be any block of its run, here and below: only what the blocks of a run have in common is read.
         """
         return sharding.constrain(self._block(layer).apply({"params": params}, x, angles, attend), "batch")
 
     def keys_values(self, params: Params, layer: int, x: jax.Array, angles: Angles | None) -> KeysValues:
-        """Keys and values alone, for a prompt whose queries nobody asks for: `[B, K, P, d]` each."""
+        """Keys and values alone, for a prompt whose queries are not used: `[B, K, P, d]` each."""
         _, k, v = self._block(layer).apply({"params": params}, x, angles, method=Block.queries_keys_values)
         return KeysValues(k, v)
 
@@ -270,17 +269,13 @@ class Model:
         edge = self._layers(params, sequences, edge, range(self.frozen_layers, self.architecture.layers))
         return self.finish(params, edge.continuation)
 
-    def logits(self, params: Params, tokens: jax.Array, mask: jax.Array) -> jax.Array:
-        """Logits of whole rows, whatever their padding side.
+    def logits(
+        self, params: Params, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"] | Int[Array, "B T"]
+    ) -> Float[Array, "B T V"]:
+        """Logits of whole rows, whatever their padding side, in float32. `mask` is true, or 1, on real tokens.
 
-        Args:
-          params: all parameters.
-          tokens: `[B, T]` int32.
-          mask: `[B, T]` bool or 0/1, true on real tokens.
-
-        Returns:
-          `[B, T, V]` float32. Rows of filler tokens hold finite numbers without meaning. V is all of the config's
-          vocabulary, ids that the tokenizer does not know included.
+        Rows of filler tokens contain finite numbers without meaning. V is all of the config's vocabulary, ids that the
+        tokenizer does not know included.
 
         Raises:
           UserError: the rows are longer than the network has positions for.

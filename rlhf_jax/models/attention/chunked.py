@@ -1,13 +1,14 @@
 """Attention in parts: a prompt that N responses share, and each response's own tokens, merged by their log-sum-exps.
 
-It runs on every platform, with any window, and decoding uses it everywhere (see `attention`).
+It runs on every platform, with any window, and decoding uses it everywhere (see `dispatch`).
 
-`attend` is the one primitive: batched, with heads in the batch, and a backward pass of its own that keeps only the
-output and its log-sum-exp and recomputes the weights (Dao et al., 2022). Parts over disjoint keys are merged exactly
+`attend` is the one primitive: batched, with heads in the batch. Its own backward pass keeps only the output and its
+log-sum-exp and recomputes the weights (Dao et al., 2022). Parts over disjoint keys are merged exactly
 (flash-decoding), so a prompt's keys are stored and read once however many responses attend to them.
 
 Heads come right after the batch, so that both parts are plain reshapes of one layout: queries `[B, K, ..., G, S, d]`,
-keys and values `[B, K, ..., T, d]`, where `...` is N for responses and nothing for prompts.
+keys and values `[B, K, ..., T, d]`, where `...` is N for responses and nothing for prompts. Queries are scaled by the
+caller. A window is the number of real tokens that a token sees, itself included, or None for all.
 
 Shape letters: B prompts, N responses of one prompt, P prompt length, S queries' tokens, T keys' tokens, K KV heads,
 G queries of one KV head, d head width.
@@ -19,11 +20,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.models.matmul import contract_rows
 
 MASKED = -1e30  # finite: what no query may see vanishes in the sums, and rows that see nothing stay finite
-CHUNK = 128  # queries of one causal chunk; keys after its end are never touched
+CHUNK = 128  # queries of one causal chunk, whose keys after its end are never read
 
 
 class KeysValues(NamedTuple):
@@ -41,14 +43,10 @@ class Part(NamedTuple):
 
 
 @jax.custom_vjp
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> Part:
-    """Softmax attention of already scaled queries.
-
-    Args:
-      q: `[..., S, d]`, scaled by the caller.
-      k: `[..., T, d]`.
-      v: `[..., T, d]`.
-      mask: bool, broadcastable to `[..., S, T]`, true where a query may see a key.
+def attend(
+    q: Float[Array, "... S d"], k: Float[Array, "... T d"], v: Float[Array, "... T d"], mask: Bool[Array, ...]
+) -> Part:
+    """Softmax attention. `mask`, which broadcasts to `[..., S, T]`, is true where a query may see a key.
 
     Returns:
       `Part(out [..., S, d] in q's dtype, lse [..., S] float32)`. A query that sees nothing has an lse near `MASKED`, by
@@ -68,6 +66,7 @@ def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _scores(q: jax.Array, k: jax.Array, mask: jax.Array) -> jax.Array:
+    """Products of queries and keys `[..., S, T]`, `MASKED` where the mask is false."""
     return jnp.where(mask, _product("...sd,...td->...st", q, k), MASKED)
 
 
@@ -101,17 +100,12 @@ def merge(first: Part, second: Part) -> jax.Array:
     return (a * first.out.astype(jnp.float32) + b * second.out.astype(jnp.float32)).astype(first.out.dtype)
 
 
-def causal(q: jax.Array, own: KeysValues, mask: jax.Array, window: int | None = None) -> Part:
-    """Each token attends to the real tokens up to itself, in chunks of queries.
+def causal(
+    q: Float[Array, "B K ... G S d"], own: KeysValues, mask: Bool[Array, "B ... S"], window: int | None = None
+) -> Part:
+    """Each token attends to the real tokens up to itself, in chunks of queries: `out` of q's shape.
 
-    Args:
-      q: `[B, K, ..., G, S, d]`, scaled.
-      own: `[B, K, ..., S, d]`.
-      mask: `[B, ..., S]` bool, true on real tokens. A token always sees itself, so filler rows stay finite.
-      window: how many real tokens a token sees, itself included. None for all.
-
-    Returns:
-      `Part(out [B, K, ..., G, S, d], lse [B, K, ..., G, S])`.
+    `mask` is true on real tokens. A token always sees itself, so filler rows stay finite.
     """
     *leading, group, length, width = q.shape
     positions = jnp.cumsum(mask, axis=-1)
@@ -132,18 +126,16 @@ def causal(q: jax.Array, own: KeysValues, mask: jax.Array, window: int | None = 
     return Part(jnp.concatenate(outs, axis=-2), jnp.concatenate(lses, axis=-1))
 
 
-def shared(q: jax.Array, prompt: KeysValues, mask: jax.Array, positions: jax.Array, window: int | None = None) -> Part:
-    """All tokens of all N responses attend to the one prompt, as a single product a head.
+def shared(
+    q: Float[Array, "B K N G S d"],
+    prompt: KeysValues,
+    mask: Bool[Array, "B P"],
+    positions: Int[Array, "B N S"],
+    window: int | None = None,
+) -> Part:
+    """All tokens of all N responses attend to the one prompt, as a single product per head: `out` of q's shape.
 
-    Args:
-      q: `[B, K, N, G, S, d]`, scaled.
-      prompt: `[B, K, P, d]`.
-      mask: `[B, P]` bool.
-      positions: `[B, N, S]` of the queries' tokens, counted from the prompt's first real token.
-      window: how many real tokens a token sees, itself included. None for all.
-
-    Returns:
-      `Part(out [B, K, N, G, S, d], lse [B, K, N, G, S])`.
+    `mask` is the prompt's. `positions` are those of the queries' tokens, counted from the prompt's first real token.
     """
     rows = q.reshape(*q.shape[:2], -1, q.shape[-1])
     visible = mask[:, None, None, :]
@@ -155,16 +147,10 @@ def shared(q: jax.Array, prompt: KeysValues, mask: jax.Array, positions: jax.Arr
     return Part(part.out.reshape(q.shape), part.lse.reshape(q.shape[:-1]))
 
 
-def cached(q: jax.Array, cache: KeysValues, visible: jax.Array) -> Part:
-    """One new token of each response attends to that response's cache.
+def cached(q: Float[Array, "B K N G 1 d"], cache: KeysValues, visible: Bool[Array, " T"]) -> Part:
+    """One new token of each response attends to that response's cache, `[B, K, N, T, d]`: `out` of q's shape.
 
-    Args:
-      q: `[B, K, N, G, 1, d]`, scaled.
-      cache: `[B, K, N, T, d]`.
-      visible: `[T]` bool, true on the slots that the token sees, its own included.
-
-    Returns:
-      `Part(out [B, K, N, G, 1, d], lse [B, K, N, G, 1])`.
+    `visible` is true on the slots that the token sees, its own included.
     """
     part = attend(q[..., 0, :], cache.keys, cache.values, visible)
     return Part(part.out[..., None, :], part.lse[..., None])

@@ -1,11 +1,11 @@
 """Attention as the network calls it, and the choice of what computes it.
 
 `causal` and `responses` read whole rows, in training and of prompts before sampling, by the kernel that `choose` names.
-Decoding asks for one query a row and waits for the cache to be read from memory. It is `merge(cached, shared)` of
-`attention_parts` on every platform.
+Decoding has one query per row and waits for the cache to be read from memory. It is `merge(cached, shared)` of
+`chunked` on every platform.
 
-Shape letters: B prompts, N responses of one prompt, P prompt length, S queries' tokens, K KV heads, G queries of one
-KV head, d head width.
+Both return the shape and dtype of `q`. Rows of filler tokens contain finite numbers without meaning. Scaled queries,
+windows and shape letters as in `chunked`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractDevice
+from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.models.attention import chunked, packed
 from rlhf_jax.models.attention.chunked import KeysValues, merge, shared
@@ -25,18 +26,14 @@ def choose(
 ) -> Kernel | None:
     """The kernel for attention over whole rows, or None for attention in parts.
 
-    - A window shorter than the row: in parts. A window counts real tokens. Which keys it holds is data, and the kernels
-      skip work by rules over shapes.
+    - A window shorter than the row: in parts. A window counts real tokens. The keys that it contains are data, and the
+      kernels skip work by rules over shapes.
     - TPU, float32 or bfloat16: splash attention.
     - NVIDIA GPU of compute capability 8.0 or later, bfloat16 or float16, head width a multiple of 8 up to 128: cuDNN.
     - All else, CPUs included: in parts.
 
-    Args:
-      device: what the network runs on.
-      dtype: of queries, keys and values.
-      width: d.
-      length: the most tokens that one row holds, prompt and response together.
-      window: how many real tokens a token sees, itself included. None for all.
+    `dtype` is that of queries, keys and values, `width` is d, and `length` the largest number of tokens in a row,
+    prompt and response together.
     """
     if window is not None and window < length:
         return None
@@ -45,7 +42,7 @@ def choose(
 
         return splash
     if device.platform == "gpu" and dtype in (jnp.bfloat16, jnp.float16) and width % 8 == 0 and width <= 128:
-        major = device.compute_capability.partition(".")[0]  # "9.0" of a CUDA device; "gfx942" of a ROCm one
+        major = device.compute_capability.partition(".")[0]  # "9.0" of a CUDA device, "gfx942" of a ROCm one
         if major.isdecimal() and int(major) >= 8:
             from rlhf_jax.models.attention.cudnn import cudnn
 
@@ -53,18 +50,10 @@ def choose(
     return None
 
 
-def causal(q: jax.Array, own: KeysValues, mask: jax.Array, window: int | None = None) -> jax.Array:
-    """Each token attends to the real tokens up to itself.
-
-    Args:
-      q: `[B, K, G, S, d]`, scaled.
-      own: `[B, K, S, d]`.
-      mask: `[B, S]` bool, true on real tokens.
-      window: how many real tokens a token sees, itself included. None for all.
-
-    Returns:
-      `[B, K, G, S, d]` in q's dtype. Rows of filler tokens hold finite numbers without meaning.
-    """
+def causal(
+    q: Float[Array, "B K G S d"], own: KeysValues, mask: Bool[Array, "B S"], window: int | None = None
+) -> Float[Array, "B K G S d"]:
+    """Each token attends to the real tokens up to itself. `mask` is true on real tokens."""
     kernel = choose(sharding.device(), q.dtype, q.shape[-1], mask.shape[1], window)
     if kernel is None:
         return chunked.causal(q, own, mask, window).out
@@ -72,27 +61,17 @@ def causal(q: jax.Array, own: KeysValues, mask: jax.Array, window: int | None = 
 
 
 def responses(
-    q: jax.Array,
+    q: Float[Array, "B K N G S d"],
     own: KeysValues,
     prompt: KeysValues,
-    own_mask: jax.Array,
-    prompt_mask: jax.Array,
-    positions: jax.Array,
+    own_mask: Bool[Array, "B N S"],
+    prompt_mask: Bool[Array, "B P"],
+    positions: Int[Array, "B N S"],
     window: int | None = None,
-) -> jax.Array:
+) -> Float[Array, "B K N G S d"]:
     """Each token of N responses attends to the prompt that they share and to its own response up to itself.
 
-    Args:
-      q: `[B, K, N, G, S, d]`, scaled.
-      own: `[B, K, N, S, d]`.
-      prompt: `[B, K, P, d]`.
-      own_mask: `[B, N, S]` bool, true on real tokens.
-      prompt_mask: `[B, P]` bool.
-      positions: `[B, N, S]` of the responses' tokens, counted from the prompt's first real token.
-      window: how many real tokens a token sees, itself included. None for all.
-
-    Returns:
-      `[B, K, N, G, S, d]` in q's dtype. Rows of filler tokens hold finite numbers without meaning.
+    Masks are true on real tokens. `positions` are as in `chunked.shared`.
     """
     kernel = choose(sharding.device(), q.dtype, q.shape[-1], prompt_mask.shape[1] + own_mask.shape[2], window)
     if kernel is None:

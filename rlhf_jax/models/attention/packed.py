@@ -1,11 +1,10 @@
-"""Prompt and responses as one attention a prompt, for kernels that neither take nor return parts of it.
+"""Prompt and responses as one attention per prompt, for kernels that neither take nor return parts of it.
 
 The tokens of all N responses are the queries. The keys are the prompt's, once, followed by all the responses' own. A
 static rule (`sees`) keeps the responses apart and causal. Data says which tokens are real. A kernel is a function of a
 `Joined`. This module lays the arrays out for it and takes its result apart.
 
-Shape letters: B prompts, N responses of one prompt, P prompt length, S queries' tokens, K KV heads, G queries of one KV
-head, H = K * G, d head width. Q = N * S and P' = P, rounded up to multiples of `MULTIPLE`. T = P' + Q.
+Shape letters as in `chunked`, and H = K * G. Q = N * S and P' = P, rounded up to multiples of `MULTIPLE`. T = P' + Q.
 """
 
 from __future__ import annotations
@@ -16,10 +15,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from rlhf_jax.models.attention.chunked import KeysValues
 
-MULTIPLE = 128  # splash attention's tiles have to divide a length; cuDNN's tiles are no larger
+MULTIPLE = 128  # splash attention's tiles have to divide a length, and cuDNN's tiles are no larger
 
 
 class Joined(NamedTuple):
@@ -49,35 +49,21 @@ type Kernel = Callable[[Joined], jax.Array]  # to the queries' shape and dtype
 def sees[A: (jax.Array, np.ndarray)](query: A, key: A, prompt: int, response: int) -> A:
     """True if query `query` of Q may see key `key` of T: all of the prompt, and its own response up to itself.
 
-    Args:
-      query: integers, broadcastable with `key`.
-      key: integers.
-      prompt: P'.
-      response: S.
-
-    Returns:
-      bool, of the shape that both broadcast to.
+    Both are integers and broadcast. `prompt` is P' and `response` S.
     """
     own = key - prompt
     return (own < 0) | ((own <= query) & (own >= query - query % response))
 
 
 def responses(
-    kernel: Kernel, q: jax.Array, own: KeysValues, prompt: KeysValues, own_mask: jax.Array, prompt_mask: jax.Array
-) -> jax.Array:
-    """Each token of N responses attends to the prompt that they share and to its own response up to itself.
-
-    Args:
-      kernel: computes the attention.
-      q: `[B, K, N, G, S, d]`, scaled.
-      own: `[B, K, N, S, d]`.
-      prompt: `[B, K, P, d]`.
-      own_mask: `[B, N, S]` bool, true on real tokens.
-      prompt_mask: `[B, P]` bool.
-
-    Returns:
-      `[B, K, N, G, S, d]` in q's dtype. Rows of filler tokens hold finite numbers without meaning.
-    """
+    kernel: Kernel,
+    q: Float[Array, "B K N G S d"],
+    own: KeysValues,
+    prompt: KeysValues,
+    own_mask: Bool[Array, "B N S"],
+    prompt_mask: Bool[Array, "B P"],
+) -> Float[Array, "B K N G S d"]:
+    """`dispatch.responses` without a window, by a kernel."""
     batch, kv_heads, samples, group, length, width = q.shape
     tokens = samples * length
 
@@ -94,18 +80,10 @@ def responses(
     return jnp.moveaxis(out[:, :, :tokens].reshape(batch, kv_heads, group, samples, length, width), 3, 2)
 
 
-def causal(kernel: Kernel, q: jax.Array, own: KeysValues, mask: jax.Array) -> jax.Array:
-    """Each token attends to the real tokens up to itself: one response to a prompt of no tokens.
-
-    Args:
-      kernel: computes the attention.
-      q: `[B, K, G, S, d]`, scaled.
-      own: `[B, K, S, d]`.
-      mask: `[B, S]` bool, true on real tokens.
-
-    Returns:
-      `[B, K, G, S, d]` in q's dtype. Rows of filler tokens hold finite numbers without meaning.
-    """
+def causal(
+    kernel: Kernel, q: Float[Array, "B K G S d"], own: KeysValues, mask: Bool[Array, "B S"]
+) -> Float[Array, "B K G S d"]:
+    """`dispatch.causal` without a window, by a kernel: one response to a prompt of no tokens."""
     nothing = KeysValues(*(x[:, :, :0] for x in own))
     one = KeysValues(*(x[:, :, None] for x in own))
     return responses(kernel, q[:, :, None], one, nothing, mask[:, None], mask[:, :0])[:, :, 0]

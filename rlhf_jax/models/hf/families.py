@@ -59,21 +59,16 @@ class Fields:
 class Family:
     """A model family as Hugging Face writes it down.
 
-    Attributes:
-      model_class: of the causal LM in transformers.
-      classifier_class: of the sequence classifier.
-      read: fields of `config.json`, the defaults filled in, to an architecture. A missing field is a `KeyError`.
-      write: an architecture to the fields that `read` reads.
-      defaults: what transformers takes for absent fields.
-      required: fields that change the result, with the one value that this network computes.
+    `read` maps the fields of a `config.json`, the defaults filled in, to an architecture. A missing field is a
+    `KeyError`. `write` is the way back.
     """
 
-    model_class: str
-    classifier_class: str
+    model_class: str  # of the causal LM in transformers
+    classifier_class: str  # of the sequence classifier
     read: Callable[[Fields], Architecture]
     write: Callable[[Architecture], dict[str, Any]]
-    defaults: Mapping[str, Any]
-    required: Mapping[str, Any]
+    defaults: Mapping[str, Any]  # of transformers, for absent fields
+    required: Mapping[str, Any]  # fields that change the result, with the one value that this network computes
 
 
 def _read_rotary(fields: Fields) -> Rotary:
@@ -110,18 +105,32 @@ def _write_rotary(rotary: Rotary) -> dict[str, Any]:
     return {"rope_theta": rotary.theta, "rope_scaling": stretch}
 
 
+# Fields of an architecture that all families write alike.
+_SIZES = {
+    "vocabulary": "vocab_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "max_length": "max_position_embeddings",
+}
+
+
+def _read_sizes(fields: Fields) -> dict[str, int]:
+    return {name: fields.whole(key) for name, key in _SIZES.items()}
+
+
+def _write_sizes(a: Architecture) -> dict[str, Any]:
+    return {**{key: getattr(a, name) for name, key in _SIZES.items()}, "tie_word_embeddings": a.tied}
+
+
 def _read_llama_shaped(fields: Fields, family: str, **features: Any) -> Architecture:
-    heads = fields.whole("num_attention_heads")
+    sizes = _read_sizes(fields)
     return Architecture(
-        vocabulary=fields.whole("vocab_size"),
-        width=fields.whole("hidden_size"),
-        layers=fields.whole("num_hidden_layers"),
-        heads=heads,
-        kv_heads=fields.whole_or_none("num_key_value_heads") or heads,
-        head_dim=fields.whole_or_none("head_dim") or fields.whole("hidden_size") // heads,
+        **sizes,
+        kv_heads=fields.whole_or_none("num_key_value_heads") or sizes["heads"],
+        head_dim=fields.whole_or_none("head_dim") or sizes["width"] // sizes["heads"],
         mlp_features=fields.whole("intermediate_size"),
         epsilon=fields.number("rms_norm_eps"),
-        max_length=fields.whole("max_position_embeddings"),
         tied=fields.flag("tie_word_embeddings"),
         family=family,
         rotary=_read_rotary(fields),
@@ -131,16 +140,11 @@ def _read_llama_shaped(fields: Fields, family: str, **features: Any) -> Architec
 
 def _write_llama_shaped(a: Architecture) -> dict[str, Any]:
     return {
-        "vocab_size": a.vocabulary,
-        "hidden_size": a.width,
-        "num_hidden_layers": a.layers,
-        "num_attention_heads": a.heads,
+        **_write_sizes(a),
         "num_key_value_heads": a.kv_heads,
         "head_dim": a.head_dim,
         "intermediate_size": a.mlp_features,
         "rms_norm_eps": a.epsilon,
-        "max_position_embeddings": a.max_length,
-        "tie_word_embeddings": a.tied,
         "hidden_act": a.activation,
         **_write_rotary(a.rotary),
     }
@@ -200,20 +204,17 @@ def _write_qwen3(a: Architecture) -> dict[str, Any]:
 
 
 def _read_opt(fields: Fields) -> Architecture:
-    width, heads, bias = fields.whole("hidden_size"), fields.whole("num_attention_heads"), fields.flag("enable_bias")
+    sizes, bias = _read_sizes(fields), fields.flag("enable_bias")
+    width, heads = sizes["width"], sizes["heads"]
     outer = fields.whole_or_none("word_embed_proj_dim") or width
     if width % heads:
         raise ValueError(f"{heads} attention heads do not divide hidden_size {width}")
     return Architecture(
-        vocabulary=fields.whole("vocab_size"),
-        width=width,
-        layers=fields.whole("num_hidden_layers"),
-        heads=heads,
+        **sizes,
         kv_heads=heads,
         head_dim=width // heads,
         mlp_features=fields.whole("ffn_dim"),
         epsilon=1e-5,
-        max_length=fields.whole("max_position_embeddings"),
         tied=fields.flag("tie_word_embeddings"),
         family="opt",
         rotary=None,
@@ -231,13 +232,8 @@ def _read_opt(fields: Fields) -> Architecture:
 
 def _write_opt(a: Architecture) -> dict[str, Any]:
     return {
-        "vocab_size": a.vocabulary,
-        "hidden_size": a.width,
-        "num_hidden_layers": a.layers,
-        "num_attention_heads": a.heads,
+        **_write_sizes(a),
         "ffn_dim": a.mlp_features,
-        "max_position_embeddings": a.max_length,
-        "tie_word_embeddings": a.tied,
         "do_layer_norm_before": a.norm_first,
         "_remove_final_layer_norm": a.norm_first and not a.final_norm,
         "word_embed_proj_dim": a.outer_width,
@@ -249,12 +245,7 @@ def _write_opt(a: Architecture) -> dict[str, Any]:
 
 _ROTARY = {"rope_theta": 10000.0, "tie_word_embeddings": False}
 _QWEN = {**_ROTARY, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
-_OPT = {
-    "tie_word_embeddings": True,
-    "enable_bias": True,
-    "do_layer_norm_before": True,
-    "_remove_final_layer_norm": False,
-}
+_OPT = {"tie_word_embeddings": True, "enable_bias": True, "do_layer_norm_before": True}
 
 FAMILIES: dict[str, Family] = {
     "llama": Family(
@@ -294,7 +285,7 @@ FAMILIES: dict[str, Family] = {
         "OPTForSequenceClassification",
         _read_opt,
         _write_opt,
-        defaults=_OPT,
+        defaults={**_OPT, "_remove_final_layer_norm": False},
         required={"activation_function": "relu", "layer_norm_elementwise_affine": True},
     ),
 }
@@ -304,11 +295,7 @@ def from_hugging_face(config: Mapping[str, Any], source: str) -> Architecture:
     """The architecture of a Hugging Face `config.json`.
 
     Fields that transformers itself does not read for the family are ignored here as there. Every one that it reads is
-    either followed or, where this network computes one value alone, checked.
-
-    Args:
-      config: the parsed file.
-      source: its path, for messages.
+    either followed or, where this network computes one value alone, checked. `source` is the file's path, for messages.
 
     Raises:
       UserError: the model type or a field that would change the result is not supported, or a field is missing.
@@ -323,12 +310,11 @@ def from_hugging_face(config: Mapping[str, Any], source: str) -> Architecture:
         if config.get(key, expected) != expected:
             raise UserError(f"{source}: {key} is {config[key]!r}; only {expected!r} is supported")
     try:
-        architecture = family.read(Fields(config, family.defaults))
+        a = family.read(Fields(config, family.defaults))
     except KeyError as missing:
         raise UserError(f"{source}: the field {missing} is missing") from None
     except ValueError as error:
         raise UserError(f"{source}: {error}") from None
-    a = architecture
     if a.heads % a.kv_heads:
         raise UserError(f"{source}: {a.kv_heads} key-value heads do not divide {a.heads} attention heads")
     if a.rotary is not None and a.head_dim % 2:

@@ -19,10 +19,7 @@ KINDS = ("llama", "qwen2", "qwen3")  # of GGUF's `general.architecture`; Mistral
 
 
 class GGUFSource:
-    """Tensors of a GGUF file under their Hugging Face names.
-
-    Attributes:
-      architecture: read from the file's metadata.
+    """Tensors of a GGUF file under their Hugging Face names, with the architecture in the file's metadata.
 
     Raises:
       UserError: not a GGUF file, another architecture, or metadata missing.
@@ -53,9 +50,8 @@ class GGUFSource:
         try:
             weights = gguf.quants.dequantize(stored.data, stored.tensor_type).astype(np.float32, copy=False)
         except NotImplementedError:
-            raise UserError(
-                f"{self._path}: {name} has the type {stored.tensor_type.name}; it cannot be widened"
-            ) from None
+            kind = stored.tensor_type.name
+            raise UserError(f"{self._path}: {name} has the type {kind}; it cannot be widened") from None
         weights = weights.reshape([int(n) for n in reversed(stored.shape)])
         a = self.architecture
         heads = {"q_proj": a.heads, "k_proj": a.kv_heads}.get(name.split(".")[-2])

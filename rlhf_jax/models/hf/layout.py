@@ -1,7 +1,7 @@
 """Layout of Hugging Face's tensors: the name, shape and row order of each parameter.
 
 Hugging Face stores a linear map as `[outputs, inputs]`, queries, keys and values apart, and gate and up apart. Here a
-kernel is `[*inputs, *outputs]` with its heads as axes, and what is multiplied together is stored together.
+kernel is `[*inputs, *outputs]` with its heads as axes, and maps of one product are stored together.
 
 Shape letters as in `transformer.py`.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,13 +20,10 @@ type Shape = tuple[int, ...]
 
 
 class Entry(NamedTuple):
-    """One parameter.
+    """One parameter, by its path in the nested dict ("layers/3/qkv/kernel").
 
-    Attributes:
-      path: where it is in the nested dict, joined by "/".
-      tensors: Hugging Face names and shapes of what it is made of.
-      join: those arrays, in that order, to the parameter.
-      split: the way back.
+    `tensors` are the Hugging Face names and shapes of the arrays that `join` makes the parameter of, in their order.
+    `split` is the way back.
     """
 
     path: str
@@ -35,77 +32,59 @@ class Entry(NamedTuple):
     split: Callable[[np.ndarray], list[np.ndarray]]
 
 
-# What transformers calls the parts; `{}` stands for the layer.
+# The parts of a block and the norm at the end, as transformers calls them.
 _LLAMA_NAMES = {
-    "embed": "model.embed_tokens",
-    "norm": "model.norm",
-    "attention_norm": "model.layers.{}.input_layernorm",
-    "q": "model.layers.{}.self_attn.q_proj",
-    "k": "model.layers.{}.self_attn.k_proj",
-    "v": "model.layers.{}.self_attn.v_proj",
-    "q_norm": "model.layers.{}.self_attn.q_norm",
-    "k_norm": "model.layers.{}.self_attn.k_norm",
-    "out": "model.layers.{}.self_attn.o_proj",
-    "mlp_norm": "model.layers.{}.post_attention_layernorm",
-    "gate": "model.layers.{}.mlp.gate_proj",
-    "up": "model.layers.{}.mlp.up_proj",
-    "down": "model.layers.{}.mlp.down_proj",
+    "norm": "norm",
+    "attention_norm": "input_layernorm",
+    "out": "self_attn.o_proj",
+    "mlp_norm": "post_attention_layernorm",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
 }
 _OPT_NAMES = {
-    "embed": "model.decoder.embed_tokens",
-    "positions": "model.decoder.embed_positions",
-    "project_in": "model.decoder.project_in",
-    "project_out": "model.decoder.project_out",
-    "norm": "model.decoder.final_layer_norm",
-    "attention_norm": "model.decoder.layers.{}.self_attn_layer_norm",
-    "q": "model.decoder.layers.{}.self_attn.q_proj",
-    "k": "model.decoder.layers.{}.self_attn.k_proj",
-    "v": "model.decoder.layers.{}.self_attn.v_proj",
-    "out": "model.decoder.layers.{}.self_attn.out_proj",
-    "mlp_norm": "model.decoder.layers.{}.final_layer_norm",
-    "up": "model.decoder.layers.{}.fc1",
-    "down": "model.decoder.layers.{}.fc2",
+    "norm": "final_layer_norm",
+    "attention_norm": "self_attn_layer_norm",
+    "out": "self_attn.out_proj",
+    "mlp_norm": "final_layer_norm",
+    "up": "fc1",
+    "down": "fc2",
 }
 
 
 def entries(a: Architecture, rows: int) -> Iterator[Entry]:
     """Every parameter of a causal LM, from the embedding up.
 
-    Args:
-      a: the architecture.
-      rows: rows that the embedding and the LM head are stored with here. Those past V are zero and not exported.
+    The embedding and the LM head are stored with `rows` rows here. Those past V are zero and not exported.
     """
-    names = _OPT_NAMES if a.family == "opt" else _LLAMA_NAMES
-    embed_shape = (a.vocabulary, a.outer_width)
-    yield _padded("embed/table", f"{names['embed']}.weight", embed_shape, rows)
+    names, prefix = (_OPT_NAMES, "model.decoder") if a.family == "opt" else (_LLAMA_NAMES, "model")
+    yield _padded("embed/table", f"{prefix}.embed_tokens.weight", (a.vocabulary, a.outer_width), rows)
     if a.embed_width:
-        yield _linear("embed/project", f"{names['project_in']}.weight", (a.outer_width,), (a.width,))
+        yield _linear("embed/project", f"{prefix}.project_in.weight", (a.outer_width,), (a.width,))
     if a.rotary is None:
         positions = (a.max_length + POSITION_OFFSET, a.width)
-        yield _same("embed/positions", f"{names['positions']}.weight", positions)
+        yield _same("embed/positions", f"{prefix}.embed_positions.weight", positions)
     for layer in range(a.layers):
-        inside = {part: name.format(layer) for part, name in names.items() if "{}" in name}
-        yield from _block_entries(a, f"layers/{layer}", inside)
+        yield from _block_entries(a, f"layers/{layer}", f"{prefix}.layers.{layer}", names)
     if a.final_norm:
-        yield from _norm_entries(a, "norm", names["norm"])
+        yield from _norm_entries(a, "norm", f"{prefix}.{names['norm']}")
     if a.embed_width:
-        yield _linear("head/project", f"{names['project_out']}.weight", (a.width,), (a.outer_width,))
+        yield _linear("head/project", f"{prefix}.project_out.weight", (a.width,), (a.outer_width,))
     if not a.tied:
-        yield _padded("head/table", "lm_head.weight", embed_shape, rows)
+        yield _padded("head/table", "lm_head.weight", (a.vocabulary, a.outer_width), rows)
 
 
-def _block_entries(a: Architecture, path: str, names: Mapping[str, str]) -> Iterator[Entry]:
-    heads = (a.kv_heads, a.group, a.head_dim)
+def _block_entries(a: Architecture, path: str, prefix: str, names: Mapping[str, str]) -> Iterator[Entry]:
+    names = {part: f"{prefix}.{name}" for part, name in names.items()}
+    qkv = [f"{prefix}.self_attn.{x}_proj" for x in "qkv"]
     yield from _norm_entries(a, f"{path}/attention_norm", names["attention_norm"])
-    yield _queries_keys_values(a, f"{path}/qkv/kernel", [f"{names[x]}.weight" for x in "qkv"], (a.width,))
+    yield _queries_keys_values(a, f"{path}/qkv/kernel", [f"{name}.weight" for name in qkv], (a.width,))
     if a.qkv_bias:
-        yield _queries_keys_values(a, f"{path}/qkv/bias", [f"{names[x]}.bias" for x in "qkv"], ())
+        yield _queries_keys_values(a, f"{path}/qkv/bias", [f"{name}.bias" for name in qkv], ())
     if a.qk_norm:
-        yield _same(f"{path}/q_norm/scale", f"{names['q_norm']}.weight", (a.head_dim,))
-        yield _same(f"{path}/k_norm/scale", f"{names['k_norm']}.weight", (a.head_dim,))
-    yield _linear(f"{path}/out/kernel", f"{names['out']}.weight", heads, (a.width,))
-    if a.out_bias:
-        yield _same(f"{path}/out/bias", f"{names['out']}.bias", (a.width,))
+        for norm in ("q_norm", "k_norm"):
+            yield _same(f"{path}/{norm}/scale", f"{prefix}.self_attn.{norm}.weight", (a.head_dim,))
+    yield from _layer_entries(f"{path}/out", names["out"], (a.kv_heads, a.group, a.head_dim), a.width, a.out_bias)
     yield from _norm_entries(a, f"{path}/mlp_norm", names["mlp_norm"])
     if a.gated:
         both = [names["gate"], names["up"]]
@@ -113,12 +92,14 @@ def _block_entries(a: Architecture, path: str, names: Mapping[str, str]) -> Iter
         if a.mlp_bias:
             yield _gate_and_up(a, f"{path}/mlp/gate_up_bias", [f"{name}.bias" for name in both], ())
     else:
-        yield _linear(f"{path}/mlp/up/kernel", f"{names['up']}.weight", (a.width,), (a.mlp_features,))
-        if a.mlp_bias:
-            yield _same(f"{path}/mlp/up/bias", f"{names['up']}.bias", (a.mlp_features,))
-    yield _linear(f"{path}/mlp/down/kernel", f"{names['down']}.weight", (a.mlp_features,), (a.width,))
-    if a.mlp_bias:
-        yield _same(f"{path}/mlp/down/bias", f"{names['down']}.bias", (a.width,))
+        yield from _layer_entries(f"{path}/mlp/up", names["up"], (a.width,), a.mlp_features, a.mlp_bias)
+    yield from _layer_entries(f"{path}/mlp/down", names["down"], (a.mlp_features,), a.width, a.mlp_bias)
+
+
+def _layer_entries(path: str, name: str, inputs: Shape, outputs: int, bias: bool) -> Iterator[Entry]:
+    yield _linear(f"{path}/kernel", f"{name}.weight", inputs, (outputs,))
+    if bias:
+        yield _same(f"{path}/bias", f"{name}.bias", (outputs,))
 
 
 def _norm_entries(a: Architecture, path: str, name: str) -> Iterator[Entry]:
@@ -169,18 +150,3 @@ def _gate_and_up(a: Architecture, path: str, names: list[str], inputs: Shape) ->
         lambda gate, up: np.stack([gate.T, up.T], axis=-2),
         lambda x: [x[..., 0, :].T, x[..., 1, :].T],
     )
-
-
-def get(tree: Mapping[str, Any], path: str) -> Any:
-    """The leaf of a nested dict at a path joined by "/"."""
-    for key in path.split("/"):
-        tree = tree[key]
-    return tree
-
-
-def put(tree: dict[str, Any], path: str, leaf: Any) -> None:
-    """Sets the leaf of a nested dict at a path joined by "/". Makes the dicts on the way."""
-    *folders, name = path.split("/")
-    for folder in folders:
-        tree = tree.setdefault(folder, {})
-    tree[name] = leaf

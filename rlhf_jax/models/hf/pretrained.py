@@ -1,6 +1,6 @@
 """Hugging Face folders and GGUF files <-> parameters, one tensor at a time.
 
-`load` lays the tensors of a source out as this project's parameters, each one cast as soon as it is read.
+`load` turns the tensors of a source into this project's parameters and casts each one as soon as it is read.
 `save_pretrained` and `save_reward_model` are the way back, to folders that `transformers` loads.
 """
 
@@ -10,12 +10,14 @@ import copy
 import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rlhf_jax import assets
 from rlhf_jax.errors import UserError
@@ -38,19 +40,12 @@ _FLOATS = [jnp.dtype(name) for name in (*DTYPES, "float64")]
 
 
 class Pretrained(NamedTuple):
-    """A loaded network, cut at the trunk's edge.
-
-    Attributes:
-      model: its functions.
-      trunk: frozen parameters, in the compute dtype. Empty when nothing is frozen.
-      top: trainable parameters, float32.
-      fingerprint: of the trunk's source tensors, before any cast. Tops belong to exactly one.
-    """
+    """A loaded network, cut at the trunk's edge."""
 
     model: Model
-    trunk: Params
-    top: Params
-    fingerprint: str
+    trunk: Params  # frozen, in the compute dtype. Empty when nothing is frozen
+    top: Params  # trainable, float32
+    fingerprint: str  # of the trunk's source tensors, before any cast. Tops belong to exactly one
 
 
 def load(
@@ -67,13 +62,9 @@ def load(
 
     Args:
       name: a Hugging Face folder, hub name, `.gguf` file or packaged asset (`assets.resolve`).
-      freeze: fraction of frozen blocks, as in `Model`.
-      dtype: compute dtype.
-      ids: how many ids the tokenizer knows, as in `Model`.
-      vocabulary_multiple: as in `Model`.
-      blocks: as in `Model`.
-      check_finite: whether to look for NaN and infinity in every tensor, which reads them once more.
-      source: the tensors, if they are open already. `name` is then what messages say.
+      freeze, dtype, ids, vocabulary_multiple, blocks: as in `Model`.
+      check_finite: True to look for NaN and infinity in every tensor, which reads them once more.
+      source: the tensors, if they are open already. Messages still name `name`.
 
     Raises:
       UserError: the model cannot be found or read, its tensors do not fit its config, the tokenizer knows more ids than
@@ -89,40 +80,37 @@ def load(
     model = Model(source.architecture, dtype, freeze, ids, vocabulary_multiple, blocks)
     entries = list(layout.entries(source.architecture, model.rows))
     _check_names(source, entries, path)
-    trunk_digest = hashlib.sha256()
     axes = model.logical_axes()
-    params: Params = {}
-    for place, parts in _by_place(model, entries).items():
-        held: dict[str, list[np.ndarray]] = {}
+    params: dict[str, Any] = {}
+    for stored_path, parts in _by_stored_path(model, entries).items():
+        blocks_of: dict[str, list[np.ndarray]] = defaultdict(list)
         for entry in parts:
             tensors = [_read(source, tensor, shape, path, check_finite) for tensor, shape in entry.tensors.items()]
-            for name, array in _as_held(model, axes, place, entry.join(*tensors)).items():
-                held.setdefault(name, []).append(array)
-        for name, arrays in held.items():
+            for name, array in _as_stored(model, axes, stored_path, entry.join(*tensors)).items():
+                blocks_of[name].append(array)
+        for name, arrays in blocks_of.items():
             array = np.stack(arrays) if len(axes[name]) > arrays[0].ndim else arrays[0]
-            layout.put(params, name, sharding.place(array, axes[name]))
-    for entry in entries:
-        for tensor in entry.tensors if model.is_frozen(entry.path) else ():
-            trunk_digest.update(f"{tensor} {source.digest(tensor)}\n".encode())
-    trunk, top = model.split(params)
-    return Pretrained(model, trunk, top, trunk_digest.hexdigest() if freeze else "none")
+            params[name] = sharding.place(array, axes[name])
+    frozen = (tensor for entry in entries if model.is_frozen(entry.path) for tensor in entry.tensors)
+    digests = "".join(f"{tensor} {source.digest(tensor)}\n" for tensor in frozen)
+    trunk, top = model.split(unflatten_dict(params, sep="/"))
+    return Pretrained(model, trunk, top, hashlib.sha256(digests.encode()).hexdigest() if freeze else "none")
 
 
-def _by_place(model: Model, entries: Sequence[layout.Entry]) -> dict[str, list[layout.Entry]]:
+def _by_stored_path(model: Model, entries: Sequence[layout.Entry]) -> dict[str, list[layout.Entry]]:
     """The entries by the path of the parameter that they are, or are stacked to."""
     names = {str(i): file_layout.group_name(run) for run in model.runs for i in run}
-    places: dict[str, list[layout.Entry]] = {}
+    found: dict[str, list[layout.Entry]] = defaultdict(list)
     for entry in entries:
         kind, *rest = entry.path.split("/")
-        held = "/".join([kind, names[rest[0]], *rest[1:]]) if kind == "layers" else entry.path
-        places.setdefault(held, []).append(entry)
-    return places
+        found["/".join([kind, names[rest[0]], *rest[1:]]) if kind == "layers" else entry.path].append(entry)
+    return found
 
 
-def _as_held(
+def _as_stored(
     model: Model, axes: Mapping[str, Sequence[str | None]], path: str, array: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """One block's part of a parameter in the dtype that it is held in, or as int8 and a scale, by their paths."""
+    """One block's part of a parameter in its dtype in memory, or as int8 and a scale, by their paths."""
     if not is_quantised(path, axes):
         return {path: np.asarray(array, model.dtype if model.is_frozen(path) else jnp.float32)}
     scale = scale_path(path)
@@ -130,8 +118,9 @@ def _as_held(
 
 
 def _check_names(source: Source, entries: Sequence[layout.Entry], path: Path) -> None:
+    """Refuses missing and unexpected tensors."""
     expected = {name for entry in entries for name in entry.tensors}
-    # What old exports store and a tied head written out carry no information of their own.
+    # Buffers of old exports and a tied head written out carry no information of their own.
     ignored = {name for name in source.names() if name.endswith((".rotary_emb.inv_freq", ".masked_bias", ".version"))}
     if source.architecture.tied:
         ignored.add("lm_head.weight")
@@ -153,15 +142,12 @@ def _read(source: Source, name: str, shape: layout.Shape, path: Path, check_fini
 
 
 def load_pretrained(path_or_hub_name: str, dtype: str = "float32", check_finite: bool = False) -> tuple[Model, Params]:
-    """Loads a causal LM of any family whole.
+    """Loads a causal LM of any family whole, with parameters in float32.
 
     Args:
       path_or_hub_name: a Hugging Face folder, hub name, `.gguf` file or packaged asset.
-      dtype: compute dtype, "float32" or "bfloat16". Parameters are float32.
-      check_finite: whether to look for NaN and infinity in every tensor.
-
-    Returns:
-      `(model, params)`.
+      dtype: compute dtype, "float32" or "bfloat16".
+      check_finite: True to look for NaN and infinity in every tensor.
 
     Raises:
       UserError: another dtype, or as `load`.
@@ -178,9 +164,9 @@ def to_hugging_face_tensors(model: Model, params: Params) -> dict[str, np.ndarra
     The arrays are views of the parameters' copies on the host, not contiguous.
     """
     tensors: dict[str, np.ndarray] = {}
-    params = file_layout.unstacked(params)
+    leaves = flatten_dict(file_layout.unstacked(params), sep="/")
     for entry in layout.entries(model.architecture, model.rows):
-        tensors |= zip(entry.tensors, entry.split(np.asarray(layout.get(params, entry.path))), strict=True)
+        tensors |= zip(entry.tensors, entry.split(np.asarray(leaves[entry.path])), strict=True)
     return tensors
 
 
@@ -192,7 +178,7 @@ def save_pretrained(
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes a folder that `transformers` loads as a causal LM: config, safetensors, and what the tokenizer adds.
+    """Writes a folder that `transformers` loads as a causal LM: config, safetensors and the tokenizer's files.
 
     Args:
       folder: made if it does not exist.
@@ -230,18 +216,17 @@ def save_reward_model(
     """Writes a folder that `transformers` loads as a sequence classifier with one label, the raw score.
 
     transformers reads the score at the last id that is not the pad id, so a pad id that could end a response would move
-    it: the folder's pad token is a new one, `REWARD_PAD`, that no model here samples, with a row of zeros if the
-    embedding has none to spare. The normalisation constants are in the config, as `reward_mean` and `reward_std`.
+    it. The folder's pad token is therefore a new one, `REWARD_PAD`, that no model here samples. It has a row of zeros
+    if the embedding has none to spare. The normalisation constants are in the config, as `reward_mean` and
+    `reward_std`.
 
     Args:
       folder: made if it does not exist.
       model: the architecture.
       params: all parameters of the reward model, trunk and top merged, with its head `reward`.
       tokenizer: the policy's. It is not changed.
-      mean: of raw scores, to be taken from a score.
-      std: of raw scores, to divide by then.
-      dtype: as `save_pretrained`.
-      shard_bytes: as `save_pretrained`.
+      mean, std: of raw scores. The normalised score is `(score - mean) / std`.
+      dtype, shard_bytes: as `save_pretrained`.
 
     Raises:
       UserError: another dtype, or a tokenizer whose ids have a hole.
@@ -284,7 +269,7 @@ def _special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
 def _write_model(
     folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], dtype: str | None, shard_bytes: int
 ) -> None:
-    """config.json, then the weights. Each file is complete or not there."""
+    """Writes config.json, then the weights. Each file is complete or not there."""
     from huggingface_hub import split_state_dict_into_shards_factory
     from safetensors.numpy import save_file
 
@@ -306,8 +291,7 @@ def _write_model(
         os.replace(temporary, folder / file)
     written = set(plan.filename_to_tensors)
     if plan.is_sharded:
-        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-        _write(folder / INDEX, index)
+        _write(folder / INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})
         written.add(INDEX)
     for old in {folder / INDEX, *folder.glob("model*.safetensors")}:  # of another model, or in other shards
         if old.name not in written:

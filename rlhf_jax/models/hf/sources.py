@@ -18,11 +18,7 @@ from rlhf_jax.models.hf.torch_file import open_checkpoint
 
 
 class Source(Protocol):
-    """Tensors under the names that transformers gives them in a causal LM.
-
-    Attributes:
-      architecture: what they are the tensors of.
-    """
+    """Tensors of an architecture under the names that transformers gives them in a causal LM."""
 
     architecture: Architecture
 
@@ -30,7 +26,7 @@ class Source(Protocol):
         """Names of all tensors."""
 
     def tensor(self, name: str) -> np.ndarray:
-        """One tensor, read when asked for."""
+        """One tensor, read on demand."""
 
     def digest(self, name: str) -> str:
         """SHA-256 of the tensor as stored, before any conversion."""

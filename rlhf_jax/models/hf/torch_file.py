@@ -1,9 +1,8 @@
 """Reader of PyTorch checkpoints (`.bin`, `.pt`) without PyTorch: a flat dict of tensors, as torch.save writes it.
 
 Such a file is a zip archive of uncompressed records: `data.pkl`, a pickle that describes the tensors, and one record
-`data/<key>` of raw bytes for each storage that they view. A pickle is a program, and a file
-from the hub is not trusted. `safe_pickle` therefore allows only the globals that describe tensors, and none of them is
-torch's.
+`data/<key>` of raw bytes for each storage that they view. A pickle is a program, and a file from the hub is not
+trusted. `safe_pickle` therefore allows only the globals that describe tensors, and none of them is torch's.
 """
 
 from __future__ import annotations
@@ -48,27 +47,16 @@ _CONVERT = "load it once in torch and save its tensors as safetensors"
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of a checkpoint. It stays in the file until it is read.
-
-    Attributes:
-      path: the file.
-      dtype: of its elements.
-      shape: number of elements along each axis.
-      start: position of the first element in the file, in bytes.
-      strides: from one element to the next along each axis, in bytes.
-    """
+    """A tensor of a checkpoint. It stays in the file until it is read."""
 
     path: Path
     dtype: np.dtype
     shape: tuple[int, ...]
-    start: int
-    strides: tuple[int, ...]
+    start: int  # position of the first element in the file, in bytes
+    strides: tuple[int, ...]  # from one element to the next along each axis, in bytes
 
     def read(self) -> np.ndarray:
-        """Reads only the bytes from the first element to the last.
-
-        Returns:
-          A new array `shape` of `dtype`. A transposed or sliced tensor is a view of the bytes that were read.
+        """Reads only the bytes from the first element to the last. A transposed or sliced tensor is a view of them.
 
         Raises:
           UserError: the file has gone or been cut short since it was opened.
@@ -87,13 +75,10 @@ class Tensor:
 
 
 def open_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Reads the descriptions of a checkpoint's tensors. Nothing in the file is run, and no tensor is read yet.
+    """Reads the descriptions of a checkpoint's tensors by name, in the file's order. No tensor is read, no code is run.
 
-    Args:
-      path: written by torch.save since version 1.6 on a little-endian machine. A dict from names to tensors.
-
-    Returns:
-      The tensors under their names, in the file's order. Tensors that share a storage share its bytes in the file.
+    The file is a dict from names to tensors, written by torch.save since version 1.6 on a little-endian machine.
+    Tensors that share a storage share its bytes in the file.
 
     Raises:
       UserError: not such a file, damaged, or with anything but dicts, tensors and parameters.

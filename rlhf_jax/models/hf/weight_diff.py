@@ -1,7 +1,8 @@
 """Released differences from a base model, added to it: AlpacaFarm's SFT, reward and PPO models (Dubois et al., 2023).
 
-LLaMA's licence kept AlpacaFarm from releasing its models. It released, tensor by tensor, tuned less base. Its tokenizer
-has a token more than the base, `[PAD]`, whose rows in the embedding and the LM head start as the mean of the others.
+LLaMA's licence kept AlpacaFarm from releasing its models. It released, tensor by tensor, tuned minus base. Its
+tokenizer has one token more than the base, `[PAD]`. Its rows in the embedding and the LM head start as the mean of the
+others.
 """
 
 from __future__ import annotations
@@ -24,15 +25,10 @@ _FREQUENCIES = ".rotary_emb.inv_freq"  # stored, and summed, by the transformers
 
 
 class DifferenceSource:
-    """The tuned model, as a `Source` in float32: each tensor is summed when it is asked for.
+    """The tuned model, as a `Source` in float32. Each tensor is summed on demand.
 
-    Args:
-      base: the model that was tuned.
-      folder: files of weights with the differences. `config.json` is not read.
-
-    Attributes:
-      architecture: the base's, with as many ids as the difference has rows.
-      head: of a reward model the kernel `[D]` and the bias, float32. None for a policy.
+    `folder` has files of weights with the differences. `config.json` is not read. The architecture is the base's, with
+    as many ids as the difference has rows. `head` is a reward model's kernel `[D]` and bias, and None for a policy.
 
     Raises:
       UserError: no weights, a file that cannot be read, or tensors that are not those of the base.
@@ -46,8 +42,7 @@ class DifferenceSource:
             kernel, bias = (self._difference(f"{_HEAD}{name}") for name in ("weight", "bias"))
             self.head = kernel.reshape(-1), float(bias.item())
         self._prefix = _BACKBONE if self.head else ""
-        embedding = next(layout.entries(base.architecture, base.architecture.vocabulary))
-        [table] = embedding.tensors
+        [table] = next(layout.entries(base.architecture, base.architecture.vocabulary)).tensors  # the embedding
         rows = len(self._difference(f"{self._prefix}{table}"))
         self.architecture = dataclasses.replace(base.architecture, vocabulary=rows)
         stored = {name for name in self._stored if not name.startswith(_HEAD) and not name.endswith(_FREQUENCIES)}
