@@ -1,7 +1,5 @@
 """The architecture as data: the network reads one `Architecture` and nothing else of a model."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

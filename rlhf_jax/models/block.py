@@ -3,8 +3,6 @@
 Shape letters: B prompts, S tokens, D model width, K KV heads, G queries of one KV head, d head width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import flax.linen as nn

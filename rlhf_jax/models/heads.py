@@ -5,8 +5,6 @@ All start from `Model.top`'s `[B, N, R + 1, E]`: index `i` predicts response tok
 Shape letters: B prompts, N responses of one prompt, R response length, E outer width.
 """
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

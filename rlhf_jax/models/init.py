@@ -3,8 +3,6 @@
 Shape letters as in `transformer.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ initialisation and restore all read them from there.
 Shape letters: T tokens (all leading axes flattened), D model width, F MLP width, d head width.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 
@@ -87,7 +85,7 @@ class LayerNorm(nn.Module):
         return (normed * scale + bias).astype(x.dtype)
 
 
-def rotary_angles(positions: Int[Array, ...], frequencies: Float[np.ndarray, " half"]) -> Angles:
+def rotary_angles(positions: Int[Array, "..."], frequencies: Float[np.ndarray, " half"]) -> Angles:
     """Angles of rotary embeddings (Su et al., 2021) in float32, computed once for all layers.
 
     `positions` are those of real tokens, and `frequencies` are in radians per position.

@@ -5,8 +5,6 @@ then computed in float32, or not at all. So products here name the axes they con
 plainly.
 """
 
-from __future__ import annotations
-
 import math
 
 import jax

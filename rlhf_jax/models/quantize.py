@@ -7,8 +7,6 @@ the values are found, so rounding it costs nothing. The largest value is 127 in 
 without their parts in higher precision).
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 import jax.numpy as jnp

@@ -5,8 +5,6 @@ for each run of blocks that compute the same, and those blocks' parameters are o
 ends at the trunk's edge, where the attention's window changes, and before the last block, whose prompt nobody reads.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from itertools import pairwise

@@ -3,8 +3,6 @@
 Shape letters: B prompts, N responses of one prompt, P prompt length, R response length.
 """
 
-from __future__ import annotations
-
 import flax.struct
 import jax
 import jax.numpy as jnp

@@ -15,8 +15,6 @@ Shape letters: B prompts, N responses of one prompt, P prompt length, R response
 for OPT-350M), V vocabulary, K KV heads, d head width, L layers.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

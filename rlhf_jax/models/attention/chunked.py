@@ -14,8 +14,6 @@ Shape letters: B prompts, N responses of one prompt, P prompt length, S queries'
 G queries of one KV head, d head width.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax
@@ -44,7 +42,7 @@ class Part(NamedTuple):
 
 @jax.custom_vjp
 def attend(
-    q: Float[Array, "... S d"], k: Float[Array, "... T d"], v: Float[Array, "... T d"], mask: Bool[Array, ...]
+    q: Float[Array, "... S d"], k: Float[Array, "... T d"], v: Float[Array, "... T d"], mask: Bool[Array, "..."]
 ) -> Part:
     """Softmax attention. `mask`, which broadcasts to `[..., S, T]`, is true where a query may see a key.
 

@@ -1,7 +1,5 @@
 """Fused attention by cuDNN over prompt and responses joined. Shape letters as in `packed`."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import jax

@@ -8,8 +8,6 @@ Both return the shape and dtype of `q`. Rows of filler tokens contain finite num
 windows and shape letters as in `chunked`.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractDevice

@@ -7,8 +7,6 @@ static rule (`sees`) keeps the responses apart and causal. Data says which token
 Shape letters as in `chunked`, and H = K * G. Q = N * S and P' = P, rounded up to multiples of `MULTIPLE`. T = P' + Q.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

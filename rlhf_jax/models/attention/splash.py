@@ -4,8 +4,6 @@ Blocks of the mask that are empty (one response's queries, another's keys) are n
 blocks are stored: the mask is a rule, and no array of `[Q, T]` exists. Shape letters as in `packed`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Model families as data: how Hugging Face writes an `Architecture` down in a `config.json`, and back."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -1,7 +1,5 @@
 """GGUF files as a source of Hugging Face tensors: names translated, rows put in order, quantised types widened."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from pathlib import Path

@@ -6,8 +6,6 @@ kernel is `[*inputs, *outputs]` with its heads as axes, and maps of one product 
 Shape letters as in `transformer.py`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple

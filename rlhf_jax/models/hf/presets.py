@@ -1,7 +1,5 @@
 """Architectures by hub name, as `families` reads them from their `config.json`, without the hub and without weights."""
 
-from __future__ import annotations
-
 from rlhf_jax.models.architecture import Architecture, Rotary
 
 _OPT = {"family": "opt", "rotary": None, "norm": "layer", "gated": False, "activation": "relu"}

@@ -1,7 +1,5 @@
 """Sources of tensors: a Hugging Face folder (safetensors or PyTorch's own format) or a GGUF file."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -5,8 +5,6 @@ Such a file is a zip archive of uncompressed records: `data.pkl`, a pickle that 
 trusted. `safe_pickle` therefore allows only the globals that describe tensors, and none of them is torch's.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import struct

@@ -5,8 +5,6 @@ tokenizer has one token more than the base, `[PAD]`. Its rows in the embedding a
 others.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 
