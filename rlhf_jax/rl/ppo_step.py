@@ -57,7 +57,7 @@ def make_evaluate_rollout(model: Model, settings: Algorithm, microbatch: int) ->
         kl_coefficient: jax.Array | None,
         sampled: Sampled,
     ) -> tuple[Rollout, dict[str, jax.Array]]:
-        def forward(rows: tuple[Sequences, Edge]) -> tuple[jax.Array, "..."]:
+        def forward(rows: tuple[Sequences, Edge]) -> tuple[jax.Array, ...]:
             sequences, edge = rows
             log_probs, entropy, values = policy_and_value(model, trunk, top, sequences, edge, settings.temperature)
             hidden = model.top(merge(trunk, reference), sequences, edge)
