@@ -3,8 +3,10 @@
 The embedding is drawn wider than a real one: logits then differ by whole nats, and a wrong state shows in them.
 """
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.profiler import ProfileData
 
 from rlhf_jax.data.loading import Loading
-from rlhf_jax.data.records import Example, write
+from rlhf_jax.data.records import Example, Samples, write
 from rlhf_jax.data.tokenizer import train_tokenizer
+from rlhf_jax.errors import UserError
 from rlhf_jax.models.architecture import Architecture
 from rlhf_jax.models.hf.pretrained import save_pretrained
 from rlhf_jax.models.scan import Blocks
@@ -25,6 +29,8 @@ from rlhf_jax.models.transformer import Model, Params
 from rlhf_jax.parallel.sharding import Mesh
 from rlhf_jax.rl.ppo_config import Algorithm, Paper
 from rlhf_jax.training.checkpoint import Checkpoints
+from rlhf_jax.training.loggers import Logging
+from rlhf_jax.training.loop import Loop
 from rlhf_jax.training.state import State
 
 MESH = Mesh(data=1, fsdp=1, tensor=1)
@@ -86,6 +92,18 @@ def sequences(
     return batch
 
 
+# What the tests of every training stage set alike.
+TRAINING = {
+    "loading": LOADING,
+    "dtype": "float32",
+    "mesh": MESH,
+    "blocks": BLOCKS,
+    "prompt_buckets": (96,),
+    "truncation": "text",
+    "stop_grace": 0.0,
+    "logging": Logging(),
+    "seed": 0,
+}
 QUIRKS = {field.name: False for field in dataclasses.fields(Paper)}
 ALGORITHM = Algorithm(
     temperature=0.7,
@@ -149,6 +167,13 @@ def examples(splits: dict[str, int]) -> list[Example]:
     return made
 
 
+def samples(id: str, outputs: list[str], **fields: Any) -> Samples:
+    """A record of outputs that all ended, none of them selected or scored, with some fields changed."""
+    n = len(outputs)
+    record = Samples(id, "id_test", "p", "r", outputs, None, ["eos"] * n, None, "m", "", 1.0, n, 0)
+    return dataclasses.replace(record, **fields)
+
+
 def write_data(folder: Path) -> str:
     """`examples.jsonl` with splits train, validation and id_test."""
     path = folder / "examples.jsonl"
@@ -179,6 +204,34 @@ def assert_same(actual: Any, expected: Any) -> None:
         left, right = np.asarray(left), np.asarray(right)
         assert left.dtype == right.dtype, path
         assert left.tobytes() == right.tobytes(), path
+
+
+def assert_all_moved(actual: Any, start: Any) -> None:
+    """Some value of every leaf is another."""
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a != b).any()), actual, start))
+
+
+def assert_refused(run: Callable[[Any, Path], None], config: Any, workdir: Path, message: str) -> None:
+    """A training stage says what is wrong, and leaves neither checkpoints nor metrics."""
+    with pytest.raises(UserError, match=message):
+        run(config, workdir)
+    assert not list(workdir.glob("checkpoints/*"))
+    assert not (workdir / "metrics.jsonl").exists()
+
+
+@contextlib.contextmanager
+def after_step(step: int, action: Callable[[], None]) -> Iterator[None]:
+    """Acts once metrics of a step are written, before anything of it is saved."""
+    log = Loop.log
+
+    def log_and_act(self: Loop, number: int, *arguments: Any) -> None:
+        log(self, number, *arguments)
+        if number == step:
+            action()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "log", log_and_act)
+        yield
 
 
 def final_state(workdir: Path, like: State) -> State:

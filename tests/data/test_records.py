@@ -5,6 +5,7 @@ import pytest
 from rlhf_jax.data import records
 from rlhf_jax.data.records import Example, Preference, Samples
 from rlhf_jax.errors import UserError
+from tests import tiny
 
 
 def example(number: int) -> Example:
@@ -12,22 +13,8 @@ def example(number: int) -> Example:
 
 
 def samples(**changes) -> Samples:
-    fields = {
-        "id": "a",
-        "split": "id_test",
-        "prompt": "p",
-        "reference": "r",
-        "outputs": ["x", ""],
-        "rewards": [0.1, -2.0],
-        "finish": ["eos", "length"],
-        "selected": 0,
-        "model": "m",
-        "checkpoint": "c",
-        "temperature": 1.0,
-        "n": 2,
-        "seed": 0,
-    }
-    return Samples(**(fields | changes))
+    fields = {"id": "a", "outputs": ["x", ""], "rewards": [0.1, -2.0], "finish": ["eos", "length"], "selected": 0}
+    return tiny.samples(**fields | changes)
 
 
 @pytest.mark.parametrize(

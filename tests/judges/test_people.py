@@ -11,26 +11,15 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.judges.pairs import contests
 from rlhf_jax.judges.people import PeopleConfig, comparisons, judge_by_people
 from rlhf_jax.stages import annotation_page, judge
+from tests import tiny
 
 HOSTILE = "</script><script>alert(1)</script> & \u2028"
 
 
-def samples(model: str, texts: list[list[str]], selected: int | None = None) -> list[Samples]:
+def samples(texts: list[list[str]]) -> list[Samples]:
     return [
-        Samples(
-            id=f"{split}/{i}",
-            split=split,
-            prompt=f"TEXT: {i} {HOSTILE}\nTL;DR:",
-            reference=f"reference {i}",
-            outputs=outputs,
-            rewards=None,
-            finish=["eos"] * len(outputs),
-            selected=selected,
-            model=model,
-            checkpoint="",
-            temperature=1.0,
-            n=len(outputs),
-            seed=0,
+        tiny.samples(
+            f"{split}/{i}", outputs, split=split, prompt=f"TEXT: {i} {HOSTILE}\nTL;DR:", reference=f"reference {i}"
         )
         for split in ("id_test", "ood_test")
         for i, outputs in enumerate(texts)
@@ -38,8 +27,8 @@ def samples(model: str, texts: list[list[str]], selected: int | None = None) -> 
 
 
 MODELS = {
-    "sft": samples("sft", [["sft 0", "sft 0b"], ["sft 1", "sft 1b"], ["same", "sft 2b"]]),
-    "ppo": samples("ppo", [["ppo 0", "ppo 0b"], ["ppo 1", "ppo 1b"], ["same", "ppo 2b"]]),
+    "sft": samples([["sft 0", "sft 0b"], ["sft 1", "sft 1b"], ["same", "sft 2b"]]),
+    "ppo": samples([["ppo 0", "ppo 0b"], ["ppo 1", "ppo 1b"], ["same", "ppo 2b"]]),
 }
 
 

@@ -11,6 +11,7 @@ from rlhf_jax.metrics.winrate import preferences_by_prompt, win_rate
 from rlhf_jax.report.alpaca_eval import prompt_id
 from rlhf_jax.stages import evaluate
 from rlhf_jax.stages.runner import run_stage
+from tests import tiny
 
 WON, LOST, TIED = 205, 584, 16  # of AlpacaEval's alpaca-7b
 
@@ -48,7 +49,7 @@ def converted(folder: Path, rows: dict[str, list[dict]], **changes: Any) -> tupl
         "finish": "eos",
         "seed": 3,
     }
-    run_stage({**config, **changes}, folder / "run")
+    run_stage(config | changes, folder / "run")
     judgements = folder / "run" / "judgements.jsonl"
     lines = [json.loads(line) for line in judgements.read_text().splitlines()] if judgements.exists() else None
     return read(folder / "run" / "samples.jsonl", Samples), lines
@@ -76,21 +77,9 @@ def test_samples_carry_what_the_files_and_the_config_say(tmp_path):
     del rows["annotations"]
     (record,), judgements = converted(tmp_path, rows, finish="length")
     assert judgements is None
-    assert record == Samples(
-        id=prompt_id("Instruction 0?"),
-        split="ood_test",
-        prompt="Instruction 0?",
-        reference="reference Instruction 0?",
-        outputs=["one", "two"],
-        rewards=None,
-        finish=["length", "length"],
-        selected=None,
-        model="alpaca",
-        checkpoint="alpaca-7b",
-        temperature=0.7,
-        n=2,
-        seed=3,
-    )
+    about = {"split": "ood_test", "prompt": "Instruction 0?", "reference": "reference Instruction 0?"}
+    made = {"finish": ["length", "length"], "model": "alpaca", "checkpoint": "alpaca-7b", "temperature": 0.7, "seed": 3}
+    assert record == tiny.samples(prompt_id("Instruction 0?"), ["one", "two"], **about | made)
 
 
 def test_evaluate_reads_them(tmp_path):
@@ -129,6 +118,10 @@ def changed(rows: list[dict], **change: Any) -> list[dict]:
     return [{**rows[0], **change}, *rows[1:]]
 
 
+def unnamed(row: dict) -> dict:
+    return {key: value for key, value in row.items() if key != "generator"}
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
@@ -140,14 +133,10 @@ def changed(rows: list[dict], **change: Any) -> list[dict]:
         ("outputs", lambda rows: without(rows, 0), r"1 prompt\(s\) are only in one of"),
         (
             "references",
-            lambda rows: [{**row, "output": ["x", "y"]} for row in rows],
-            "has 2 outputs per prompt, expected one",
+            lambda rows: [row | {"output": ["x", "y"]} for row in rows],
+            "2 outputs per prompt, expected one",
         ),
-        (
-            "references",
-            lambda rows: [{key: row[key] for key in ("instruction", "output")} for row in rows],
-            "references.json names no generator",
-        ),
+        ("references", lambda rows: [unnamed(row) for row in rows], "references.json names no generator"),
         ("annotations", lambda rows: without(rows, 0), "lacks 1 of 3 prompts against text_davinci_003, the first is"),
         ("annotations", lambda rows: changed(rows, instruction="other"), "annotates 'other', which is not a prompt of"),
         ("annotations", lambda rows: changed(rows, generator_2="gpt"), "for gpt, expected alpaca-7b alone"),

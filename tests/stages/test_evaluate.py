@@ -19,6 +19,7 @@ from rlhf_jax.metrics.diversity import (
     per_input,
 )
 from rlhf_jax.stages import evaluate
+from tests import tiny
 
 NO_NLI = evaluate.Nli(model="", samples=5, pairs=0)
 TEXT = "Compute the inverse of a square matrix by elimination with pivots."
@@ -30,41 +31,21 @@ OUTPUTS = [
 
 
 def sample(id: str, outputs: list[str], **fields) -> Samples:
-    n = len(outputs)
-    record = Samples(
-        id,
-        "id_test",
-        docstring_prompt("numpy", id, TEXT),
-        "invert a matrix",
-        outputs,
-        [float(len(output)) for output in outputs],
-        ["eos"] * (n - 1) + ["length"],
-        None,
-        "m",
-        "",
-        1.0,
-        n,
-        0,
-    )
-    return dataclasses.replace(record, **fields)
+    finish, rewards = ["eos"] * (len(outputs) - 1) + ["length"], [float(len(output)) for output in outputs]
+    about = {"prompt": docstring_prompt("numpy", id, TEXT), "reference": "invert a matrix"}
+    return tiny.samples(id, outputs, **about | {"finish": finish, "rewards": rewards} | fields)
 
 
 def records(**fields) -> list[Samples]:
     return [sample(str(i), outputs, **fields) for i, outputs in enumerate(OUTPUTS)]
 
 
-def evaluated(
-    tmp_path,
-    models: dict[str, list[Samples]],
-    encoder: str = "",
-    mode: str = "default",
-    pools: dict | None = None,
-    nli: evaluate.Nli = NO_NLI,
-) -> dict:
+def evaluated(tmp_path, models: dict[str, list[Samples]], **changes) -> dict:
     paths = {model: str(tmp_path / f"{model}.jsonl") for model in models}
     for model, samples in models.items():
         write(paths[model], samples)
-    evaluate.run(evaluate.Config("evaluate", paths, encoder, nli, mode, pools or {}, 0), tmp_path / "out")
+    settings = {"encoder": "", "nli": NO_NLI, "mode": "default", "pools": {}, "seed": 0} | changes
+    evaluate.run(evaluate.Config("evaluate", paths, **settings), tmp_path / "out")
     return json.loads((tmp_path / "out/evaluation.json").read_text())
 
 
@@ -93,7 +74,7 @@ def test_means_over_outputs_come_before_those_over_prompts(tmp_path):
 def test_diversity_is_that_of_the_functions(tmp_path, monkeypatch, mode):
     calls = []
     monkeypatch.setattr(sentence, "load_encoder", lambda name: lambda texts: calls.append(texts) or hashed(texts))
-    evaluation = evaluated(tmp_path, {"sft": records(), "ppo": records()}, "some/encoder", mode)
+    evaluation = evaluated(tmp_path, {"sft": records(), "ppo": records()}, encoder="some/encoder", mode=mode)
     assert (evaluation["encoder"], evaluation["mode"]) == ("some/encoder", mode)
     for result in (evaluation["models"][model]["id_test"] for model in ("sft", "ppo")):
         for scope, function in (("per_input", per_input), ("across_input", across_input)):
@@ -136,12 +117,9 @@ def test_diversity_by_inference_is_that_of_the_function_and_its_error_a_jackknif
 def test_intervals_of_diversity_are_drawn_from_the_seed(tmp_path):
     samples = [sample(str(i), [f"word{i * i % 7} is", f"a word{i % 3} " + "is " * (i % 4)]) for i in range(9)]
     intervals = []
-    for seed in (0, 0, 1):
-        write(tmp_path / "sft.jsonl", samples)
-        paths = {"sft": str(tmp_path / "sft.jsonl")}
-        workdir = tmp_path / f"out{len(intervals)}"
-        evaluate.run(evaluate.Config("evaluate", paths, "", NO_NLI, "default", {}, seed), workdir)
-        result = json.loads((workdir / "evaluation.json").read_text())["models"]["sft"]["id_test"]
+    for i, seed in enumerate((0, 0, 1)):
+        (folder := tmp_path / f"{i}").mkdir()
+        result = evaluated(folder, {"sft": samples}, seed=seed)["models"]["sft"]["id_test"]
         intervals.append([result[scope]["ngram_cosine"]["interval"] for scope in ("per_input", "across_input")])
     assert intervals[0] == intervals[1]
     assert all(one != other for one, other in zip(intervals[0], intervals[2], strict=True))

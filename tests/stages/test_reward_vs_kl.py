@@ -12,6 +12,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.metrics.best_of_n import best_of_n_estimates, best_of_n_kl, best_of_n_values
 from rlhf_jax.stages import reward_vs_kl
 from rlhf_jax.stages.reward_vs_kl import Config, score_above_best_of_n
+from tests import tiny
 
 PROMPTS, POOL = 12, 8
 SPLITS = ("id_test", "ood_test")
@@ -19,25 +20,11 @@ SPLITS = ("id_test", "ood_test")
 
 def sampled(rewards, split="id_test", *, kl=None, temperature=1.0, start=0) -> list[Samples]:
     """A record a row of `rewards` `[B, N]`. K3 is k1 and a bit more."""
+    n = len(rewards[0])
+    fields = {} if kl is None else {"kl_k1": [kl] * n, "kl_k3": [kl + 0.01] * n}
+    fields |= {"split": split, "temperature": temperature}
     return [
-        Samples(
-            id=f"{split}/{start + i}",
-            split=split,
-            prompt="TEXT: x\nTL;DR:",
-            reference="x",
-            outputs=["y"] * len(row),
-            rewards=row.tolist(),
-            finish=["eos"] * len(row),
-            selected=None,
-            model="m",
-            checkpoint="c",
-            temperature=temperature,
-            n=len(row),
-            seed=0,
-            kl_k1=None if kl is None else [kl] * len(row),
-            kl_k3=None if kl is None else [kl + 0.01] * len(row),
-        )
-        for i, row in enumerate(rewards)
+        tiny.samples(f"{split}/{start + i}", ["y"] * n, rewards=row.tolist(), **fields) for i, row in enumerate(rewards)
     ]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -16,22 +17,16 @@ ALPACA_INPUT = (
     "Write a response that appropriately completes the request."
 )
 
-POST = {
-    "id": "t3_1",
-    "subreddit": "tifu",
-    "title": "My kettle",
-    "post": "I boiled it dry.\nTwice.",
-    "summary": "Kettles need water.",
-}
+POST = {"subreddit": "tifu", "title": "My kettle", "post": "I boiled it dry.\nTwice."}
+POST |= {"id": "t3_1", "summary": "Kettles need water."}
 POST_PROMPT = "SUBREDDIT: r/tifu\nTITLE: My kettle\nPOST: I boiled it dry.\nTwice.\nTL;DR:"
+POST_RECORD = (POST_PROMPT, "Kettles need water.")
 
 ARTICLE = {"id": "9f", "article": "A kettle boiled dry. No one was hurt.", "highlights": "Kettle dry.\nAll well."}
+ARTICLE_OF_TFDS = ARTICLE | {"publisher": "cnn"}
 # The hub's conversion puts a space before a full stop that it adds to a line.
-ARTICLE_ON_HUB = {
-    "id": "9f",
-    "article": "A kettle boiled dry . No one was hurt .",
-    "highlights": "Kettle dry .\nAll well.",
-}
+HIGHLIGHTS_ON_HUB = "Kettle dry .\nAll well."
+ARTICLE_ON_HUB = {"id": "9f", "article": "A kettle boiled dry . No one was hurt .", "highlights": HIGHLIGHTS_ON_HUB}
 ARTICLE_RECORD = ("ARTICLE: A kettle boiled dry. No one was hurt.\nTL;DR:", "Kettle dry.\nAll well.")
 
 
@@ -73,91 +68,64 @@ DIALOGUE_RECORD = (f"{OPENING} It can be.\n\nHuman: Now?\n\nAssistant:", "Just m
 PARTED = {"chosen": f"{OPENING} Yes.\n\nHuman: Thanks.\n\nAssistant: Any time.", "rejected": f"{OPENING} No."}
 PARTED_RECORD = (OPENING, "Yes.\n\nHuman: Thanks.\n\nAssistant: Any time.", "No.")
 
-# Source, its split, the files of a layout with their rows, and the records expected: prompt and the other texts.
+
+class Case(NamedTuple):
+    """A source, its split, the files of a layout with their rows, and the records expected of them."""
+
+    name: str
+    split: str
+    layout: dict[str, list[dict]]
+    expected: list[tuple[str, ...]]
+
+
+FARM = {"sft": "sft", "preference": "preference", "unlabeled": "unlabeled", "validation": "val"}
+FARM_RANKED = {"human": "human", "gpt4": "gpt4", "simulated": "noisy_multi"}
+TASKS, TASK_RECORDS = [TASK, TASK_INPUT], [TASK_RECORD, TASK_INPUT_RECORD]
+COMPARISONS = "comparisons/validation/0000.parquet"
 CASES = {
-    "posts": ("tldr", "validation", {"valid.jsonl": [POST]}, [(POST_PROMPT, "Kettles need water.")]),
-    "posts, converted": (
-        "tldr",
-        "train",
-        {"default/train/0000.parquet": [POST]},
-        [(POST_PROMPT, "Kettles need water.")],
+    "posts": Case("tldr", "validation", {"valid.jsonl": [POST]}, [POST_RECORD]),
+    "posts, converted": Case("tldr", "train", {"default/train/0000.parquet": [POST]}, [POST_RECORD]),
+    "queries": Case("tldr_queries", "test", {"test.jsonl": [POST]}, [POST_RECORD]),
+    "compared posts": Case(
+        "tldr_preferences", "validation", {"data/validation-00000-of-00001.json": COMPARED[:1]}, [COMPARED_POST]
     ),
-    "queries": ("tldr_queries", "test", {"test.jsonl": [POST]}, [(POST_PROMPT, "Kettles need water.")]),
-    "compared posts": (
-        "tldr_preferences",
-        "validation",
-        {"data/validation-00000-of-00001.json": COMPARED[:1]},
-        [COMPARED_POST],
+    "compared posts, OpenAI's": Case("tldr_preferences", "validation", {COMPARISONS: COMPARED}, [COMPARED_POST]),
+    "articles of the hub": Case(
+        "cnn_dailymail", "test", {"3.0.0/test-00000-of-00001.parquet": [ARTICLE_ON_HUB]}, [ARTICLE_RECORD]
     ),
-    "compared posts, OpenAI's": (
-        "tldr_preferences",
-        "validation",
-        {"comparisons/validation/0000.parquet": COMPARED},
-        [COMPARED_POST],
+    "articles of TFDS": Case(
+        "cnn_dailymail", "test", {"cnn_dailymail-test.array_record-00000-of-00001": [ARTICLE_OF_TFDS]}, [ARTICLE_RECORD]
     ),
-    "articles of the hub": (
-        "cnn_dailymail",
-        "test",
-        {"3.0.0/test-00000-of-00001.parquet": [ARTICLE_ON_HUB]},
-        [ARTICLE_RECORD],
-    ),
-    "articles of TFDS": (
-        "cnn_dailymail",
-        "test",
-        {"cnn_dailymail-test.array_record-00000-of-00001": [ARTICLE | {"publisher": "cnn"}]},
-        [ARTICLE_RECORD],
-    ),
-    "compared articles": (
-        "cnn_dailymail_preferences",
-        "validation",
-        {"comparisons/validation/0000.parquet": COMPARED},
-        [COMPARED_ARTICLE],
-    ),
-    "Alpaca": (
+    "compared articles": Case("cnn_dailymail_preferences", "validation", {COMPARISONS: COMPARED}, [COMPARED_ARTICLE]),
+    "Alpaca": Case(
         "alpaca",
         "train",
         {"data/train-00000-of-00001-a09b74b3ef9c3b56.parquet": [TASK | {"text": "unused"}, TASK_INPUT | {"text": ""}]},
-        [TASK_RECORD, TASK_INPUT_RECORD],
+        TASK_RECORDS,
     ),
-    "Alpaca's own file": ("alpaca", "train", {"alpaca_data.json": [TASK_INPUT]}, [TASK_INPUT_RECORD]),
+    "Alpaca's own file": Case("alpaca", "train", {"alpaca_data.json": [TASK_INPUT]}, [TASK_INPUT_RECORD]),
     **{
-        f"AlpacaFarm {split}": (
-            "alpaca_farm",
-            split,
-            {f"alpaca_instructions/{file}.json": [TASK, TASK_INPUT]},
-            [TASK_RECORD, TASK_INPUT_RECORD],
-        )
-        for split, file in [
-            ("sft", "sft"),
-            ("preference", "preference"),
-            ("unlabeled", "unlabeled"),
-            ("validation", "val"),
-        ]
+        f"AlpacaFarm {split}": Case("alpaca_farm", split, {f"alpaca_instructions/{file}.json": TASKS}, TASK_RECORDS)
+        for split, file in FARM.items()
     },
     **{
-        f"AlpacaFarm, preferences {split}": (
-            "alpaca_farm_preferences",
-            split,
-            {f"alpaca_{file}_preference.json": [RANKED]},
-            [RANKED_RECORD],
+        f"AlpacaFarm, preferences {split}": Case(
+            "alpaca_farm_preferences", split, {f"alpaca_{file}_preference.json": [RANKED]}, [RANKED_RECORD]
         )
-        for split, file in {"human": "human", "gpt4": "gpt4", "simulated": "noisy_multi"}.items()
+        for split, file in FARM_RANKED.items()
     },
-    "ID test": ("alpaca_farm_id_test", "test", {"data/train-00000-of-00001-51cd.parquet": [TEST]}, [TASK_RECORD]),
-    "AlpacaEval": ("alpaca_eval", "test", {"alpaca_eval.json": [TEST]}, [TASK_RECORD]),
-    "Sequential Instructions": (
-        "sequential_instructions",
-        "test",
-        {"data/train-00000-of-00001-2044bf55.parquet": [TEST]},
-        [TASK_RECORD],
+    "ID test": Case("alpaca_farm_id_test", "test", {"data/train-00000-of-00001-51cd.parquet": [TEST]}, [TASK_RECORD]),
+    "AlpacaEval": Case("alpaca_eval", "test", {"alpaca_eval.json": [TEST]}, [TASK_RECORD]),
+    "Sequential Instructions": Case(
+        "sequential_instructions", "test", {"data/train-00000-of-00001-2044bf55.parquet": [TEST]}, [TASK_RECORD]
     ),
-    "hh-rlhf": (
+    "hh-rlhf": Case(
         "hh_rlhf",
         "train",
         {"harmless-base/train.jsonl.gz": [DIALOGUE], "helpful-online/train.jsonl.gz": [PARTED]},
         [DIALOGUE_RECORD, PARTED_RECORD],
     ),
-    "hh-rlhf, helpful": (
+    "hh-rlhf, helpful": Case(
         "hh_rlhf",
         "helpful_test",
         {"harmless-base/test.jsonl.gz": [DIALOGUE], "helpful-base/test.jsonl.gz": [PARTED]},
