@@ -151,14 +151,14 @@ def collate(items: Sequence[Item], prompt_length: int, response_length: int, pad
     if any(len(item.responses) != samples for item in items):
         raise ValueError(f"items have other numbers of responses than the first, {samples}")
     responses = [response for item in items for response in item.responses]
-    prompt, prompt_mask = _padded([item.prompt for item in items], prompt_length, pad_id)
-    response, response_mask = _padded(responses, response_length, pad_id)
+    prompt, prompt_mask = right_padded([item.prompt for item in items], prompt_length, pad_id)
+    response, response_mask = right_padded(responses, response_length, pad_id)
     shape = (len(items), samples, response_length)
     return Sequences(prompt, prompt_mask, response.reshape(shape), response_mask.reshape(shape))
 
 
-def _padded(rows: Sequence[list[int]], length: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows right-padded to `length`, and the mask of their tokens."""
+def right_padded(rows: Sequence[Sequence[int]], length: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows as `[rows, length]` int32, right-padded, and the bool mask of their tokens."""
     ids, mask = np.full((len(rows), length), pad_id, np.int32), np.zeros((len(rows), length), bool)
     for row, tokens in enumerate(rows):
         ids[row, : len(tokens)] = tokens

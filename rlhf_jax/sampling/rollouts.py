@@ -7,18 +7,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
+from rlhf_jax.data.batches import right_padded
 from rlhf_jax.errors import UserError
-from rlhf_jax.models.sequences import Sequences
-from rlhf_jax.models.transformer import Edge, Model, Params, merge
+from rlhf_jax.models.transformer import Model, Params, merge
 from rlhf_jax.parallel import sharding
 from rlhf_jax.parallel.jit import jit
 from rlhf_jax.sampling import sampler
 from rlhf_jax.sampling.sampler import Prefilled, Sampled
+from rlhf_jax.sampling.score import Score
 
 LENGTH_STEP = 64  # prompts are padded to multiples of this many tokens
 
-Score = Callable[[Params, Sequences, Edge], jax.Array]
 Timed = Callable[..., Any]  # `(phase, function, *arguments) -> function(*arguments)`
 
 
@@ -90,9 +91,9 @@ def sample_rollout(
     sample: Sampler,
     trunk: Params,
     top: Params,
-    prompt: np.ndarray,
-    prompt_mask: np.ndarray,
-    prompt_ids: np.ndarray,
+    prompt: Int[np.ndarray, "B P"],
+    prompt_mask: Bool[np.ndarray, "B P"],
+    prompt_ids: Int[np.ndarray, " B"],
     key: jax.Array,
     *,
     batch_size: int,
@@ -107,9 +108,9 @@ def sample_rollout(
       sample: from `make_sample`.
       trunk: frozen parameters.
       top: the policy's top.
-      prompt: `[B, P]` int32, right-padded.
-      prompt_mask: `[B, P]` bool.
-      prompt_ids: `[B]` int32. A prompt's random numbers are folded from its id.
+      prompt: right-padded.
+      prompt_mask: true on its tokens.
+      prompt_ids: numbers that the prompts' random numbers are folded from.
       key: PRNG key.
       batch_size: prompts sampled at once. It divides B.
       timed: calls the programs, with the phases "prefill" and "decode".
@@ -144,13 +145,8 @@ class Responses(NamedTuple):
     scores: list[float] | None
 
 
-def unpack(sampled: Sampled, scores: np.ndarray | None, rows: int) -> list[Responses]:
-    """The responses to the first `rows` prompts of a batch.
-
-    Args:
-      sampled: of B prompts.
-      scores: `[B, N]` normalised, or None.
-      rows: prompts that are no fillers.
+def unpack(sampled: Sampled, scores: Float[np.ndarray, "B N"] | None, rows: int) -> list[Responses]:
+    """The responses to the first `rows` prompts of a batch, the ones that are no fillers.
 
     Raises:
       UserError: a log-prob or score is not a finite number.
@@ -210,11 +206,7 @@ def sample_prompts(
         length = -(-needed // LENGTH_STEP) * LENGTH_STEP
         if sample.longest_prompt is not None:  # padding must not ask for positions that no token needs
             length = max(needed, min(length, sample.longest_prompt))
-        prompt = np.full((batch_size, length), pad_id, np.int32)
-        mask = np.zeros((batch_size, length), bool)
-        for row, i in enumerate(filled):
-            prompt[row, : len(prompts[i])] = prompts[i]
-            mask[row, : len(prompts[i])] = True
+        prompt, mask = right_padded([prompts[i] for i in filled], length, pad_id)
         ids = np.array([prompt_ids[i] for i in filled], np.int32)
         sampled = sample(trunk, top, *sharding.rows((prompt, mask, ids)), key)
         scores = None

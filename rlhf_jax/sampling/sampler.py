@@ -16,6 +16,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.models import attention, scan
 from rlhf_jax.models.attention import KeysValues
@@ -34,14 +35,14 @@ class Sampled:
     Attributes:
       sequences: prompts and sampled responses, EOS included and in the mask.
       edge: states at the trunk's edge of every token that was fed.
-      log_probs: `[B, N, R]` float32 of the sampled tokens at the sampling temperature, 0 outside the mask.
-      finished: `[B, N]` bool, true if EOS was sampled, false if the length limit cut.
+      log_probs: float32, of the sampled tokens at the sampling temperature, 0 outside the mask.
+      finished: true if EOS was sampled, false if the length limit cut.
     """
 
     sequences: Sequences
     edge: Edge
-    log_probs: jax.Array
-    finished: jax.Array
+    log_probs: Float[Array, "B N R"]
+    finished: Bool[Array, "B N"]
 
 
 @flax.struct.dataclass
@@ -51,39 +52,33 @@ class Prefilled:
     Attributes:
       layers: keys and values `[L', B, K, P, d]`, one entry for each of the L' blocks of `Model.runs`, in the compute
         dtype.
-      mask: `[B, P]` bool, true on the tokens of the context.
-      edge: `[B, P, D]`, states at the trunk's edge (or the token ids, as in `Edge.context`).
+      mask: true on the tokens of the context.
+      edge: states at the trunk's edge (or the token ids, as in `Edge.context`).
     """
 
     layers: list[KeysValues]
-    mask: jax.Array
-    edge: jax.Array
+    mask: Bool[Array, "B P"]
+    edge: Float[Array, "B P D"] | Int[Array, "B P"]
 
 
 class _State(NamedTuple):
     """The loop's state. `step` inputs have been fed and as many tokens sampled."""
 
-    step: jax.Array
-    token: jax.Array  # [B, N] int32, fed next
-    finished: jax.Array  # [B, N] bool
-    tokens: jax.Array  # [B, N, R] int32
-    mask: jax.Array  # [B, N, R] bool
-    log_probs: jax.Array  # [B, N, R] float32
-    states: jax.Array  # [B, N, R + 1, D] at the trunk's edge
+    step: Int[Array, ""]
+    token: Int[Array, "B N"]  # fed next
+    finished: Bool[Array, "B N"]
+    tokens: Int[Array, "B N R"]
+    mask: Bool[Array, "B N R"]
+    log_probs: Float[Array, "B N R"]
+    states: Float[Array, "B N R+1 D"] | Int[Array, "B N R+1"]  # at the trunk's edge
     caches: list[KeysValues]  # [L', B, K, N, R + 1, d] a run of L' blocks
 
 
-def draw(logits: jax.Array, uniform: jax.Array) -> jax.Array:
-    """Samples one index per row from `softmax(logits)` by the inverse CDF, in two levels of sums.
+def draw(logits: Float[Array, "M V"], uniform: Float[Array, " M"]) -> Int[Array, " M"]:
+    """Samples one int32 index per row from `softmax(logits)` by the inverse CDF, in two levels of sums.
 
-    The CDF is scaled by its own last value. An index without mass is never returned, whatever the rounding.
-
-    Args:
-      logits: `[M, V]` float32. Entries that must not be drawn are -inf or very negative.
-      uniform: `[M]` in [0, 1).
-
-    Returns:
-      `[M]` int32.
+    The float32 logits of indices that must not be drawn are -inf or very negative. `uniform` is in [0, 1). The CDF is
+    scaled by its own last value. An index without mass is never returned, whatever the rounding.
     """
     rows, size = logits.shape
     mass = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -105,23 +100,20 @@ def draw(logits: jax.Array, uniform: jax.Array) -> jax.Array:
     return block * BLOCK + inside
 
 
-def _unanswered(prompt: jax.Array, prompt_mask: jax.Array, samples: int, length: int, eos_id: int) -> Sequences:
+def _unanswered(
+    prompt: Int[Array, "B P"], prompt_mask: Bool[Array, "B P"], samples: int, length: int, eos_id: int
+) -> Sequences:
     """The prompts, each with `samples` empty responses in buffers of `length` tokens."""
     shape = (prompt.shape[0], samples, length)
     return Sequences(prompt, prompt_mask, jnp.full(shape, eos_id, jnp.int32), jnp.zeros(shape, bool))
 
 
 def prefill(
-    model: Model, params: Params, prompt: jax.Array, prompt_mask: jax.Array, *, max_new_tokens: int
+    model: Model, params: Params, prompt: Int[Array, "B P"], prompt_mask: Bool[Array, "B P"], *, max_new_tokens: int
 ) -> Prefilled:
-    """Reads the prompts. Jit it with the keyword argument static.
+    """Reads the right-padded prompts, to which `decode` will add R tokens. Jit it with the keyword argument static.
 
-    Args:
-      model: the network's functions.
-      params: all parameters. Those in float32 are cast to the compute dtype.
-      prompt: `[B, P]` int32, right-padded.
-      prompt_mask: `[B, P]` bool.
-      max_new_tokens: R, the tokens that `decode` will add.
+    Float32 parameters are cast to the compute dtype.
 
     Raises:
       UserError: the network has fewer than P + R positions.
@@ -206,10 +198,10 @@ def _write(stack: jax.Array, new: jax.Array, index: jax.Array, slot: jax.Array) 
 def decode(
     model: Model,
     params: Params,
-    prompt: jax.Array,
-    prompt_mask: jax.Array,
+    prompt: Int[Array, "B P"],
+    prompt_mask: Bool[Array, "B P"],
     prefilled: Prefilled,
-    prompt_ids: jax.Array,
+    prompt_ids: Int[Array, " B"],
     key: jax.Array,
     temperature: jax.Array | float,
     *,
@@ -221,15 +213,15 @@ def decode(
     """Samples responses. Jit it with the keyword arguments static.
 
     A token's random number is folded from (prompt id, sample, position) alone, so a sample depends neither on the rest
-    of its batch nor on N.
+    of its batch nor on N. Float32 parameters are cast to the compute dtype once.
 
     Args:
       model: the network's functions.
-      params: all parameters. Those in float32 are cast to the compute dtype once.
-      prompt: `[B, P]` int32, right-padded.
-      prompt_mask: `[B, P]` bool.
+      params: all parameters.
+      prompt: right-padded.
+      prompt_mask: true on its tokens.
       prefilled: the result of `prefill` for the same parameters and prompts.
-      prompt_ids: `[B]` int32, seeds of the prompts' random numbers.
+      prompt_ids: seeds of the prompts' random numbers.
       key: PRNG key.
       temperature: divides the logits. 0 is greedy, and then log-probs are those of temperature 1.
       samples: N.
