@@ -23,12 +23,14 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 # Shapes and dtypes in these modules' annotations are checked at every call.
 CHECKED = (
+    "models.heads",
+    "models.layers",
+    "models.logprobs",
     "rl.advantages",
     "rl.kl_penalty",
     "rl.masked",
     "rl.rewards",
     "training.losses",
-    "models.logprobs",
 )
 install_import_hook([f"rlhf_jax.{name}" for name in CHECKED], "beartype.beartype")
 
