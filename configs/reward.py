@@ -28,7 +28,7 @@ def stage(folder: str, model: str, seed) -> ConfigDict:
             "microbatch": 16,
             "optimizer": common.optimizer(3e-4, "cosine"),  # as for SFT. Not searched
             "objective": {"margin": 0.0, "center_rewards_coefficient": 0.0},
-            "normalisation_pairs": 64,  # the study: 500 rows, from which scores get mean 0 and deviation 1
+            "normalisation_pairs": 64,  # the study: 500 rows, from which scores get mean 0 and standard deviation 1
             "response_buckets": (40,),  # a sample that was cut at 32 tokens gains an EOS
             "separator": " ",  # the study's data have two spaces (docs/method.md, M3)
             "long_responses": "drop",

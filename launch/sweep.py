@@ -122,7 +122,7 @@ def runs(sweep: Sweep, workdir: Path) -> dict[str, list[str]]:
     """The arguments of `rlhf_jax.main` of every run, by the name of its folder below `workdir`, in order.
 
     A name is made of the argument, and of the last part of each key, or of all of it where two keys end alike, and its
-    value: `tldr_opt125m-kl_coefficient_0.05-seed_0`. A combination that was drawn twice is one run.
+    value: `tldr_opt125m-kl_coef_0.05-seed_0`. A combination that was drawn twice is one run.
 
     Raises:
       UserError: as `combinations`. The config does not have a key, or not for such a value. Its stage does not take
