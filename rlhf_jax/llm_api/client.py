@@ -55,6 +55,7 @@ class Endpoint:
     Attributes:
       model: the model's name.
       base_url: the API's address.
+      longest_answer: largest number of tokens in an answer.
       stop: once set, nothing more is sent and waiting questions raise `Stopped`.
     """
 
@@ -66,8 +67,8 @@ class Endpoint:
         """
         import openai
 
-        _check(config.parameters)
         self.config = config
+        self.longest_answer = _longest_answer(config.parameters)
         self.model = config.model or os.environ.get("OPENAI_MODEL", "")
         if not self.model:
             raise UserError('endpoint.model is "" and the environment has no OPENAI_MODEL, expected a model\'s name.')
@@ -94,11 +95,6 @@ class Endpoint:
     def request(self, messages: Sequence[Message]) -> dict[str, Any]:
         """Returns the body of a request. It and the address determine the answer."""
         return {"model": self.model, "messages": list(messages), **self.config.parameters}
-
-    @property
-    def longest_answer(self) -> int:
-        """Largest number of tokens in an answer."""
-        return _longest_answer(self.config.parameters)
 
     def ask(self, messages: Sequence[Message]) -> Answer:
         """Sends a question until it is answered.
@@ -170,11 +166,8 @@ def _read(body: str) -> Answer:
 
 
 def _longest_answer(parameters: Mapping[str, Any]) -> int:
-    return parameters.get("max_completion_tokens", parameters.get("max_tokens", 0))
-
-
-def _check(parameters: Mapping[str, Any]) -> None:
-    longest = _longest_answer(parameters)
+    """Returns the bound on an answer's tokens. Raises UserError without one, and for keys that this client sets."""
+    longest = parameters.get("max_completion_tokens", parameters.get("max_tokens", 0))
     if not isinstance(longest, int) or longest < 1:
         raise UserError(
             f"endpoint.parameters has {sorted(parameters)}, expected max_tokens or max_completion_tokens of 1 or more "
@@ -183,3 +176,4 @@ def _check(parameters: Mapping[str, Any]) -> None:
     reserved = {"model", "messages", "stream", "n"} & parameters.keys()
     if reserved:
         raise UserError(f"endpoint.parameters has {sorted(reserved)}, which this client sets itself: leave it out.")
+    return longest
