@@ -19,20 +19,15 @@ from rlhf_jax.llm_api.client import EndpointConfig
 
 PATIENCE = 1.0
 """Seconds until a client gives up on `no answer`: short for a test, long beside what a busy machine takes to answer."""
-TROUBLES = (
-    "429",
-    "429 seconds",
-    "500",
-    "503",
-    "no answer",
-    "truncated json",
-    "cut body",
-    "cut connection",
-    "html",
-    "no choices",
-    "wrong types",
-    "text is a number",
-)
+WHOLE = json.dumps({"choices": [{"message": {"content": "[{'model': 'model_1', 'rank': 1}]" * 9}}]})
+WRONG_BODIES = {
+    "truncated json": WHOLE[: len(WHOLE) // 2],
+    "html": "<html>Please log in</html>",
+    "no choices": json.dumps({"error": "busy", "choices": []}),
+    "wrong types": json.dumps([WHOLE]),
+    "text is a number": json.dumps({"choices": [{"message": {"content": 7}}]}),
+}
+TROUBLES = ("429", "429 seconds", "500", "503", "no answer", "cut body", "cut connection", *WRONG_BODIES)
 PROMPT_TOKENS, ANSWER_TOKENS = 100, 10
 
 type Messages = list[dict[str, str]]
@@ -103,26 +98,17 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, json.dumps(completion))
 
     def _misbehave(self, trouble: str) -> None:
-        whole = json.dumps({"choices": [{"message": {"content": "[{'model': 'model_1', 'rank': 1}]" * 9}}]})
         code, _, rest = trouble.partition(" ")
         if trouble == "no answer":
             self.server.closing.wait(60)
             self.close_connection = True
-        elif trouble == "truncated json":
-            self._send(200, whole[: len(whole) // 2])
         elif trouble == "cut body":
-            self._send(200, whole[: len(whole) // 2], length=len(whole))
+            self._send(200, WHOLE[: len(WHOLE) // 2], length=len(WHOLE))
             self.close_connection = True
         elif trouble == "cut connection":
             self.close_connection = True
-        elif trouble == "html":
-            self._send(200, "<html>Please log in</html>", kind="text/html")
-        elif trouble == "no choices":
-            self._send(200, json.dumps({"error": "busy", "choices": []}))
-        elif trouble == "wrong types":
-            self._send(200, json.dumps([whole]))
-        elif trouble == "text is a number":
-            self._send(200, json.dumps({"choices": [{"message": {"content": 7}}]}))
+        elif trouble in WRONG_BODIES:
+            self._send(200, WRONG_BODIES[trouble], kind="text/html" if trouble == "html" else "application/json")
         elif rest == "seconds":
             self.server.not_before = time.time() + 0.2
             self._send(int(code), "{}", {"Retry-After": "0.2"})

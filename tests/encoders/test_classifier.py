@@ -1,12 +1,11 @@
 """Sentiment by a small classifier on disk. Its equations are tested by `test_nli.py`."""
 
-import numpy as np
 import pytest
 
 from rlhf_jax.encoders.classifier import load_sentiment
 from rlhf_jax.errors import UserError
-from tests.encoders.test_sentence import hidden_states, ids, numbered, random_tensors, write_folder
-from tests.metrics.test_nli import HEADS, classifier_tensors
+from tests.encoders.test_sentence import ids, numbered, write_folder
+from tests.metrics.test_nli import classifier_tensors, head_logits
 
 LABELS = {"0": "negative", "1": "neutral", "2": "Positive"}
 
@@ -14,16 +13,12 @@ LABELS = {"0": "negative", "1": "neutral", "2": "Positive"}
 @pytest.mark.parametrize("family", ["bert", "mpnet"])  # a random RoBERTa of this size says the same of all texts
 def test_a_text_is_positive_where_no_label_is_likelier(tmp_path, family):
     """The head's arithmetic in float64 on one text at a time."""
-    tensors = classifier_tensors(family)
-    folder = write_folder(tmp_path / "model", family, tensors, id2label=LABELS)
+    folder = write_folder(tmp_path / "model", family, classifier_tensors(family), id2label=LABELS)
     texts = numbered(60, 5, seed=1) + ["", "w1 " * 100]
     found = load_sentiment(str(folder))(texts)
-    pooler, last = (next(n for n in tensors if n.endswith(f"{name}.weight"))[:-7] for name in HEADS[family])
     for text, positive in zip(texts, found, strict=True):
         tokens = ids(text)
-        state = hidden_states(random_tensors(family), family, tokens, [0] * len(tokens))[0]
-        pooled = np.tanh(state @ tensors[f"{pooler}.weight"].T + tensors[f"{pooler}.bias"])
-        logits = pooled @ tensors[f"{last}.weight"].T + tensors[f"{last}.bias"]
+        logits = head_logits(family, tokens, [0] * len(tokens))
         assert positive == (logits[2] == max(logits))
     assert 0 < sum(found) < len(texts)
 

@@ -26,6 +26,15 @@ def classifier_tensors(family: str) -> dict[str, np.ndarray]:
     return tensors
 
 
+def head_logits(family: str, ids: list[int], segments: list[int]) -> np.ndarray:
+    """The network and the head of `classifier_tensors` on one text or pair, in float64."""
+    tensors = {name: value.astype(np.float64) for name, value in classifier_tensors(family).items()}
+    pooler, last = (next(n for n in tensors if n.endswith(f"{name}.weight"))[:-7] for name in HEADS[family])
+    state = hidden_states(random_tensors(family), family, ids, segments)[0]
+    pooled = np.tanh(state @ tensors[f"{pooler}.weight"].T + tensors[f"{pooler}.bias"])
+    return pooled @ tensors[f"{last}.weight"].T + tensors[f"{last}.bias"]
+
+
 @pytest.fixture(scope="module")
 def folder_of(tmp_path_factory):
     def write(family: str, labels=LABELS):
@@ -37,26 +46,21 @@ def folder_of(tmp_path_factory):
 
 @pytest.mark.parametrize("family", NAMES)
 def test_probabilities_equal_the_equations_in_float64(folder_of, family):
-    tensors = {name: value.astype(np.float64) for name, value in classifier_tensors(family).items()}
-    pooler, last = (next(n for n in tensors if n.endswith(f"{name}.weight"))[:-7] for name in HEADS[family])
     pairs = [("w1 w2", "w3"), ("w3", "w1 w2"), ("w4 " * 10, "w5 w6 w7"), ("", "w9")]
     found = load_nli_classifier(str(folder_of(family)))(pairs)
     for (first, second), probabilities in zip(pairs, found, strict=True):
         a, b = ([WORDS.index(word) for word in text.split()] for text in (first, second))
         cls, sep = WORDS.index("[CLS]"), WORDS.index("[SEP]")
         ids, segments = [cls, *a, sep, *b, sep], [0] * (len(a) + 2) + [1] * (len(b) + 1)
-        state = hidden_states(random_tensors(family), family, ids, segments)[0]
-        pooled = np.tanh(state @ tensors[f"{pooler}.weight"].T + tensors[f"{pooler}.bias"])
-        logits = pooled @ tensors[f"{last}.weight"].T + tensors[f"{last}.bias"]
+        logits = head_logits(family, ids, segments)
         np.testing.assert_allclose(probabilities, np.exp(logits) / np.exp(logits).sum(), atol=1e-5)
 
 
 def test_the_labels_order_is_the_models_own(folder_of):
     pairs = [("w1 w2", "w3"), ("w4", "w5")]
     usual = load_nli_classifier(str(folder_of("bert")))(pairs)
-    turned = load_nli_classifier(str(folder_of("bert", {"0": "entailment", "1": "neutral", "2": "contradiction"})))(
-        pairs
-    )
+    labels = {"0": "entailment", "1": "neutral", "2": "contradiction"}
+    turned = load_nli_classifier(str(folder_of("bert", labels)))(pairs)
     np.testing.assert_array_equal(turned, usual[:, ::-1])
 
 

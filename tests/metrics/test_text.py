@@ -24,21 +24,21 @@ def test_length_counts_words():
     assert length_in_words(" ") == 0
 
 
-def test_a_copied_sentence_is_copied_whole_whatever_its_case_and_punctuation():
-    assert copied_fraction("compute the Inverse of a matrix which must be square!", TEXT) == 1.0
-
-
-def test_copied_fraction_counts_four_grams():
-    # "compute the inverse of", "the inverse of a", "inverse of a tensor": two of three.
-    assert copied_fraction("Compute the inverse of a tensor", TEXT) == 2 / 3
-    assert copied_fraction("Inverts square matrices by elimination", TEXT) == 0.0
-
-
-def test_short_outputs_are_one_ngram():
-    assert copied_fraction("the inverse", TEXT) == 1.0
-    assert copied_fraction("inverse the", TEXT) == 0.0
-    assert copied_fraction("", TEXT) == 0.0
-    assert copied_fraction("the inverse", "") == 0.0
+@pytest.mark.parametrize(
+    ("output", "text", "fraction"),
+    [
+        ("compute the Inverse of a matrix which must be square!", TEXT, 1.0),  # whatever its case and punctuation
+        # "compute the inverse of", "the inverse of a", "inverse of a tensor": two of three.
+        ("Compute the inverse of a tensor", TEXT, 2 / 3),
+        ("Inverts square matrices by elimination", TEXT, 0.0),
+        ("the inverse", TEXT, 1.0),  # a short output is one n-gram
+        ("inverse the", TEXT, 0.0),
+        ("", TEXT, 0.0),
+        ("the inverse", "", 0.0),
+    ],
+)
+def test_copied_fraction_counts_four_grams(output, text, fraction):
+    assert copied_fraction(output, text) == fraction
 
 
 def test_repetition_is_the_share_of_ngrams_seen_before():

@@ -46,6 +46,10 @@ def dump_lines(path: Path, values: list[Any]) -> None:
     path.write_text("".join(json.dumps(value) + "\n" for value in values))
 
 
+def lines_of(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def write_study(
     folder: Path, seed: int = 0, prompts: int = 12, outputs: int = 4, steps: int = 30, words: int = 12, **config: Any
 ) -> Path:
@@ -89,6 +93,8 @@ def write_study(
                 judgements.append(about | {"model": model, "against": against, "preference": preference} | scores)
         dump_lines(folder / f"{model}.jsonl", rows)
         shift = float(rng.normal(0, 0.01))
+        inside = metric(PER_INPUT[model] + shift) if model in PER_INPUT else {"not_computed": POOL_TOO_SMALL}
+        across = metric(0.87 + shift, 0.004) | {"interval": [0.8622, 0.8794]}
         models[model] = {
             split: {
                 "prompts": count,
@@ -99,52 +105,31 @@ def write_study(
                 "copied": metric(0.31 + shift, 0.02),
                 "finished": metric(0.75, 0.01),
                 "reward": metric(skill + shift, 0.11),
-                "per_input": {
-                    name: metric(PER_INPUT[model] + shift) if model in PER_INPUT else {"not_computed": POOL_TOO_SMALL}
-                    for name in ("ead", "sentence_bert")
-                },
-                "across_input": {
-                    name: metric(0.87 + shift, 0.004) | {"interval": [0.8622, 0.8794]}
-                    for name in ("ead", "sentence_bert")
-                },
+                "per_input": {"ead": inside, "sentence_bert": inside},
+                "across_input": {"ead": across, "sentence_bert": across},
             }
             for split, count in splits.items()
         }
     dump(folder / "evaluate" / "evaluation.json", {"encoder": "minilm", "models": models})
     dump_lines(folder / "judge" / "judgements.jsonl", judgements)
     curve = np.exp(-np.arange(steps) / (steps / 3))
-    dump_lines(
-        folder / "sft" / "metrics.jsonl",
-        [
-            {"step": step, "loss": 2 + curve[step], "learning_rate": 1e-4}
-            | ({"eval/validation/loss": 2.1 + curve[step]} if step % 10 == 9 else {})
-            for step in range(steps)
-        ],
-    )
-    dump_lines(
-        folder / "reward" / "metrics.jsonl",
-        [
-            {"step": step, "loss": 0.7, "accuracy": 0.75 - curve[step] / 4}
-            | ({} if step % 10 != 9 else HELD_OUT | {"eval/validation/accuracy": 0.6 + 0.01 * seed})
-            for step in range(steps)
-        ],
-    )
+    logged: dict[str, list[dict[str, float]]] = {"sft": [], "reward": [], "ppo": []}
+    for step, value in enumerate(curve):
+        logged["sft"].append({"loss": 2 + value, "learning_rate": 1e-4})
+        logged["reward"].append({"loss": 0.7, "accuracy": 0.75 - value / 4})
+        logged["ppo"].append({"score": 1 - value, "kl_k1": 0.1 * step + seed, "kl_k3": 0.11 * step, "entropy": 2.0})
+        if step % 10 == 9:
+            logged["sft"][-1]["eval/validation/loss"] = 2.1 + value
+            logged["reward"][-1] |= HELD_OUT | {"eval/validation/accuracy": 0.6 + 0.01 * seed}
+    for stage, lines in logged.items():
+        dump_lines(folder / stage / "metrics.jsonl", [{"step": step} | line for step, line in enumerate(lines)])
     bins = [{"low": 0.5, "high": 0.55, "confidence": 0.53, "accuracy": 0.5, "n": 10}]
     bins.append({"low": 0.9, "high": 0.95, "confidence": 0.92, "accuracy": 0.75, "n": 4})
     quality = {split: {"calibration_error": 0.07, "calibration": bins} for split in ("validation", "ood_test")}
     dump(folder / "reward" / "quality.json", {"step": steps, "splits": quality})
-    dump_lines(
-        folder / "ppo" / "metrics.jsonl",
-        [
-            {"step": step, "score": 1 - curve[step], "kl_k1": 0.1 * step + seed, "kl_k3": 0.11 * step, "entropy": 2.0}
-            for step in range(steps)
-        ],
-    )
     dump(folder / "prepare" / "corpus.json", {"fingerprint": "f" * 16, "counts": {"train": 100}})
-    dump(
-        folder / "config.json",
-        {"stage": "pipeline", "stages": {"sft": {"seed": seed, "learning_rate": 1e-4}}, **config},
-    )
+    stages = {"sft": {"seed": seed, "learning_rate": 1e-4}}
+    dump(folder / "config.json", {"stage": "pipeline", "stages": stages, **config})
     return folder
 
 
@@ -222,7 +207,7 @@ def workdir(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_win_rates_are_those_of_the_judgements(study: Path, workdir: Path) -> None:
-    judged = [json.loads(line) for line in (study / "judge/judgements.jsonl").read_text().splitlines()]
+    judged = lines_of(study / "judge/judgements.jsonl")
 
     def won(against: str, split: str) -> list[float]:
         return [
@@ -243,8 +228,8 @@ def test_win_rates_are_those_of_the_judgements(study: Path, workdir: Path) -> No
 
 
 def test_length_control_strength_and_the_gaps_interval_are_those_of_their_functions(study: Path, workdir: Path) -> None:
-    judged = [json.loads(line) for line in (study / "judge/judgements.jsonl").read_text().splitlines()]
-    samples = {line["id"]: line for line in map(json.loads, (study / "bon.jsonl").read_text().splitlines())}
+    judged = lines_of(study / "judge/judgements.jsonl")
+    samples = {line["id"]: line for line in lines_of(study / "bon.jsonl")}
     row = rows(workdir)["bon"]
     preferences = {split: preferences_by_prompt(judged, "bon", "reference", split) for split in ("id_test", "ood_test")}
     for split, found in preferences.items():
@@ -265,7 +250,9 @@ def test_length_control_strength_and_the_gaps_interval_are_those_of_their_functi
     assert row["win_rate"]["gap"]["interval"] == pytest.approx(gap["interval"])
 
 
-def test_the_reward_model_has_a_table_of_its_held_out_pairs(workdir: Path) -> None:
+def test_the_reward_model_has_a_table_of_its_held_out_pairs_and_its_calibration_is_drawn_per_split(
+    workdir: Path,
+) -> None:
     models = json.loads((workdir / "report.json").read_text())["reward_models"]
     assert list(models) == ["reward"]
     assert models["reward"]["accuracy"]["validation"]["mean"] == pytest.approx(60.0)
@@ -273,9 +260,6 @@ def test_the_reward_model_has_a_table_of_its_held_out_pairs(workdir: Path) -> No
     assert models["reward"]["calibration_error"]["validation"]["mean"] == 0.08
     assert models["reward"]["calibration_error"]["ood_test"] == {"not_computed": "it was not logged"}
     assert "| reward | 60.0±5.0 | 55.0±6.0 | 0.080 | - [1] |" in (workdir / "report.md").read_text()
-
-
-def test_the_reward_models_calibration_is_drawn_per_split(workdir: Path) -> None:
     for split in ("validation", "ood_test"):
         assert f"<h4>Reliability, {split}</h4>" in page(workdir)
     assert "the calibration error is 0.070: 0.50 of 10 at 0.53; 0.75 of 4 at 0.92." in page(workdir)
@@ -396,7 +380,7 @@ def test_page_can_be_used_without_sight_or_mouse(workdir: Path) -> None:
     parsed = Page(page(workdir))
     ids = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
-    named = {attributes[key] for _, attributes in parsed.tags for key in ("aria-labelledby",) if key in attributes}
+    named = {attributes["aria-labelledby"] for _, attributes in parsed.tags if "aria-labelledby" in attributes}
     targets = {attributes["href"][1:] for tag, attributes in parsed.tags if tag == "a"}
     assert named | targets <= set(ids)
     counts = {name: sum(tag == name for tag, _ in parsed.tags) for name in ("caption", "svg", "h1", "main")}
@@ -418,7 +402,7 @@ def test_plots_are_xml_in_the_colours_of_the_page(workdir: Path) -> None:
 def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study")
     path = study / "sft.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = lines_of(path)
     lines[0]["prompt"] = lines[0]["reference"] = lines[0]["outputs"][0] = HOSTILE
     dump_lines(path, lines)
     evaluation = json.loads((study / "evaluate/evaluation.json").read_text())
@@ -438,11 +422,9 @@ def test_browser_holds_every_output_of_the_prompts_it_shows(study: Path, workdir
     data = embedded(page(workdir))
     assert data["models"] == list(MODELS)
     assert data["shown"] == data["of"] == {"id_test": 12, "ood_test": 6}
-    line = json.loads((study / "bon.jsonl").read_text().splitlines()[3])
-    answer = data["prompts"][3]["answers"][2]
-    assert {name: answer[name] for name in ("outputs", "rewards", "finish", "selected")} == {
-        name: line[name] for name in ("outputs", "rewards", "finish", "selected")
-    }
+    line, answer = lines_of(study / "bon.jsonl")[3], data["prompts"][3]["answers"][2]
+    for name in ("outputs", "rewards", "finish", "selected"):
+        assert answer[name] == line[name]
     assert set(answer["verdict"]) == {"preference", "score", "against_score"}
 
 
@@ -477,8 +459,8 @@ def test_scalars_that_are_null_or_unknown_are_no_reason_to_fail(tmp_path: Path) 
     lines = [{"step": 1, "score": None, "kl_k1": 0.5, "kl_k3": None, "surprise": [1]}, {"step": 2, "kl_k1": None}]
     dump_lines(study / "ppo/metrics.jsonl", lines)
     report.run(make_config(study), tmp_path)
-    assert rows(tmp_path)["ppo"]["kl"]["k1"]["mean"] == 0.5
-    assert "not_computed" in rows(tmp_path)["ppo"]["kl"]["k3"]
+    kl = rows(tmp_path)["ppo"]["kl"]
+    assert kl["k1"]["mean"] == 0.5 and "not_computed" in kl["k3"]
     assert "hold no score" in page(tmp_path)
 
 
@@ -488,17 +470,15 @@ def test_seeds_are_averaged_with_the_error_over_seeds(tmp_path: Path) -> None:
     report.run(make_config(*runs), tmp_path / "report")
     merged = rows(tmp_path / "report")
     for name, part in (("win_rate", "gap"), ("head_to_head", "ood_test"), ("kl", "k1"), ("per_input_ead", "id_test")):
-        means = [one["ppo"][name][part]["mean"] for one in single]
-        assert merged["ppo"][name][part]["n"] == 3
-        assert merged["ppo"][name][part]["mean"] == pytest.approx(statistics.fmean(means))
-        error = statistics.stdev(means) / math.sqrt(3)
-        assert merged["ppo"][name][part]["standard_error"] == pytest.approx(error)
-    gap = merged["ppo"]["win_rate"]
-    half = t.ppf(0.975, 2) * gap["gap"]["standard_error"]
-    assert gap["gap"]["interval"] == pytest.approx([gap["gap"]["mean"] - half, gap["gap"]["mean"] + half])
+        means, found = [one["ppo"][name][part]["mean"] for one in single], merged["ppo"][name][part]
+        assert (found["n"], found["mean"]) == (3, pytest.approx(statistics.fmean(means)))
+        assert found["standard_error"] == pytest.approx(statistics.stdev(means) / math.sqrt(3))
+    gap = merged["ppo"]["win_rate"]["gap"]
+    half = t.ppf(0.975, 2) * gap["standard_error"]
+    assert gap["interval"] == pytest.approx([gap["mean"] - half, gap["mean"] + half])
     judging = json.loads((tmp_path / "report" / "report.json").read_text())["reward_models"]["reward"]
-    assert judging["accuracy"]["validation"]["mean"] == pytest.approx(61.0)
-    assert judging["accuracy"]["validation"]["standard_error"] == pytest.approx(1 / math.sqrt(3))
+    accuracy = judging["accuracy"]["validation"]
+    assert (accuracy["mean"], accuracy["standard_error"]) == pytest.approx((61.0, 1 / math.sqrt(3)))
     assert "not_computed" in merged["bon"]["per_input_ead"]["id_test"]
     html = page(tmp_path / "report")
     assert "3 seeds" in html and "4.3 times" in html and "of run seed0" in html
@@ -522,7 +502,7 @@ def test_another_split_may_be_the_one_out_of_distribution(study: Path, tmp_path:
     expected = rows_of(make_config(study))
     files = ["judge/judgements.jsonl", *(f"{model}.jsonl" for model in MODELS)]
     for name in files:
-        lines = [json.loads(line) for line in (study / name).read_text().splitlines()]
+        lines = lines_of(study / name)
         moved = [line | {"split": "hard_test"} if line["split"] == "ood_test" else line for line in lines]
         known = [line for line in lines if line["split"] == "id_test"]
         again = [line | {"split": "ood_test", "id": f"copy of {line['id']}"} for line in known]
@@ -639,8 +619,7 @@ def test_a_frontier_is_drawn_a_split_where_one_is_named(tmp_path: Path) -> None:
     dump(folder / "reward_vs_kl" / "reward_vs_kl.json", {"id_test": split, "ood_test": split})
     report.run(make_config(folder, reward_vs_kl="reward_vs_kl/reward_vs_kl.json"), tmp_path / "out")
     html = page(tmp_path / "out")
-    for name in ("id_test", "ood_test"):
-        assert f"<h4>Reward against KL, {name}</h4>" in html
+    assert all(f"<h4>Reward against KL, {name}</h4>" in html for name in ("id_test", "ood_test"))
     assert "bon from 0.10 at 0.00 nats to 0.30 at 0.43 nats; ppo from 0.40 at 0.30 nats" in html
     drawn = html.split("<h4>Reward against KL, id_test</h4>")[1].split("</svg>")[0]
     assert set(re.findall(r"--series-\d", drawn)) == {"--series-1", "--series-2"}, "those of ppo and bon"

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -77,6 +78,11 @@ def test_the_best_checkpoint_stays_beside_the_latest_and_is_loaded_if_the_run_sa
     assert is_finished(tmp_path, 10)
 
 
+def crash_in(step: int) -> Callable[[int], float]:
+    """Raises `ZeroDivisionError` in one step."""
+    return lambda at: 1 / (at - step)
+
+
 def names_of(workdir: Path) -> list[str]:
     return [folder.name for folder in (workdir / "checkpoints").iterdir() if folder.name.isdigit()]
 
@@ -84,14 +90,9 @@ def names_of(workdir: Path) -> list[str]:
 @pytest.mark.parametrize("at", [3, 4, 5, 7])
 def test_a_run_remembers_its_best_when_it_goes_on(tmp_path, at):
     """Invariant 13: killed in step `at`, before or after the best was saved."""
-
-    def crash(step: int) -> None:
-        if step == at:
-            raise ZeroDivisionError
-
     arguments = {"metrics": lambda step: MEASURED.get(step, {}), "selection": Selection("score", "higher", "best")}
     with pytest.raises(ZeroDivisionError):
-        train(tmp_path / "killed", 10, 3, during=crash, **arguments)
+        train(tmp_path / "killed", 10, 3, during=crash_in(at), **arguments)
     train(tmp_path / "killed", 10, 3, **arguments)
     train(tmp_path / "undisturbed", 10, 3, **arguments)
     assert sorted(names_of(tmp_path / "killed")) == sorted(names_of(tmp_path / "undisturbed")) == ["10", "4", "9"]
@@ -105,13 +106,8 @@ def is_there(workdir: Path) -> int | None:
 
 def test_a_crash_loses_what_came_after_the_checkpoint_and_no_more(tmp_path):
     """Invariant 13: the lines of the lost steps are cut off and written again."""
-
-    def crash(step: int) -> None:
-        if step == 4:
-            raise ZeroDivisionError
-
     with pytest.raises(ZeroDivisionError):
-        train(tmp_path / "crashed", 6, 2, during=crash)
+        train(tmp_path / "crashed", 6, 2, during=crash_in(4))
     assert logged(tmp_path / "crashed") == [1, 2, 3, 4]
     assert is_there(tmp_path / "crashed") == 2
     resumed, undisturbed = train(tmp_path / "crashed", 6, 2), train(tmp_path / "undisturbed", 6, 2)
@@ -141,10 +137,8 @@ def test_a_number_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path, 
         assert logged(workdir) == list(range(1, first))
         assert is_there(workdir) == (first - 1 or None)
         with np.load(workdir / f"failed_step_{first}.npz") as arrays:
-            assert {key: array.tolist() for key, array in arrays.items()} == {
-                "x": [first, first],
-                "y.0": [[0.0, 0.0, 0.0]],
-            }
+            found = {key: array.tolist() for key, array in arrays.items()}
+        assert found == {"x": [first, first], "y.0": [[0.0, 0.0, 0.0]]}
 
 
 def test_a_run_does_not_go_on_upon_another_trunk(tmp_path):
