@@ -1,23 +1,19 @@
+from functools import partial
+
 import pytest
 
 from rlhf_jax.data import formats
 from rlhf_jax.data.formats import TAIL, docstring_prompt, source_text, split_prompt
 from rlhf_jax.errors import UserError
 
-PROMPTS = {
-    "docstring": (
-        lambda text: docstring_prompt("numpy", "numpy.sort", text),
-        "PACKAGE: numpy\nNAME: numpy.sort\nTEXT: {}\nTL;DR:",
-    ),
-    "post": (
-        lambda text: formats.post_prompt("tea", "A pot", text),
-        "SUBREDDIT: r/tea\nTITLE: A pot\nPOST: {}\nTL;DR:",
-    ),
-    "article": (formats.article_prompt, "ARTICLE: {}\nTL;DR:"),
-}
+PROMPTS = [
+    (partial(docstring_prompt, "numpy", "numpy.sort"), "PACKAGE: numpy\nNAME: numpy.sort\nTEXT: {}\nTL;DR:"),
+    (partial(formats.post_prompt, "tea", "A pot"), "SUBREDDIT: r/tea\nTITLE: A pot\nPOST: {}\nTL;DR:"),
+    (formats.article_prompt, "ARTICLE: {}\nTL;DR:"),
+]
 
 
-@pytest.mark.parametrize(("make", "expected"), PROMPTS.values(), ids=PROMPTS)
+@pytest.mark.parametrize(("make", "expected"), PROMPTS, ids=["docstring", "post", "article"])
 @pytest.mark.parametrize(
     "text", ["some text", "", "two\nTEXT: lines\nTL;DR: inside", "  spaces kept ", "a\nPOST: b\nARTICLE: c"]
 )

@@ -14,6 +14,9 @@ def block(instruction: str, output: str = "An answer.", number: int = 4) -> str:
     return f"{number}. Instruction: {instruction}\n{number}. Output:\n{output}\n"
 
 
+COUNT = block("Count up to the number six.", "1", 5)
+
+
 def left_out(instruction: str, kind: Kind = SEQUENTIAL) -> dict[str, int]:
     collection = Collection(kind, [Task("Name the days of the week in order.", "", "Monday ...")])
     given = "4. Input:\n<noinput>\n" if kind == ID else ""
@@ -85,11 +88,8 @@ def test_the_study_s_filters(instruction, reason):
     ("answer", "kept"),
     [
         ("4. Instruction: Name four good teas.\n4. Output:\nAssam.", ["Assam."]),
-        (
-            " Name four good teas.\n4. Output:\nAssam.\n###\n" + block("Count up to the number six.", "1", 5),
-            ["Assam.", "1"],
-        ),
-        (block("Name four good teas.") + block("Count up to the number six.", number=5), []),
+        (f" Name four good teas.\n4. Output:\nAssam.\n###\n{COUNT}", ["Assam.", "1"]),
+        (block("Name four good teas.") + COUNT, []),
         ("4. Instruction: Name four good teas.\n4. Input:\nnone\n4. Output:\nAssam.", []),
         ("4. Instruction: Name four good teas.\n4. Output:\n", []),
         ("", None),

@@ -42,6 +42,13 @@ def config(tmp_path):
     )
 
 
+@pytest.fixture
+def out(config, tmp_path):
+    """The folder of the page that asks everything."""
+    annotation_page.run(config, tmp_path / "out")
+    return tmp_path / "out"
+
+
 def page_and_key(folder):
     html = (folder / "annotation_page.html").read_text()
     shown = json.loads(re.search(r'id="questions">(.*?)</script>', html, re.DOTALL)[1])
@@ -49,9 +56,8 @@ def page_and_key(folder):
     return html, shown, key
 
 
-def test_the_page_asks_everything_once_and_does_not_say_who_wrote_it(config, tmp_path, capsys):
-    annotation_page.run(config, tmp_path / "out")
-    html, shown, key = page_and_key(tmp_path / "out")
+def test_the_page_asks_everything_once_and_does_not_say_who_wrote_it(capsys, out):
+    html, shown, key = page_and_key(out)
     assert len(key) == 2 * 3 * 3, "two splits, three prompts: sft and ppo against the reference, ppo against sft"
     equal = [line for line in key.values() if line["model_is"] == "both"]
     assert {line["id"] for line in equal} == {"id_test/2", "ood_test/2"}
@@ -94,10 +100,8 @@ def answered(folder, name: str, choose, annotator: str = "ab") -> str:
     return str(folder / name)
 
 
-def test_answers_become_judgements_wherever_the_model_stood(config, tmp_path, capsys):
+def test_answers_become_judgements_wherever_the_model_stood(config, out, tmp_path, capsys):
     """One reader prefers ppo to all, another calls everything a tie. Equal texts were not asked about and are one."""
-    out = tmp_path / "out"
-    annotation_page.run(config, out)
     first = answered(out, "first.jsonl", lambda line: float(line["model"] == "ppo"))
     second = answered(out, "second.jsonl", lambda line: 0.5, annotator="cd")
     settings = judge.Config(
@@ -113,9 +117,7 @@ def test_answers_become_judgements_wherever_the_model_stood(config, tmp_path, ca
     assert "ppo against reference, id_test: win rate 75.0" in capsys.readouterr().out
 
 
-def test_what_nobody_answered_has_no_line(config, tmp_path):
-    out = tmp_path / "out"
-    annotation_page.run(config, out)
+def test_what_nobody_answered_has_no_line(out):
     only = answered(out, "only.jsonl", lambda line: 1.0 if line["against"] == "sft" else None)
     compared = list(contests(MODELS, "sft", against_reference=True))
     lines = judge_by_people(compared, PeopleConfig(str(out / "key.jsonl"), (only,)))
@@ -149,9 +151,7 @@ def test_pairs_of_a_prompt_are_averaged(tmp_path, config):
         ('{"question": 1, "choice": "a", "annotator": "ab"}', "the field 'question' is 1, expected a valid string"),
     ],
 )
-def test_broken_answers_are_named(config, tmp_path, text, message):
-    out = tmp_path / "out"
-    annotation_page.run(config, out)
+def test_broken_answers_are_named(out, text, message):
     known = page_and_key(out)[1][0]["question"]
     for choice in re.findall(r"KNOWN (\w+)", text):
         line = {"question": known, "choice": choice, "annotator": "ab"}
@@ -162,9 +162,7 @@ def test_broken_answers_are_named(config, tmp_path, text, message):
         judge_by_people(compared, PeopleConfig(str(out / "key.jsonl"), (str(out / "answers.jsonl"),)))
 
 
-def test_a_key_of_other_samples_and_files_that_are_not_there_are_refused(config, tmp_path):
-    out = tmp_path / "out"
-    annotation_page.run(config, out)
+def test_a_key_of_other_samples_and_files_that_are_not_there_are_refused(out, tmp_path):
     answers = (answered(out, "all.jsonl", lambda line: 1.0),)
     few = list(contests({name: records[:1] for name, records in MODELS.items()}, "sft", against_reference=True))
     with pytest.raises(UserError, match="which the samples do not have"):

@@ -65,12 +65,12 @@ def test_ids_are_of_the_text_alone():
         ([{**ROW, "output": ["x", 1]}], r"row 0: the field 'output\[1\]' is 1"),
         ([ROW, ROW], "row 1 repeats the prompt 'Name a river.'"),
         (
-            [ROW, {**ROW, "instruction": "b", "output": ["x", "y"]}],
-            r"row 1 has 2 output\(s\), expected 1 as in the first",
+            [ROW, ROW | {"instruction": "b", "output": ["x", "y"]}],
+            r"row 1 has 2 output\(s\), expected 1 as in the",
         ),
         (
-            [ROW, {**ROW, "instruction": "b", "generator": "gpt"}],
-            "outputs of 'alpaca-7b', 'gpt', expected one generator",
+            [ROW, ROW | {"instruction": "b", "generator": "gpt"}],
+            "outputs of 'alpaca-7b', 'gpt', expected one gen",
         ),
         ([ROW, {"instruction": "b", "output": "x"}], "outputs of '', 'alpaca-7b', expected one generator"),
     ],

@@ -17,17 +17,15 @@ def hands(monkeypatch):
 
 def test_lost_steps_and_pauses_count_against_a_run(tmp_path, hands):
     lines = [{"seconds": 10.0, "compile_seconds": 4.0}, {"seconds": 5.0, "compile_seconds": 0.0}, {"seconds": 7.0}]
+    again = {"seconds": 18.0, "compile_seconds": 8.0}
     first = Goodput(tmp_path, None, [], [])
     assert first.after(1010.0, lines[0]) == {"goodput": 6 / 10, "lost_seconds": 0.0}
     assert first.after(1015.0, lines[1]) == {"goodput": 11 / 15, "lost_seconds": 0.0}
     hands[0] = 1100.0  # killed, and started again much later, from step 1
     second = Goodput(tmp_path, 1, lines[:1], lines[1:])
-    assert second.after(1120.0, {"seconds": 18.0, "compile_seconds": 8.0}) == {
-        "goodput": 16 / 120,
-        "lost_seconds": 12.0,
-    }
+    assert second.after(1120.0, again) == {"goodput": 16 / 120, "lost_seconds": 12.0}
     hands[0] = 1200.0
-    third = Goodput(tmp_path, 2, [*lines[:1], {"seconds": 18.0, "compile_seconds": 8.0}], [{"seconds": 1.0}])
+    third = Goodput(tmp_path, 2, [*lines[:1], again], [{"seconds": 1.0}])
     assert third.after(1250.0, {"seconds": 50.0}) == {"goodput": 66 / 250, "lost_seconds": 13.0}
     starts = [json.loads(line) for line in (tmp_path / "starts.jsonl").read_text().splitlines()]
     assert starts == [

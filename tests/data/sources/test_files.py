@@ -42,10 +42,8 @@ def test_the_first_pattern_that_fits_is_taken(tmp_path):
     for name in ("data/train-1.json", "data/train-0.json", "train.jsonl", "valid.jsonl"):
         write(tmp_path / name, ROWS)
     found = files.locate(str(tmp_path), {"train": ("*.csv", "data/train-*.json", "train.jsonl"), "dev": ("v*",)})
-    assert found == {
-        "train": [tmp_path / "data" / "train-0.json", tmp_path / "data" / "train-1.json"],
-        "dev": [tmp_path / "valid.jsonl"],
-    }
+    train = [tmp_path / "data" / f"train-{number}.json" for number in (0, 1)]
+    assert found == {"train": train, "dev": [tmp_path / "valid.jsonl"]}
 
 
 @pytest.mark.parametrize(
@@ -92,7 +90,6 @@ def test_numbered_files_say_how_many_they_are():
     hashed = [Path("train-00000-of-00003-9f3a.parquet"), Path("train-00002-of-00003-07bc.parquet")]
     assert files.missing(hashed) == [Path("train-00001-of-00003.parquet")]
     assert files.missing([*hashed, Path("train-00001-of-00003-11.parquet")]) == []
-    assert files.missing([Path("set-train.array_record-00001-of-00002")]) == [
-        Path("set-train.array_record-00000-of-00002")
-    ]
+    shards = [Path(f"set-train.array_record-0000{number}-of-00002") for number in (0, 1)]
+    assert files.missing(shards[1:]) == shards[:1]
     assert files.missing([Path("a.jsonl"), Path("b-1.json")]) == []

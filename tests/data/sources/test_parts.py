@@ -64,11 +64,8 @@ def test_splits_come_from_several_datasets(tldr, news):
 def test_a_split_may_be_cut(tldr):
     splits = {"validation": "train[:2]", "train": "train[2:4]", "id_test": "test[4:]", "ood_test": "test[:]"}
     found = gather({"posts": replace(tldr, splits=splits)}, ["validation", "train", "id_test"], Example).splits
-    assert [responses(found[split]) for split in ("validation", "train", "id_test")] == [
-        ["summary 0", "summary 1"],
-        ["summary 2", "summary 3"],
-        ["summary 4", "summary 5"],
-    ]
+    for split, numbers in {"validation": (0, 1), "train": (2, 3), "id_test": (4, 5)}.items():
+        assert responses(found[split]) == [f"summary {number}" for number in numbers]
     with pytest.raises(UserError, match="The record posts/test/4 is in id_test and ood_test, expected one of them"):
         gather({"posts": replace(tldr, splits=splits)}, ["id_test", "ood_test"], Example)
 
