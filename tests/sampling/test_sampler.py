@@ -58,6 +58,13 @@ def response(sampled, row, sample):
     return np.asarray(sampled.sequences.response[row, sample])[np.asarray(sampled.sequences.response_mask[row, sample])]
 
 
+def by_the_oracle(setting, sampled, row, sample):
+    """The tokens of a response and the oracle's logits `[T, V]` before each, at temperature 1."""
+    model, _, _, tensors = setting
+    ids, tokens = tiny.ids(jax.tree.map(np.asarray, sampled.sequences), row, sample), response(sampled, row, sample)
+    return tokens, numpy_llama.logits(tensors, model.architecture, ids)[-len(tokens) - 1 : -1]
+
+
 def test_responses_end_at_their_first_eos_or_at_the_limit(sampled):
     """Invariant 4: the EOS is in the mask, though padding has its id."""
     lengths = np.asarray(sampled.sequences.response_mask.sum(axis=-1))
@@ -74,10 +81,8 @@ def test_log_probs_are_those_of_the_forward_pass(setting, sampled):
     """Invariant 2, the temperature included, and cached decoding against none: the oracle reads each row whole."""
     model, _, _, tensors = setting
     for row, sample in rows():
-        ids, length = (
-            tiny.ids(jax.tree.map(np.asarray, sampled.sequences), row, sample),
-            len(response(sampled, row, sample)),
-        )
+        ids = tiny.ids(jax.tree.map(np.asarray, sampled.sequences), row, sample)
+        length = len(response(sampled, row, sample))
         expected = numpy_llama.response_log_probs(tensors, model.architecture, ids, length, TEMPERATURE)
         np.testing.assert_allclose(sampled.log_probs[row, sample, :length], expected, atol=3e-4)
         assert not np.asarray(sampled.log_probs[row, sample, length:]).any()
@@ -97,13 +102,11 @@ def test_states_at_the_edge_are_those_of_the_trunk(setting, sampled):
 
 def test_every_draw_is_by_its_own_number(setting, sampled):
     """Invariant 2: folded from (prompt id, sample, position), drawn from the oracle's distribution."""
-    model, _, _, tensors = setting
     for row, sample in rows():
-        ids, tokens = tiny.ids(jax.tree.map(np.asarray, sampled.sequences), row, sample), response(sampled, row, sample)
-        logits = numpy_llama.logits(tensors, model.architecture, ids)[-len(tokens) - 1 : -1] / TEMPERATURE
+        tokens, logits = by_the_oracle(setting, sampled, row, sample)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), PROMPT_IDS[row]), sample)
         numbers = jnp.stack([jax.random.uniform(jax.random.fold_in(key, i)) for i in range(len(tokens))])
-        np.testing.assert_array_equal(draw(jnp.asarray(logits, jnp.float32), numbers), tokens)
+        np.testing.assert_array_equal(draw(jnp.asarray(logits / TEMPERATURE, jnp.float32), numbers), tokens)
 
 
 def test_samples_depend_neither_on_batch_mates_nor_on_n_nor_on_padding(setting, sampled):
@@ -118,28 +121,24 @@ def test_samples_depend_neither_on_batch_mates_nor_on_n_nor_on_padding(setting, 
 
 
 def test_greedy_takes_the_likeliest_token_and_counts_at_temperature_one(setting):
-    model, params, sample, tensors = setting
-    greedy = sample(params, PROMPTS.prompt, PROMPTS.prompt_mask, PROMPT_IDS, jax.random.key(3), 0.0)
-    for row, sample_index in rows():
-        ids = tiny.ids(jax.tree.map(np.asarray, greedy.sequences), row, sample_index)
-        tokens = response(greedy, row, sample_index)
-        predicted = numpy_llama.log_softmax(numpy_llama.logits(tensors, model.architecture, ids)[-len(tokens) - 1 : -1])
+    _, params, program, _ = setting
+    greedy = program(params, PROMPTS.prompt, PROMPTS.prompt_mask, PROMPT_IDS, jax.random.key(3), 0.0)
+    for row, sample in rows():
+        tokens, logits = by_the_oracle(setting, greedy, row, sample)
+        predicted = numpy_llama.log_softmax(logits)
         np.testing.assert_array_equal(tokens, predicted.argmax(axis=-1))
-        np.testing.assert_allclose(
-            greedy.log_probs[row, sample_index, : len(tokens)], predicted.max(axis=-1), atol=1e-4
-        )
+        np.testing.assert_allclose(greedy.log_probs[row, sample, : len(tokens)], predicted.max(axis=-1), atol=1e-4)
 
 
 def test_top_k_draws_from_the_likeliest_and_scores_by_the_full_softmax(setting):
     """A quirk of the study's samples: what is drawn is not what is scored, by up to the mass that was cut off."""
-    model, params, _, tensors = setting
+    model, params, _, _ = setting
     arguments = params, PROMPTS.prompt, PROMPTS.prompt_mask, PROMPT_IDS, jax.random.key(3), 2.0
     sampled = program(model, top_k=5)(*arguments)
     cut = []
     for row, sample in rows():
-        ids, tokens = tiny.ids(jax.tree.map(np.asarray, sampled.sequences), row, sample), response(sampled, row, sample)
-        logits = numpy_llama.logits(tensors, model.architecture, ids)[-len(tokens) - 1 : -1] / 2.0
-        full = numpy_llama.log_softmax(logits)
+        tokens, logits = by_the_oracle(setting, sampled, row, sample)
+        full = numpy_llama.log_softmax(logits / 2.0)
         chosen = full[np.arange(len(tokens)), tokens]
         np.testing.assert_allclose(sampled.log_probs[row, sample, : len(tokens)], chosen, atol=3e-4)
         fifth = np.sort(full, axis=-1)[:, -5]
@@ -150,9 +149,8 @@ def test_top_k_draws_from_the_likeliest_and_scores_by_the_full_softmax(setting):
 
 def test_without_a_trunk_the_edge_is_the_token_ids():
     model, params = network(freeze=0.0, layers=1)
-    sampled = program(model, samples=2, length=3)(
-        params, PROMPTS.prompt, PROMPTS.prompt_mask, PROMPT_IDS, jax.random.key(3), 1.0
-    )
+    arguments = params, PROMPTS.prompt, PROMPTS.prompt_mask, PROMPT_IDS, jax.random.key(3), 1.0
+    sampled = program(model, samples=2, length=3)(*arguments)
     tokens, real, _ = sampled.sequences.continuation()
     np.testing.assert_array_equal(sampled.edge.context, PROMPTS.prompt)
     np.testing.assert_array_equal(real * sampled.edge.continuation, real * tokens)
@@ -180,10 +178,9 @@ def test_an_index_without_mass_is_never_drawn():
     weights[sampler.BLOCK : sampler.BLOCK + 9] = 0.0
     sums = np.asarray(jnp.cumsum(jnp.asarray(weights)))
     ends = np.array([0.0, 1 - 2.0**-24, 0.5], np.float32)
-    at = np.clip(sums / sums[-1], 0, 1 - 2.0**-24).astype(np.float32)
-    uniform = np.concatenate([ends, *(np.nextafter(at, to, dtype=np.float32) for to in (0, 1)), at]).clip(
-        0, 1 - 2.0**-24
-    )
+    at = np.clip(sums / sums[-1], 0, ends[1]).astype(np.float32)
+    beside = (np.nextafter(at, to, dtype=np.float32) for to in (0, 1))
+    uniform = np.concatenate([ends, *beside, at]).clip(0, ends[1])
     logits = np.tile(np.log(weights, where=weights > 0, out=np.full(size, -np.inf, np.float32)), (len(uniform), 1))
     tokens = np.asarray(jit(draw)(logits, uniform))
     assert (weights[tokens] > 0).all()

@@ -12,6 +12,7 @@ from rlhf_jax.judges.gold import GoldConfig, make_scorer
 from rlhf_jax.report.alpaca_eval import read_annotations
 from rlhf_jax.stages import judge
 from rlhf_jax.stages.runner import run_stage
+from tests import tiny
 from tests.chat_server import judge_config, prefers_first, prefers_longer, serving
 
 GOLD = GoldConfig("lexical")
@@ -25,13 +26,22 @@ def sample(id: str, outputs: list[str], reference: str = FAIR, split: str = "id_
     return Samples(id, split, prompt, reference, outputs, None, ["eos"] * n, selected, "m", "", 1.0, n, 0)
 
 
-def judged(tmp_path, models: dict[str, list[Samples]], baseline: str = "sft", **changes) -> list[dict]:
-    paths = {model: str(tmp_path / f"{model}.jsonl") for model in models}
+def written(folder, models: dict[str, list[Samples]]) -> dict[str, str]:
+    """A file of each model's samples."""
+    paths = {model: str(folder / f"{model}.jsonl") for model in models}
     for model, records in models.items():
         write(paths[model], records)
-    workdir = tmp_path / "judge"
-    judge.run(judge.Config("judge", paths, baseline, **(changes or {"gold": GOLD})), workdir)
-    return [json.loads(line) for line in (workdir / "judgements.jsonl").read_text().splitlines()]
+    return paths
+
+
+def judged(tmp_path, models: dict[str, list[Samples]], baseline: str = "sft", **changes) -> list[dict]:
+    paths = written(tmp_path, models)
+    judge.run(judge.Config("judge", paths, baseline, **(changes or {"gold": GOLD})), tmp_path / "judge")
+    return tiny.logged(tmp_path / "judge", "judgements")
+
+
+def preferences(lines: list[dict]) -> dict[tuple[str, str, str], float]:
+    return {(line["id"], line["model"], line["against"]): line["preference"] for line in lines}
 
 
 def test_every_prompt_model_and_opponent_has_its_line(tmp_path):
@@ -40,16 +50,15 @@ def test_every_prompt_model_and_opponent_has_its_line(tmp_path):
         "ppo": [sample("b", [GOOD, GOOD], split="ood_test"), sample("a", [GOOD, FAIR])],
     }
     lines = judged(tmp_path, models)
-    found = {(line["id"], line["split"], line["model"], line["against"]): line["preference"] for line in lines}
-    assert found == {
-        ("a", "id_test", "sft", "reference"): 1.5,  # loses, wins
-        ("b", "ood_test", "sft", "reference"): 1.25,  # ties, loses
-        ("a", "id_test", "ppo", "reference"): 1.75,  # wins, ties
-        ("b", "ood_test", "ppo", "reference"): 2.0,
-        ("a", "id_test", "ppo", "sft"): 1 + (1 + 0.5 + 1 + 0) / 4,
-        ("b", "ood_test", "ppo", "sft"): 2.0,
+    assert preferences(lines) == {
+        ("a", "sft", "reference"): 1.5,  # loses, wins
+        ("b", "sft", "reference"): 1.25,  # ties, loses
+        ("a", "ppo", "reference"): 1.75,  # wins, ties
+        ("b", "ppo", "reference"): 2.0,
+        ("a", "ppo", "sft"): 1 + (1 + 0.5 + 1 + 0) / 4,
+        ("b", "ppo", "sft"): 2.0,
     }
-    assert len(lines) == 6
+    assert sorted((line["id"], line["split"]) for line in lines) == [("a", "id_test")] * 3 + [("b", "ood_test")] * 3
     scorer = make_scorer(GOLD)
     line = next(line for line in lines if (line["id"], line["against"]) == ("a", "sft"))
     assert line["score"] == pytest.approx(np.mean(scorer([TEXT] * 2, [GOOD, FAIR])))
@@ -59,11 +68,8 @@ def test_every_prompt_model_and_opponent_has_its_line(tmp_path):
 
 def test_best_of_n_is_judged_by_its_selected_output(tmp_path):
     lines = judged(tmp_path, {"sft": [sample("a", [FAIR, BAD])], "bon": [sample("a", [BAD, GOOD, BAD], selected=1)]})
-    assert {(line["model"], line["against"]): line["preference"] for line in lines} == {
-        ("sft", "reference"): 1.25,
-        ("bon", "reference"): 2.0,
-        ("bon", "sft"): 2.0,
-    }
+    expected = {("a", "sft", "reference"): 1.25, ("a", "bon", "reference"): 2.0, ("a", "bon", "sft"): 2.0}
+    assert preferences(lines) == expected
 
 
 def test_each_pair_of_text_and_output_is_scored_once(tmp_path, monkeypatch):
@@ -125,13 +131,15 @@ def test_models_on_other_prompts_are_refused(tmp_path, other, message):
     assert not (tmp_path / "judge").exists()
 
 
-def test_an_unknown_baseline_a_model_named_reference_and_no_samples_are_refused(tmp_path):
+def test_an_unknown_baseline_a_model_named_reference_and_nothing_to_compare_are_refused(tmp_path):
     with pytest.raises(UserError, match='baseline is "gpt", expected one of sft'):
         judged(tmp_path, {"sft": [sample("a", [BAD])]}, "gpt")
     with pytest.raises(UserError, match='named "reference"'):
         judged(tmp_path, {"sft": [sample("a", [BAD])], "reference": [sample("a", [BAD])]})
     with pytest.raises(UserError, match="has no samples"):
         judged(tmp_path, {"sft": []})
+    with pytest.raises(UserError, match="nothing to compare"):
+        judged(tmp_path, {"sft": [sample("a", [BAD])]}, gold=GOLD, against_reference=False)
 
 
 def by_llm(tmp_path, answer, models, **changes) -> tuple[list[dict], int]:
@@ -150,8 +158,7 @@ MODELS = {
 @pytest.mark.parametrize("order", ["both", "single"])
 def test_a_language_model_judges_as_many_pairs_as_asked(tmp_path, order):
     lines, _ = by_llm(tmp_path, prefers_longer, MODELS, order=order, pairs=2)
-    found = {(line["id"], line["model"], line["against"]): line for line in lines}
-    assert {key: line["preference"] for key, line in found.items()} == {
+    assert preferences(lines) == {
         ("a", "sft", "reference"): 1.5,  # shorter, longer
         ("b", "sft", "reference"): 1.5,  # the same text, twice
         ("a", "bon", "reference"): 2.0,
@@ -159,15 +166,15 @@ def test_a_language_model_judges_as_many_pairs_as_asked(tmp_path, order):
         ("b", "bon", "reference"): 1.0,
         ("b", "bon", "sft"): 1.0,
     }
-    line = found["a", "sft", "reference"]
+    line, same = (line for line in lines if line["model"] == "sft")
     asked = 4 if order == "both" else 2
     assert (line["score"], line["against_score"], line["answers"], line["unparsable"]) == (0.5, 0.5, asked, 0)
-    assert found["b", "sft", "reference"]["answers"] == 0
+    assert (line["id"], same["id"], same["answers"]) == ("a", "b", 0)
 
 
 def test_one_pair_is_the_first_of_each(tmp_path):
     lines, requests = by_llm(tmp_path, prefers_longer, MODELS)
-    assert {(line["id"], line["model"], line["against"]): line["preference"] for line in lines} == {
+    assert preferences(lines) == {
         ("a", "sft", "reference"): 1.0,
         ("b", "sft", "reference"): 1.5,
         ("a", "bon", "reference"): 2.0,
@@ -187,7 +194,7 @@ def test_no_answer_is_dropped_and_what_could_not_be_read_is_counted(tmp_path, ca
     statistics = json.loads((tmp_path / "judge/judge.json").read_text())
     assert (statistics["unparsable"], statistics["identical"]) == (10, 1)
     assert statistics["spent"]["prompt_tokens"] == 1600
-    comparisons = [json.loads(line) for line in (tmp_path / "judge/comparisons.jsonl").read_text().splitlines()]
+    comparisons = tiny.logged(tmp_path / "judge", "comparisons")
     assert [c["answer"] for c in comparisons if c["share"] is None] == ["Beide sind gut."] * 10
     assert len(comparisons) == 12
 
@@ -204,11 +211,11 @@ def test_the_same_stage_again_costs_nothing(tmp_path):
         config = judge_config(server)
         lines = judged(tmp_path, MODELS, llm=config)
         sent = len(server.requests)
-        written = {path.name: path.read_bytes() for path in (tmp_path / "judge").glob("*.json*")}
-        for path in (tmp_path / "judge").glob("*.json*"):
+        before = {path: path.read_bytes() for path in (tmp_path / "judge").glob("*.json*")}
+        for path in before:
             path.unlink()  # killed before it wrote them
         assert judged(tmp_path, MODELS, llm=config) == lines
-        assert {path.name: path.read_bytes() for path in (tmp_path / "judge").glob("*.json*")} == written
+        assert {path: path.read_bytes() for path in (tmp_path / "judge").glob("*.json*")} == before
         assert len(server.requests) == sent
 
 
@@ -245,15 +252,8 @@ def test_a_judge_that_cannot_do_it_is_refused(tmp_path, changes, message):
     assert not (tmp_path / "judge").exists()
 
 
-def test_nothing_to_compare_is_refused(tmp_path):
-    with pytest.raises(UserError, match="nothing to compare"):
-        judged(tmp_path, {"sft": [sample("a", [BAD])]}, gold=GOLD, against_reference=False)
-
-
 def test_a_run_that_its_limit_stopped_goes_on_under_a_higher_one(tmp_path):
-    paths = {model: str(tmp_path / f"{model}.jsonl") for model in MODELS}
-    for model, records in MODELS.items():
-        write(paths[model], records)
+    paths = written(tmp_path, MODELS)
     with serving(prefers_longer) as server:
         config = to_dict(judge.Config("judge", paths, "sft", llm=judge_config(server)))
         del config["gold"]

@@ -10,17 +10,9 @@ from rlhf_jax.models.architecture import Rotary
 from rlhf_jax.models.hf.families import from_hugging_face, read_config, to_hugging_face
 from tests import tiny
 from tests.families import FAMILIES, LLAMA3, OPT
+from tests.models.hf.test_presets import llama
 
-LLAMA_7B = {
-    "model_type": "llama",
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "intermediate_size": 11008,
-    "rms_norm_eps": 1e-6,
-    "max_position_embeddings": 2048,
-}
+LLAMA_7B = llama(32000, 4096, 32, 32, 11008, 1e-6, 2048)
 
 
 @pytest.mark.parametrize("changes", FAMILIES.values(), ids=FAMILIES)
@@ -114,7 +106,7 @@ def test_what_would_change_the_result_is_refused(changes, message):
         from_hugging_face({**LLAMA_7B, **changes}, "config.json")
 
 
-@pytest.mark.parametrize("field", [name for name in LLAMA_7B if name != "model_type"])
+@pytest.mark.parametrize("field", [name for name in LLAMA_7B if name not in ("model_type", "hidden_act")])
 def test_a_missing_field_is_named(field):
     config = {name: value for name, value in LLAMA_7B.items() if name != field}
     with pytest.raises(UserError, match=f"the field '{field}' is missing"):
@@ -124,12 +116,11 @@ def test_a_missing_field_is_named(field):
 def test_a_folder_without_a_readable_config(tmp_path):
     with pytest.raises(UserError, match="no config.json; expected a Hugging Face model folder"):
         read_config(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": ')
-    with pytest.raises(UserError, match="config.json: not valid JSON"):
-        read_config(tmp_path)
-    (tmp_path / "config.json").write_bytes(b"\xff")
-    with pytest.raises(UserError, match="config.json: not valid JSON"):
-        read_config(tmp_path)
-    (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(UserError, match="config.json: holds list, expected an object"):
-        read_config(tmp_path)
+    for content, said in {
+        b'{"model_type": ': "not valid JSON",
+        b"\xff": "not valid JSON",
+        b"[]": "holds list, expected an object",
+    }.items():
+        (tmp_path / "config.json").write_bytes(content)
+        with pytest.raises(UserError, match=f"config.json: {said}"):
+            read_config(tmp_path)

@@ -54,10 +54,7 @@ PUBLISHED = {
         8_030_261_248,
     ),
     "facebook/opt-125m": (opt(768, 12, 12, 3072), 125_239_296),
-    "facebook/opt-350m": (
-        opt(1024, 24, 16, 4096, word_embed_proj_dim=512, do_layer_norm_before=False),
-        331_196_416,
-    ),
+    "facebook/opt-350m": (opt(1024, 24, 16, 4096, word_embed_proj_dim=512, do_layer_norm_before=False), 331_196_416),
     "facebook/opt-1.3b": (opt(2048, 24, 32, 8192), 1_315_758_080),
     "facebook/opt-2.7b": (opt(2560, 32, 32, 10240), 2_651_596_800),
     "facebook/opt-6.7b": (opt(4096, 32, 32, 16384), 6_658_473_984),
@@ -69,12 +66,9 @@ def test_every_preset_is_held_against_its_config():
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_preset_is_what_its_config_reads_as(name):
-    assert PRESETS[name] == from_hugging_face(PUBLISHED[name][0], "config.json")
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_a_preset_has_as_many_parameters_as_the_model(name):
+def test_a_preset_is_what_its_config_reads_as_and_has_as_many_parameters_as_the_model(name):
+    config, parameters = PUBLISHED[name]
+    assert PRESETS[name] == from_hugging_face(config, "config.json")
     model = Model(PRESETS[name], jnp.dtype("bfloat16"))
     shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0)))
-    assert count_parameters(shapes) == PUBLISHED[name][1]
+    assert count_parameters(shapes) == parameters
