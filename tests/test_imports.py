@@ -66,6 +66,11 @@ def imported(nodes: Iterator[ast.AST]) -> set[str]:
     return names
 
 
+def libraries(nodes: Iterator[ast.AST]) -> set[str]:
+    """The top-level packages of what is imported."""
+    return {name.partition(".")[0] for name in imported(nodes)}
+
+
 def at_import(tree: ast.AST) -> Iterator[ast.AST]:
     """The nodes that run when a module is imported: not those inside functions or under `if TYPE_CHECKING`."""
     for node in ast.iter_child_nodes(tree):
@@ -113,8 +118,7 @@ def test_the_ground_imports_nothing_above_it() -> None:
 def test_metrics_and_judges_do_not_import_jax() -> None:
     for module, path in MODULES.items():
         if module.startswith(("metrics.", "judges.", "report.")):
-            tops = {name.partition(".")[0] for name in imported(ast.walk(ast.parse(path.read_text())))}
-            assert not tops & {"jax", "flax"}, module
+            assert not libraries(ast.walk(ast.parse(path.read_text()))) & {"jax", "flax"}, module
 
 
 def test_the_page_names_every_file_and_folder() -> None:
@@ -139,9 +143,8 @@ def test_main_alone_reads_flags() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_heavy_libraries_are_imported_where_they_are_used(module: str) -> None:
     tree = ast.parse(MODULES[module].read_text())
-    tops = {name.partition(".")[0] for name in imported(at_import(tree))}
-    assert not tops & HEAVY
-    assert "torch" not in {name.partition(".")[0] for name in imported(ast.walk(tree))}
+    assert not libraries(at_import(tree)) & HEAVY
+    assert "torch" not in libraries(ast.walk(tree))
 
 
 def test_launch_stands_above_the_package() -> None:
@@ -149,14 +152,14 @@ def test_launch_stands_above_the_package() -> None:
     assert ours(ROOT / "launch" / "aot_check.py") == {"aot.check", "errors", "main"}
     assert ours(ROOT / "launch" / "aot_table.py") == {"aot.topologies", "parallel.chips"}
     for module, path in MODULES.items():
-        tops = {name.partition(".")[0] for name in imported(ast.walk(ast.parse(path.read_text())))}
-        assert "launch" not in tops, module
+        assert "launch" not in libraries(ast.walk(ast.parse(path.read_text()))), module
 
 
 def test_configs_import_only_ml_collections() -> None:
     for path in sorted((ROOT / "configs").rglob("*.py")):
-        names = imported(ast.walk(ast.parse(path.read_text())))
-        assert {name.partition(".")[0] for name in names} <= {"__future__", "ml_collections", "configs"}, path.name
+        assert libraries(ast.walk(ast.parse(path.read_text()))) <= {"__future__", "ml_collections", "configs"}, (
+            path.name
+        )
 
 
 def test_importing_the_package_imports_no_jax() -> None:

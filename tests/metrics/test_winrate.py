@@ -44,12 +44,9 @@ def test_one_comparison_has_no_error():
 
 
 @pytest.mark.parametrize("bad", [-1, 0.5, 2.1, math.nan, None, True, "2"])
-def test_no_verdict_is_dropped(bad):
+def test_no_verdict_is_dropped_and_none_are_refused(bad):
     with pytest.raises(UserError, match="Preference 1 is"):
         win_rate([2, bad, 1])
-
-
-def test_no_preferences_are_refused():
     with pytest.raises(UserError, match="no preferences"):
         win_fractions([])
 
@@ -90,7 +87,7 @@ def test_a_paired_difference_is_that_of_the_win_rates_with_the_error_of_the_pair
     assert result["n"] == 60
 
 
-def test_pairs_find_what_two_samples_would_miss():
+def test_pairs_find_what_two_samples_would_miss_and_need_the_same_prompts():
     """One model is better on one prompt in eight and equal elsewhere."""
     first = {f"p{i}": 1.0 + (i % 2) for i in range(80)}
     second = {f"p{i}": 1.0 + (i % 2 and i % 16 != 1) for i in range(80)}
@@ -99,9 +96,6 @@ def test_pairs_find_what_two_samples_would_miss():
     assert result["difference"] == pytest.approx(6.25)
     assert result["standard_error"] < unpaired / 2
     assert paired_difference(first, first)["p_value"] == 1
-
-
-def test_pairs_need_the_same_prompts():
     with pytest.raises(UserError, match=r"1 prompt\(s\) are judged for only one of the two models, the first is 'b'"):
         paired_difference({"a": 1, "b": 2}, {"a": 1})
 
