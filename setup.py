@@ -69,7 +69,11 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["rlhf_jax", "rlhf_jax.*"]),
-    package_data={"rlhf_jax.data": ["seed_tasks/*"], "rlhf_jax.judges": ["prompts/*.txt"], "rlhf_jax.report": ["*.j2"]},
+    package_data={
+        "rlhf_jax.data": ["seed_tasks/*"],
+        "rlhf_jax.judges": ["prompts/*.txt"],
+        "rlhf_jax.report": ["*.j2", "text/*.j2"],
+    },
     python_requires=">=3.12",
     install_requires=INSTALL,
     extras_require=EXTRAS,

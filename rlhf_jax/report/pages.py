@@ -1,6 +1,7 @@
-"""Self-contained HTML pages: templates in this folder, their colours, and data inside a page."""
+"""Self-contained HTML pages and other texts: templates in this folder, their colours, and data inside a page."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,20 +38,25 @@ SERIES = sum(name.startswith("series-") for name in LIGHT)
 
 
 def render(template: str, **values: Any) -> str:
-    """Renders a template of this folder. Its CSS gets the colours as `light` and `dark`.
+    """Renders a template of this folder. HTML is escaped, and its CSS gets the colours as `light` and `dark`.
 
-    An unknown name in a template is an error.
+    LaTeX calls `tex` to escape a text. An unknown name in a template is an error.
     """
     import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
+        autoescape=jinja2.select_autoescape(enabled_extensions=["html.j2"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(light=variables(LIGHT), dark=variables(DARK), **values)
+    environment.globals |= {"light": variables(LIGHT), "dark": variables(DARK), "tex": _tex}
+    return environment.get_template(template).render(**values)
+
+
+def _tex(text: str) -> str:
+    return re.sub(r"([&%$#_{}])", r"\\\1", text)
 
 
 def variables(colours: Mapping[str, str]) -> str:

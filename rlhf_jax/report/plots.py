@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlhf_jax.report.study import ID, OOD
-from rlhf_jax.report.summary import Metric, Summary, values
+from rlhf_jax.report.summary import DIVERSITY, Metric, Row, Summary, values
 from rlhf_jax.report.svg import INK, Plot, draw_svg, series
 
 if TYPE_CHECKING:
@@ -22,13 +22,7 @@ type Training = Mapping[str, Sequence[Mapping[str, Any]]]
 
 def diversity_against_win_rate(summary: Summary) -> list[Plot]:
     """Draws one plot per diversity metric: win rate against the reference (x), diversity (y), a line from ID to OOD."""
-    names = {
-        "per_input_ead": "per-input EAD",
-        "per_input_sentence_bert": "per-input Sentence-BERT",
-        "across_input_ead": "across-input EAD",
-        "across_input_sentence_bert": "across-input Sentence-BERT",
-    }
-    return [_diversity(summary, metric, name) for metric, name in names.items()]
+    return [_diversity(summary, metric, name) for metric, name in DIVERSITY.items()]
 
 
 def in_against_out(summary: Summary) -> list[Plot]:
@@ -58,20 +52,15 @@ def policy_curves(runs: Sequence[Training]) -> list[Plot]:
 def reward_vs_kl_plots(found_by_split: Mapping[str, Any], title: str, models: Sequence[str] = ()) -> list[Plot]:
     """Draws one plot per split of reward_vs_kl.json. A pool or policy named in `models` has that model's colour."""
     return [
-        reward_against_kl(f"{title}, {split}", found["pools"], found["policies"], models)
+        _reward_against_kl(f"{title}, {split}", found["pools"], found["policies"], models)
         for split, found in found_by_split.items()
     ]
 
 
-def reward_against_kl(title: str, pools: Mapping[str, Any], policies: Mapping[str, Any], models: Sequence[str]) -> Plot:
-    """Draws best-of-n as lines over n, and the steps of a policy as points: full at their k1, hollow at their k3.
-
-    Args:
-      title: of the figure.
-      pools: of one split, as in reward_vs_kl.json.
-      policies: the same.
-      models: names that have the first colours.
-    """
+def _reward_against_kl(
+    title: str, pools: Mapping[str, Any], policies: Mapping[str, Any], models: Sequence[str]
+) -> Plot:
+    """Draws best-of-n as lines over n, and the steps of a policy as points: full at their k1, hollow at their k3."""
     index = {name: place for place, name in enumerate(dict.fromkeys([*models, *pools, *policies]))}
 
     def draw(axes: Axes) -> None:
@@ -87,8 +76,7 @@ def reward_against_kl(title: str, pools: Mapping[str, Any], policies: Mapping[st
             for point in points:
                 _point(axes, point["kl_k1"], point["score"], index[name], filled=True)
                 _point(axes, point["kl_k3"], point["score"], index[name], filled=False)
-        axes.set_xlabel("KL, nats per response")
-        axes.set_ylabel("score")
+        axes.set(xlabel="KL, nats per response", ylabel="score")
         axes.figure.legend(loc="outside upper left", ncols=2)  # above, because lines and points leave no free corner
 
     words = [f"{name} from {_ends(pool['best_of_n'], 'kl', 'mean')}" for name, pool in pools.items()]
@@ -146,10 +134,7 @@ def _reliability(title: str, found: Mapping[str, Any]) -> Plot:
         areas = [_LARGEST_MARK * n / max(pairs) for n in pairs]
         axes.plot([0.5, 1], [0.5, 1], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.scatter(confidence, right, areas, color=series(0), linewidth=0, clip_on=False, zorder=3)
-        axes.set_xlim(0.5, 1)
-        axes.set_ylim(0, 1)
-        axes.set_xlabel("confidence of the reward model")
-        axes.set_ylabel("fraction of pairs right")
+        axes.set(xlabel="confidence of the reward model", ylabel="fraction of pairs right", xlim=(0.5, 1), ylim=(0, 1))
 
     words = "; ".join(f"{y:.2f} of {n} at {x:.2f}" for x, y, n in zip(confidence, right, pairs, strict=True))
     error = f"the calibration error is {found['calibration_error']:.3f}"
@@ -159,36 +144,32 @@ def _reliability(title: str, found: Mapping[str, Any]) -> Plot:
 
 def _diversity(summary: Summary, metric: str, name: str) -> Plot:
     title = f"Win rate and {name}"
-    points = {
-        model: [(row["win_rate"][split], row[metric][split]) for split in (ID, OOD) if _computed(row, metric, split)]
-        for model, row in summary.rows.items()
-    }
+
+    def computed(row: Row) -> dict[str, tuple[Metric, Metric]]:
+        both = {split: (row["win_rate"][split], row[metric][split]) for split in (ID, OOD)}
+        return {split: (x, y) for split, (x, y) in both.items() if "mean" in x and "mean" in y}
+
+    points = {model: computed(row) for model, row in summary.rows.items()}
     left_out = [model for model, found in points.items() if not found]
     remark = f"Not computed for {', '.join(left_out)}." if left_out else ""
     if len(left_out) == len(points):
         return Plot(title, f"Not drawn: no model has both a win rate and a {name}.")
 
     def draw(axes: Axes) -> None:
-        for index, (model, found) in enumerate(points.items()):
-            axes.plot([x["mean"] for x, _ in found], [y["mean"] for _, y in found], ":", color=series(index))
-            for split in (ID, OOD):
-                if _computed(summary.rows[model], metric, split):
-                    row = summary.rows[model]
-                    _point(axes, row["win_rate"][split], row[metric][split], index, filled=split == ID)
-        axes.set_xlabel("wins against the reference, %")
-        axes.set_ylabel(name)
+        for index, found in enumerate(points.values()):
+            x_means, y_means = ([both[axis]["mean"] for both in found.values()] for axis in (0, 1))
+            axes.plot(x_means, y_means, ":", color=series(index))
+            for split, (x, y) in found.items():
+                _point(axes, x, y, index, filled=split == ID)
+        axes.set(xlabel="wins against the reference, %", ylabel=name)
         axes.margins(0.12)
 
     words = "; ".join(
-        f"{model} " + " then ".join(f"{x['mean']:.1f} % and {y['mean']:.3f}" for x, y in found)
+        f"{model} " + " then ".join(f"{x['mean']:.1f} % and {y['mean']:.3f}" for x, y in found.values())
         for model, found in points.items()
         if found
     )
     return Plot(title, f"Wins against the reference and {name}, ID then OOD: {words}.", draw_svg(title, draw), remark)
-
-
-def _computed(row: Mapping[str, Mapping[str, Metric]], metric: str, split: str) -> bool:
-    return "mean" in row["win_rate"][split] and "mean" in row[metric][split]
 
 
 def _point(axes: Axes, x: Metric, y: Metric, index: int, filled: bool) -> None:
@@ -229,8 +210,7 @@ def _bars(summary: Summary, metric: str, title: str) -> Plot:
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
         axes.invert_yaxis()
-        axes.set_xlim(0, 100)
-        axes.set_xlabel(f"{title.lower()}, %")
+        axes.set(xlabel=f"{title.lower()}, %", xlim=(0, 100))
 
     words = "; ".join(
         f"{model} {label} {parts[split]['mean']:.1f} %"
@@ -263,8 +243,7 @@ def _curves(runs: Sequence[Training], stage: str, title: str, quantity: str, nam
                     label=label if run == 0 else "_",
                 )
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_xlabel("step")
-        axes.set_ylabel(quantity)
+        axes.set(xlabel="step", ylabel=quantity)
         if len(lines) > 1:
             axes.legend()
 

@@ -25,6 +25,14 @@ from rlhf_jax.report.study import ID, OOD, Study
 type Metric = dict[str, Any]
 type Row = dict[str, dict[str, Metric]]
 
+DIVERSITY = {
+    "per_input_ead": "per-input EAD",
+    "per_input_sentence_bert": "per-input Sentence-BERT",
+    "across_input_ead": "across-input EAD",
+    "across_input_sentence_bert": "across-input Sentence-BERT",
+}
+"""Names in tables and plots of the diversity metrics that need no classifier."""
+
 _PLAIN = ("reward", "rouge_l", "length", "copied", "finished")
 
 
@@ -124,10 +132,8 @@ def _win_rates(study: Study, model: str, baseline: str) -> Row:
         if against == model:
             return {"not_computed": "the baseline itself"}
         found = preferences(split, against)
-        if not found:
-            opponent = against or "a baseline"
-            return {"not_computed": f"not judged against {opponent} on {split}"}
-        return mean_and_interval(100 * win_fractions(found))
+        missing = {"not_computed": f"not judged against {against or 'a baseline'} on {split}"}
+        return mean_and_interval(100 * win_fractions(found)) if found else missing
 
     against_reference = {split: rate(split, REFERENCE) for split in (ID, OOD)}
     missing = [value for value in against_reference.values() if "not_computed" in value]
@@ -180,8 +186,8 @@ def _strength(strengths: Mapping[str, dict[str, Any] | str], model: str) -> Row:
         else:
             low, high = found[model]["interval"]
             error = (high - low) / (2 * norm.ppf(0.975))
-            row[split] = {"mean": found[model]["strength"], "standard_error": error, "n": found[model]["comparisons"]}
-            row[split]["interval"] = (low, high)
+            mean, comparisons = found[model]["strength"], found[model]["comparisons"]
+            row[split] = {"mean": mean, "standard_error": error, "n": comparisons, "interval": (low, high)}
     return {"strength": row}
 
 
@@ -202,10 +208,9 @@ def _reward_model(study: Study, stage: str) -> Row:
             return found[-1][1] if found else None
 
         accuracy, error, calibration = map(last, ("accuracy", "accuracy_standard_error", "calibration_error"))
-        error = None if error is None else 100 * error
-        row["accuracy"][split] = {"mean": 100 * accuracy, "standard_error": error, "n": 1}
-        known = {"mean": calibration, "standard_error": None, "n": 1}
-        row["calibration_error"][split] = {"not_computed": "it was not logged"} if calibration is None else known
+        row["accuracy"][split] = _single(100 * accuracy, None if error is None else 100 * error)
+        unknown = {"not_computed": "it was not logged"}
+        row["calibration_error"][split] = unknown if calibration is None else _single(calibration)
     return row
 
 
@@ -220,12 +225,8 @@ def _judged(found: Mapping[str, Any]) -> Row:
     """Returns the counts in judge.json. An earlier version did not write all of them."""
 
     def counted(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Metric]:
-        return {
-            name: {"mean": values[name], "standard_error": None, "n": 1}
-            if name in values
-            else {"not_computed": f"judge.json has no {name}"}
-            for name in names
-        }
+        missing = {name: {"not_computed": f"judge.json has no {name}"} for name in names}
+        return missing | {name: _single(value) for name, value in values.items() if name in missing}
 
     spent = counted(found["spent"], ("prompt_tokens", "answer_tokens", "usd"))
     if found["answers"] and found["spent"].get("usd") == 0:
@@ -241,21 +242,19 @@ def _judged(found: Mapping[str, Any]) -> Row:
 def _kl(study: Study, model: str, baseline: str) -> dict[str, Metric]:
     """Returns the KL to the baseline in nats per response: 0 for itself, analytic for best-of-n, else last logged."""
     sample = study.samples[model][0]
-    if model == baseline:
-        value = {"mean": 0.0, "standard_error": None, "n": 1}
-        return {"k1": value, "k3": value}
-    if sample.selected is not None:
-        value = {"mean": best_of_n_kl(sample.n), "standard_error": None, "n": 1}
+    if model == baseline or sample.selected is not None:
+        value = _single(0.0 if model == baseline else best_of_n_kl(sample.n))
         return {"k1": value, "k3": value}
     kl = {}
     for estimator in ("k1", "k3"):
         logged = values(study.training.get(model, []), f"kl_{estimator}")
-        kl[estimator] = (
-            {"mean": logged[-1][1], "standard_error": None, "n": 1}
-            if logged
-            else {"not_computed": f"no kl_{estimator} in its training metrics"}
-        )
+        missing = {"not_computed": f"no kl_{estimator} in its training metrics"}
+        kl[estimator] = _single(logged[-1][1]) if logged else missing
     return kl
+
+
+def _single(value: float, error: float | None = None) -> Metric:
+    return {"mean": value, "standard_error": error, "n": 1}
 
 
 def values(metrics: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:

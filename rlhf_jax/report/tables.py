@@ -1,12 +1,11 @@
-"""Tables of the report: their columns, and renderers for a console, Markdown and LaTeX."""
+"""Tables of the report: their columns and cells, and a renderer for a console."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 from rlhf_jax.report.study import ID, OOD
-from rlhf_jax.report.summary import Metric, Row, Summary
+from rlhf_jax.report.summary import DIVERSITY, Metric, Row, Summary
 
 _GAP = "  "
 
@@ -73,6 +72,11 @@ class Table:
         """Returns the header cells above the columns: group and number of columns."""
         return [(group, len(list(columns))) for group, columns in groupby(self.columns, lambda column: column.group)]
 
+    def below(self) -> list[str]:
+        """Returns the lines below the rows: the note, if there is one, and the footnotes."""
+        footnotes = [f"[{number}] not computed: {reason}" for number, reason in enumerate(self.footnotes, start=1)]
+        return [self.note, *footnotes] if self.note else footnotes
+
 
 def make_tables(summary: Summary) -> list[Table]:
     """Makes tables of win rates, reward and KL, further win rates, diversity, texts and the reward model.
@@ -128,12 +132,7 @@ def _diversity(summary: Summary) -> dict[str, list[Column]]:
     """Returns columns by the title of their table."""
     inference = [*_splits("per-input NLI", "per_input_nli", 3), *_splits("across-input NLI", "across_input_nli", 3)]
     inferred = any("mean" in row[column.metric][column.part] for row in summary.rows.values() for column in inference)
-    diversity = [
-        *_splits("per-input EAD", "per_input_ead", 3),
-        *_splits("per-input Sentence-BERT", "per_input_sentence_bert", 3),
-        *_splits("across-input EAD", "across_input_ead", 3),
-        *_splits("across-input Sentence-BERT", "across_input_sentence_bert", 3),
-    ]
+    diversity = [column for metric, name in DIVERSITY.items() for column in _splits(name, metric, 3)]
     return {"Diversity": diversity, **({"Diversity by inference": inference} if inferred else {})}
 
 
@@ -174,62 +173,9 @@ def console(table: Table) -> str:
         header,
         _line("model".ljust(first), [column.name for column in table.columns], widths),
         *(_line(name.ljust(first), map(str, cells), widths) for name, cells in table.rows.items()),
-        *_below(table),
+        *table.below(),
     ]
     return "\n".join(lines)
-
-
-def markdown(table: Table) -> str:
-    """Renders Markdown under a heading, with the footnotes below."""
-    header = ["model", *(f"{column.group}: {column.name}" for column in table.columns)]
-    rows = [[_escape(name), *map(str, cells)] for name, cells in table.rows.items()]
-    lines = [
-        f"## {table.title}",
-        "",
-        _bar([_escape(cell) for cell in header]),
-        _bar(["---", *["---:"] * len(table.columns)]),
-        *map(_bar, rows),
-    ]
-    if below := _below(table):
-        lines += ["", *(f"- {line}" for line in below)]
-    return "\n".join(lines)
-
-
-def latex(table: Table) -> str:
-    """Renders LaTeX for the package booktabs, with the footnotes below."""
-    groups = table.groups()
-    spans = " & ".join(rf"\multicolumn{{{count}}}{{c}}{{{_tex(group)}}}" for group, count in groups)
-    rules, start = [], 2
-    for _, count in groups:
-        rules.append(rf"\cmidrule(lr){{{start}-{start + count - 1}}}")
-        start += count
-    rows = [" & ".join([_tex(name), *map(_tex_cell, cells)]) + r" \\" for name, cells in table.rows.items()]
-    lines = [
-        r"\begin{table}",
-        rf"\caption{{{_tex(table.title)}}}",
-        rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
-        r"\toprule",
-        rf" & {spans} \\",
-        "".join(rules),
-        " & ".join(["model", *(_tex(column.name) for column in table.columns)]) + r" \\",
-        r"\midrule",
-        *rows,
-        r"\bottomrule",
-        r"\end{tabular}",
-        *(rf"\par {_tex(note)}" for note in _below(table)),
-        r"\end{table}",
-    ]
-    return "\n".join(lines)
-
-
-def _tex_cell(cell: Cell) -> str:
-    if cell.footnote:
-        return f"-- [{cell.footnote}]"
-    return rf"${cell.mean} \pm {cell.error}$" if cell.error else f"${cell.mean}$"
-
-
-def _tex(text: str) -> str:
-    return re.sub(r"([&%$#_{}])", r"\\\1", text)
 
 
 def _table(title: str, columns: Sequence[Column], of_rows: Mapping[str, Row], note: str = "") -> Table:
@@ -259,18 +205,5 @@ def _table(title: str, columns: Sequence[Column], of_rows: Mapping[str, Row], no
     return Table(title, tuple(columns), rows, footnotes, note)
 
 
-def _below(table: Table) -> list[str]:
-    footnotes = [f"[{number}] not computed: {reason}" for number, reason in enumerate(table.footnotes, start=1)]
-    return [table.note, *footnotes] if table.note else footnotes
-
-
 def _line(name: str, cells: Sequence[str], widths: Sequence[int]) -> str:
     return _GAP.join([name, *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])
-
-
-def _bar(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _escape(text: str) -> str:
-    return text.replace("|", "\\|")

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import platform
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from rlhf_jax.report import plots
 from rlhf_jax.report.pages import SERIES, embedded, render
 from rlhf_jax.report.study import Study, read_study, require_seeds_of_one_study, with_ood
 from rlhf_jax.report.summary import Summary, summarise
-from rlhf_jax.report.tables import Table, console, latex, make_tables, markdown, meaning_of_errors, wide_tables
+from rlhf_jax.report.tables import Table, console, make_tables, meaning_of_errors, wide_tables
 
 PROMPTS_PER_SPLIT = 40
 EMBEDDED_BYTES = 1_500_000
@@ -75,10 +76,12 @@ def run(config: Config, workdir: Path) -> None:
     printed = make_tables(summary)
     tables = [*printed, *wide_tables(summary)]
     write_text(workdir / "report.json", _json(config, summary))
-    write_text(workdir / "report.md", _markdown(config, summary, tables))
-    write_text(workdir / "tables.tex", "\n\n".join(map(latex, tables)) + "\n")
+    texts = {"reading": _reading(summary), "about": _about(summary)}
+    write_text(workdir / "report.md", render("text/report.md.j2", config=config, tables=tables, **texts))
+    write_text(workdir / "tables.tex", render("text/tables.tex.j2", tables=tables))
     write_text(workdir / "report.html", _html(config, studies, summary, tables))
-    paragraphs = [config.title, *map(console, printed), *map(_wrap, [*_reading(summary), *_about(summary)])]
+    wrapped = [textwrap.fill(text, CONSOLE_WIDTH) for text in [*texts["reading"], *texts["about"]]]
+    paragraphs = [config.title, *map(console, printed), *wrapped]
     print("\n\n".join(paragraphs), f"\nreport: {workdir / 'report.html'}", sep="\n")
 
 
@@ -119,9 +122,7 @@ def _sampling(study: Study) -> list[str]:
     lines = []
     for model, samples in study.samples.items():
         first = samples[0]
-        splits: dict[str, int] = {}
-        for sample in samples:
-            splits[sample.split] = splits.get(sample.split, 0) + 1
+        splits = Counter(sample.split for sample in samples)
         prompts = " and ".join(f"{count} {split}" for split, count in splits.items())
         outputs = f"best of {first.n}" if first.selected is not None else f"{first.n} outputs"
         lines.append(f"{model}: {prompts} prompts, {outputs} each at temperature {first.temperature:g}")
@@ -143,18 +144,6 @@ def _json(config: Config, summary: Summary) -> str:
         "notes": config.notes,
     }
     return json.dumps(report, indent=2, allow_nan=False) + "\n"
-
-
-def _markdown(config: Config, summary: Summary, tables: Sequence[Table]) -> str:
-    parts = [
-        f"# {config.title}",
-        *config.notes,
-        *map(markdown, tables),
-        "## How to read this",
-        *_reading(summary),
-        *_about(summary),
-    ]
-    return "\n\n".join(parts) + "\n"
 
 
 def _html(config: Config, studies: Sequence[Study], summary: Summary, tables: Sequence[Table]) -> str:
@@ -202,13 +191,8 @@ def _browser(study: Study) -> dict[str, Any]:
 
     def entry(prompt: Samples) -> dict[str, Any]:
         keys = [(prompt.id, model) for model in study.samples]
-        return {
-            "id": prompt.id,
-            "split": prompt.split,
-            "prompt": prompt.prompt,
-            "reference": prompt.reference,
-            "answers": [_answer(samples[key], verdicts.get(key)) if key in samples else None for key in keys],
-        }
+        answers = [_answer(samples[key], verdicts.get(key)) if key in samples else None for key in keys]
+        return {name: getattr(prompt, name) for name in ("id", "split", "prompt", "reference")} | {"answers": answers}
 
     limit = PROMPTS_PER_SPLIT
     while True:
@@ -226,13 +210,8 @@ def _browser(study: Study) -> dict[str, Any]:
 
 
 def _answer(sample: Samples, verdict: dict[str, Any] | None) -> dict[str, Any]:
-    return {
-        "outputs": sample.outputs,
-        "rewards": sample.rewards,
-        "finish": sample.finish,
-        "selected": sample.selected,
-        "verdict": verdict and {key: verdict[key] for key in ("preference", "score", "against_score")},
-    }
+    answer = {name: getattr(sample, name) for name in ("outputs", "rewards", "finish", "selected")}
+    return answer | {"verdict": verdict and {key: verdict[key] for key in ("preference", "score", "against_score")}}
 
 
 def _spread(samples: Sequence[Samples], limit: int) -> list[Samples]:
@@ -243,7 +222,3 @@ def _spread(samples: Sequence[Samples], limit: int) -> list[Samples]:
 
 def _pretty(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
-
-
-def _wrap(text: str) -> str:
-    return textwrap.fill(text, CONSOLE_WIDTH)
