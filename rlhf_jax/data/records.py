@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -189,6 +189,11 @@ def read_objects(path: str | Path, kind: type | None = None) -> list[dict[str, A
                 raise UserError(f"{path}:{number} holds a JSON {type(value).__name__}; expected an object.")
             objects.append(check(kind, value, f"{path}:{number}") if kind else value)
     return objects
+
+
+def write_objects(path: str | Path, objects: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a JSONL file that holds no records, atomically."""
+    write_text(path, "".join(json.dumps(value, allow_nan=False) + "\n" for value in objects))
 
 
 def write(path: str | Path, records: Iterable[Record]) -> None:

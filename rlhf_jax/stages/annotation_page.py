@@ -1,11 +1,10 @@
 """Stage `annotation_page`: a page on which people compare outputs without seeing who wrote them."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_jax.config import Count, CountOrZero, content_of
-from rlhf_jax.data.records import write_text
+from rlhf_jax.data.records import write_objects, write_text
 from rlhf_jax.errors import UserError
 from rlhf_jax.judges.pairs import contests, read_samples
 from rlhf_jax.judges.people import comparisons
@@ -60,7 +59,7 @@ def run(config: Config, workdir: Path) -> None:
         raise UserError("There is nothing to compare: expected a second model, or against_reference = True.")
     shown = embedded([question.shown() for question in asked if question.model_is != "both"])
     page = render("annotation_page.html.j2", config=config, questions_json=shown)
-    write_text(workdir / "key.jsonl", "".join(json.dumps(question.key()) + "\n" for question in asked))
+    write_objects(workdir / "key.jsonl", (question.key() for question in asked))
     write_text(workdir / "annotation_page.html", page + "\n")
     equal = sum(question.model_is == "both" for question in asked)
     print(

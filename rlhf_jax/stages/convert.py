@@ -1,12 +1,11 @@
 """The stage `convert`: outputs of another system, and verdicts on them, in the format of the stages here."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rlhf_jax.config import content_of
-from rlhf_jax.data.records import REFERENCE, Samples, write, write_text
+from rlhf_jax.data.records import REFERENCE, Samples, write, write_objects
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics.winrate import win_fractions
 from rlhf_jax.report.alpaca_eval import Annotation, Outputs, prompt_id, read_annotations, read_outputs
@@ -59,8 +58,7 @@ def run(config: Config, workdir: Path) -> None:
     samples = [_record(config, outputs, prompt, references.by_prompt[prompt][0]) for prompt in outputs.by_prompt]
     if config.annotations:
         judgements = _judgements(config, outputs, references)
-        text = "".join(json.dumps(judgement, allow_nan=False) + "\n" for judgement in judgements)
-        write_text(workdir / "judgements.jsonl", text)
+        write_objects(workdir / "judgements.jsonl", judgements)
         print(f"{workdir / 'judgements.jsonl'}: {len(judgements)} judgements.")
     write(path, samples)
     print(f"{path}: {len(samples)} prompts, {samples[0].n} output(s) each.")

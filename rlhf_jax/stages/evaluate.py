@@ -194,36 +194,32 @@ def _copied(records: Sequence[Samples]) -> Result:
     try:
         texts = {record.id: source_text(record.prompt) for record in records}
     except UserError as error:
-        return _not_computed(str(error))
+        return {"not_computed": str(error)}
     return _mean(records, lambda record, output: copied_fraction(output, texts[record.id]))
 
 
 def _reward(records: Sequence[Samples]) -> Result:
     rewards = [record.answers(record.rewards) for record in records if record.rewards is not None]
     if len(rewards) < len(records):
-        return _not_computed(f"{len(records) - len(rewards)} of {len(records)} prompts carry no rewards")
+        return {"not_computed": f"{len(records) - len(rewards)} of {len(records)} prompts carry no rewards"}
     return mean_and_error([fmean(values) for values in rewards])
 
 
 def _per_input(records: Sequence[Samples], diversity: Diversity | None, answers: Answers | None) -> Result:
     if diversity is None:
-        return _not_computed(NO_MODEL)
+        return {"not_computed": NO_MODEL}
     if records[0].selected is not None:
         if answers is None:
-            return _not_computed(f"needs simulated Bo{records[0].n} sets from a pool of at least 4N")
+            return {"not_computed": f"needs simulated Bo{records[0].n} sets from a pool of at least 4N"}
         return diversity.per_input([answers[record.id] for record in records])
     if records[0].n < 2:
-        return _not_computed("needs two outputs per prompt or more")
+        return {"not_computed": "needs two outputs per prompt or more"}
     return diversity.per_input(records)
 
 
 def _across_input(records: Sequence[Samples], diversity: Diversity | None) -> Result:
     if diversity is None:
-        return _not_computed(NO_MODEL)
+        return {"not_computed": NO_MODEL}
     if len(records) < 2:
-        return _not_computed("needs two prompts or more")
+        return {"not_computed": "needs two prompts or more"}
     return diversity.across_input(records)
-
-
-def _not_computed(reason: str) -> Result:
-    return {"not_computed": reason}

@@ -3,16 +3,10 @@
 The module has another name than both, or importing it would put it where the package offers the call.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rlhf_jax.sampling.samples_file import Sampling, sample_file
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclasses.dataclass(frozen=True)

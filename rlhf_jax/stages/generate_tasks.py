@@ -12,7 +12,7 @@ import numpy as np
 
 from rlhf_jax.config import Count, content_of, may_change
 from rlhf_jax.data import self_instruct
-from rlhf_jax.data.records import write_text
+from rlhf_jax.data.records import write_objects, write_text
 from rlhf_jax.data.self_instruct import Collection, Kind
 from rlhf_jax.errors import UserError
 from rlhf_jax.llm_api.batch import Question, ask_all
@@ -103,5 +103,5 @@ def run(config: Config, workdir: Path) -> None:
         for task in tasks
     ]
     write_text(workdir / "generation.json", json.dumps(facts, indent=2) + "\n")
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_objects(path, rows)
     print(f"{path}: {len(rows):,} tasks; {spending.in_words(spending.tokens)}.")

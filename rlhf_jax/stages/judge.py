@@ -6,7 +6,7 @@ in the samples, and similarity to the reference.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_jax.config import Count, content_of
-from rlhf_jax.data.records import Samples, write_text
+from rlhf_jax.data.records import Samples, write_objects, write_text
 from rlhf_jax.errors import UserError
 from rlhf_jax.judges.consistency import verdict_statistics
 from rlhf_jax.judges.gold import GoldConfig, make_scorer
@@ -95,7 +95,7 @@ def run(config: Config, workdir: Path) -> None:
     else:
         judgements = _judge_by_scores(compared, *_scores(kind, config, samples))
     _write_annotations(workdir / "annotations.json", compared, judgements)
-    write_text(path, _jsonl(judgements))
+    write_objects(path, judgements)
     for line in _win_rates(judgements):
         print(line)
     print(f"{path}: {len(judgements)} judgements.")
@@ -169,7 +169,7 @@ def _judge_by_llm(compared: Sequence[Contest], judge: LlmJudge, pairs: int, work
             for verdict in match
         ]
     statistics = {"judge": judge.name, **verdict_statistics(verdicts), "spent": judge.spent()}
-    write_text(workdir / "comparisons.jsonl", _jsonl(comparisons))
+    write_objects(workdir / "comparisons.jsonl", comparisons)
     write_text(workdir / "judge.json", json.dumps(statistics, indent=2, allow_nan=False) + "\n")
     print(
         f"{judge.name}: {statistics['answers']:,} answers to {statistics['matches']:,} comparisons, "
@@ -189,10 +189,6 @@ def _comparison(contest: Contest, output: int, opponent: int, verdict: Verdict) 
         "opponent": opponent,
         **verdict._asdict(),
     }
-
-
-def _jsonl(values: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(value, allow_nan=False) + "\n" for value in values)
 
 
 def _win_rates(judgements: Sequence[Judgement]) -> Iterator[str]:
