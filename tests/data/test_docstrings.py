@@ -1,5 +1,6 @@
 import random
 import sys
+import textwrap
 from collections import defaultdict
 
 import pytest
@@ -25,18 +26,6 @@ class Installed:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(source)
 
-    def distribution(self, name: str, version: str, summary: str, readme: str, requires: tuple[str, ...] = ()) -> None:
-        folder = self.folder / f"{name.replace('-', '_')}-{version}.dist-info"
-        folder.mkdir()
-        fields = [
-            f"Name: {name}",
-            f"Version: {version}",
-            f"Summary: {summary}",
-            *map("Requires-Dist: {}".format, requires),
-        ]
-        (folder / "METADATA").write_text("Metadata-Version: 2.1\n" + "\n".join(fields) + f"\n\n{readme}\n")
-        (folder / "top_level.txt").write_text(name.replace("-", "_") + "\n")
-
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch) -> Installed:
@@ -54,10 +43,9 @@ def documented(name: str, summary: str, text: str) -> str:
 
 def test_every_definition_is_read_and_nothing_is_imported(installed):
     body = documented("run", "Runs the function on all rows.", words(2))
-    method = "class Model:\n" + "".join(f"    {line}\n" for line in body.splitlines())
-    guarded = "if True:\n" + "".join(
-        f"    {line}\n" for line in documented("inner", "Runs under a condition of some sort.", words(3)).splitlines()
-    )
+    method = "class Model:\n" + textwrap.indent(body, "    ")
+    inner = documented("inner", "Runs under a condition of some sort.", words(3))
+    guarded = "if True:\n" + textwrap.indent(inner, "    ")
     installed.module("alpha/__init__.py", f'"""A package with a docstring.\n\n{words(1)}\n"""\nraise RuntimeError\n')
     installed.module("alpha/part.py", method + guarded)
     installed.module("alpha/tests/test_part.py", documented("test", "Tests that it does run.", words(4)))
@@ -101,9 +89,8 @@ def test_the_standard_library_is_split_by_module_and_no_text_is_in_two_splits(tm
     found = [example for example in corpus.examples if example.split != "ood_test"]
     assert len(found) > 80
     assert {example.id.partition("/")[0] for example in found} == set(packages)
-    assert (
-        len({example.prompt for example in found}) == len({example.response.lower() for example in found}) == len(found)
-    )
+    assert len({example.prompt for example in found}) == len(found)
+    assert len({example.response.lower() for example in found}) == len(found)
     splits = defaultdict(set)
     for example in found:
         splits[next(name for name in modules(packages) if f"{example.id}.".startswith(name))].add(example.split)

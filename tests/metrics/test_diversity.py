@@ -45,10 +45,10 @@ def test_ead_equals_counts_made_by_hand():
     assert expectation_adjusted_distinct(outputs, (1, 2, 3)) == pytest.approx(np.mean(expected), rel=1e-9)
 
 
-def test_ead_of_k_identical_outputs_is_about_one_over_k():
+@pytest.mark.parametrize("mode", ["default", "paper"])
+def test_ead_of_k_identical_outputs_is_about_one_over_k(mode):
     outputs = ["returns the inverse of a square matrix by elimination"] * 16
-    assert expectation_adjusted_distinct(outputs) == pytest.approx(1 / 16, rel=2e-3)
-    assert expectation_adjusted_distinct(outputs, mode="paper") == pytest.approx(1 / 16, rel=2e-3)
+    assert expectation_adjusted_distinct(outputs, mode=mode) == pytest.approx(1 / 16, rel=2e-3)
 
 
 def test_ead_can_pass_one():
@@ -70,11 +70,9 @@ def test_paper_mode_joins_the_words_around_dots_and_line_breaks():
 
 
 def test_too_long_ngrams_count_as_zero_in_paper_mode_only():
-    outputs = ["a b", "c d"]
-    assert expectation_adjusted_distinct(outputs, (1, 2, 3, 4), mode="paper") == pytest.approx(
-        (ead(4, 4) + ead(2, 2)) / 4
-    )
-    assert expectation_adjusted_distinct(outputs, (1, 2, 3, 4)) == pytest.approx((ead(4, 4) + ead(2, 2)) / 2)
+    for mode, counted in (("paper", 4), ("default", 2)):
+        found = expectation_adjusted_distinct(["a b", "c d"], (1, 2, 3, 4), mode=mode)
+        assert found == pytest.approx((ead(4, 4) + ead(2, 2)) / counted)
 
 
 @pytest.mark.parametrize("mode", ["default", "paper"])
@@ -129,12 +127,9 @@ def test_a_zero_vector_is_orthogonal_to_every_other():
 
 
 @pytest.mark.parametrize("returned", [np.ones((2, 3)), np.ones(3), np.full((3, 2), np.nan)])
-def test_pairwise_refuses_what_is_not_one_vector_a_text(returned):
+def test_pairwise_refuses_a_single_output_and_what_is_not_one_vector_a_text(returned):
     with pytest.raises(UserError, match="expected 3 finite vectors"):
         pairwise_similarity_diversity(["a", "b", "c"], lambda _: returned)
-
-
-def test_pairwise_refuses_a_single_output():
     with pytest.raises(UserError, match="expected two or more"):
         pairwise_similarity_diversity(["a"], unit_vectors)
 
@@ -229,16 +224,16 @@ def test_across_input_of_few_inputs_has_no_error_or_no_interval():
 
 @pytest.mark.parametrize(
     ("inputs", "named"),
-    [([], "0 input"), ([["a"], []], "1 of them without outputs"), ([["a", "b"], ["a"]], "from 1 to 2")],
+    [
+        ([], "0 input"),
+        ([["a"], []], "1 of them without outputs"),
+        ([["a", "b"], ["a"]], "from 1 to 2"),
+        ([samples(["a", "b"], selected=0)], "best-of-N"),
+    ],
 )
-def test_per_input_refuses_uneven_or_missing_outputs(inputs, named):
+def test_per_input_refuses_uneven_or_missing_outputs_and_the_pool_of_best_of_n(inputs, named):
     with pytest.raises(UserError, match=named):
         per_input(inputs, expectation_adjusted_distinct)
-
-
-def test_per_input_refuses_the_pool_of_best_of_n():
-    with pytest.raises(UserError, match="best-of-N"):
-        per_input([samples(["a", "b"], selected=0)], expectation_adjusted_distinct)
 
 
 def dense_cosines(texts: list[str], n: int) -> float | None:
