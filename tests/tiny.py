@@ -92,6 +92,17 @@ def sequences(
     return batch
 
 
+# What the tests of the stages that sample set alike.
+SAMPLING = {
+    "top_k": 0,
+    "max_new_tokens": 6,
+    "max_prompt": 64,
+    "truncation": "text",
+    "dtype": "float32",
+    "mesh": MESH,
+    "blocks": BLOCKS,
+    "seed": 5,
+}
 # What the tests of every training stage set alike.
 TRAINING = {
     "loading": LOADING,

@@ -33,15 +33,8 @@ def config(tmp_path_factory):
         prompts={"id_test": 4},
         n=4,
         temperature=0.7,
-        top_k=0,
-        max_new_tokens=6,
-        max_prompt=64,
-        truncation="text",
         batch_size=4,
-        dtype="float32",
-        mesh=tiny.MESH,
-        blocks=tiny.BLOCKS,
-        seed=5,
+        **tiny.SAMPLING,
     )
     return best_of_n.Config(stage="best_of_n", name="bon", sampling=sampling)
 

@@ -30,15 +30,8 @@ def config(tmp_path_factory):
         prompts={"id_test": 0, "validation": 3},
         n=2,
         temperature=0.8,
-        top_k=0,
-        max_new_tokens=6,
-        max_prompt=64,
-        truncation="text",
         batch_size=3,
-        dtype="float32",
-        mesh=tiny.MESH,
-        blocks=tiny.BLOCKS,
-        seed=5,
+        **tiny.SAMPLING,
     )
     return generate.Config(stage="generate", name="sft", sampling=sampling)
 

@@ -18,8 +18,6 @@ from rlhf_jax.stages import ppo
 from rlhf_jax.training import optimizer
 from rlhf_jax.training.checkpoint import load_top
 from rlhf_jax.training.load import describe, load_base, load_policy
-from rlhf_jax.training.loggers import Logging
-from rlhf_jax.training.loop import Loop
 from tests import numpy_llama, tiny
 from tests.golden_runs import assert_golden
 
@@ -68,9 +66,13 @@ def setting():
     )
 
 
-def fresh(top, transform):
-    """The state before a first step with a fixed coefficient and reference. The top is copied, for it is donated."""
-    return PolicyState.create(jax.tree.map(jnp.copy, top), transform, kl_coefficient=None, reference=None)
+def updated(setting, rollout, learning_rate=0.05, microbatch=2):
+    """`(state, metrics)` after a first step, with a fixed coefficient and reference. The donated top is a copy."""
+    transform = optax.sgd(learning_rate)
+    state = PolicyState.create(jax.tree.map(jnp.copy, setting.top), transform, kl_coefficient=None, reference=None)
+    return make_update(setting.model, ALGORITHM, transform, microbatch)(
+        state, setting.trunk, rollout, jax.random.key(0)
+    )
 
 
 def by_the_oracle(setting, tmp_path, top, head=None):
@@ -133,9 +135,7 @@ def test_the_first_minibatch_has_ratio_one_and_step_zero_no_divergence(setting):
     rollout, metrics = setting.rollout()
     for name in ("kl_k1", "kl_k3"):
         assert float(metrics[name]) == pytest.approx(0.0, abs=1e-7)
-    update = make_update(setting.model, ALGORITHM, optax.sgd(0.05), microbatch=2)
-    state = fresh(setting.top, optax.sgd(0.05))
-    state, metrics = update(state, setting.trunk, rollout, jax.random.key(0))
+    state, metrics = updated(setting, rollout)
     assert float(metrics["first_ratio_error"]) <= 1e-6
     assert abs(float(metrics["first_kl"])) <= 1e-7
     # Invariant 8: the old log-probs stay, so the ratio moves and the clip acts as the epochs go on.
@@ -148,11 +148,7 @@ def test_the_first_minibatch_has_ratio_one_and_step_zero_no_divergence(setting):
 def test_the_update_does_not_depend_on_the_microbatch(setting):
     """Invariant 6: minibatches of two prompts, each in one pass or in two, with unequal numbers of tokens."""
     rollout, _ = setting.rollout()
-    tops = []
-    for microbatch in (2, 1):
-        update = make_update(setting.model, ALGORITHM, optax.sgd(0.01), microbatch)
-        state = fresh(setting.top, optax.sgd(0.01))
-        tops.append(update(state, setting.trunk, rollout, jax.random.key(0))[0].top)
+    tops = [updated(setting, rollout, 0.01, microbatch)[0].top for microbatch in (2, 1)]
     for a, b, start in zip(*map(jax.tree.leaves, (*tops, setting.top)), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5 + 1e-3 * float(jnp.abs(a - start).max()))
 
@@ -175,12 +171,10 @@ def test_the_reference_and_the_trunk_stay(setting):
     reference = setting.reference
     logits = jit(setting.model.logits)
     before = logits(merge(setting.trunk, reference), PROMPTS.prompt, PROMPTS.prompt_mask)
-    update = make_update(setting.model, ALGORITHM, optax.sgd(0.05), microbatch=2)
-    state = fresh(setting.top, optax.sgd(0.05))
-    state, _ = update(state, setting.trunk, rollout, jax.random.key(0))
+    state, _ = updated(setting, rollout)
     tiny.assert_same(logits(merge(setting.trunk, reference), PROMPTS.prompt, PROMPTS.prompt_mask), before)
     assert set(state.top) == set(setting.top)
-    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), state.top, setting.top)))
+    tiny.assert_all_moved(state.top, setting.top)
 
 
 @pytest.fixture(scope="module")
@@ -197,12 +191,6 @@ def config(tmp_path_factory):
         policy=tiny.write_run(folder / "sft", tiny.nudged(base.top, 0.01), describe(base, "policy")),
         reward=tiny.write_run(folder / "reward", reward, meta),
         data=tiny.write_data(folder),
-        loading=tiny.LOADING,
-        dtype="float32",
-        mesh=tiny.MESH,
-        blocks=tiny.BLOCKS,
-        prompt_buckets=(96,),
-        truncation="text",
         prompts_per_rollout=4,
         sampling_batch=4,
         num_generations=2,
@@ -213,9 +201,7 @@ def config(tmp_path_factory):
         evaluate_prompts={"validation": 3, "id_test": 4},
         evaluate_every=3,
         checkpoint_every=2,
-        stop_grace=0.0,
-        logging=Logging(),
-        seed=0,
+        **tiny.TRAINING,
     )
 
 
@@ -260,7 +246,7 @@ def test_the_run_that_it_started_from_is_as_it_was_and_the_new_top_fits_its_trun
     policy, start = (load_policy(config.model, run, "float32") for run in (str(finished), config.policy))
     tiny.assert_same(policy.trunk, start.trunk)
     tiny.assert_same(start.top, tiny.nudged(load_base(config.model, tiny.FREEZE, "float32").top, 0.01))
-    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), policy.top, start.top)))
+    tiny.assert_all_moved(policy.top, start.top)
     top, meta = load_top(finished)
     assert set(top) - set(policy.top) == {"value"}
     assert np.abs(top["value"]["kernel"]).max() > 0
@@ -325,19 +311,11 @@ def state_of(config):
 
 
 @pytest.mark.parametrize("kind", ["", "_elaborate"])
-def test_a_run_that_crashed_goes_on_bit_for_bit(request, kind, tmp_path, monkeypatch):
+def test_a_run_that_crashed_goes_on_bit_for_bit(request, kind, tmp_path):
     """Invariant 13: in the third step, after its metrics and samples were written and before anything was saved."""
     config = request.getfixturevalue("elaborate" if kind else "config")
     undisturbed = request.getfixturevalue(f"finished{kind}")
-    log = Loop.log
-
-    def crash(self, step, *arguments):
-        log(self, step, *arguments)
-        if step == 3:
-            raise ZeroDivisionError
-
-    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(Loop, "log", crash)
+    with pytest.raises(ZeroDivisionError), tiny.after_step(3, lambda: 1 / 0):
         ppo.run(config, tmp_path)
     assert len(tiny.logged(tmp_path)) == 3
     ppo.run(config, tmp_path)
@@ -345,10 +323,6 @@ def test_a_run_that_crashed_goes_on_bit_for_bit(request, kind, tmp_path, monkeyp
         assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes(), name
     like = state_of(config)
     tiny.assert_same(tiny.final_state(tmp_path, like), tiny.final_state(undisturbed, like))
-
-
-def algorithm(**changes):
-    return {"algorithm": tiny.algorithm(**changes)}
 
 
 @pytest.mark.parametrize(
@@ -361,10 +335,7 @@ def algorithm(**changes):
     ],
 )
 def test_bad_input_is_a_sentence_and_no_checkpoint(config, tmp_path, changes, message):
-    with pytest.raises(UserError, match=message):
-        ppo.run(dataclasses.replace(config, **changes), tmp_path)
-    assert not list(tmp_path.glob("checkpoints/*"))
-    assert not (tmp_path / "metrics.jsonl").exists()
+    tiny.assert_refused(ppo.run, dataclasses.replace(config, **changes), tmp_path, message)
 
 
 def test_a_reward_run_that_does_not_fit_is_refused(config, tmp_path):

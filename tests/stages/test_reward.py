@@ -13,15 +13,12 @@ import pytest
 
 from rlhf_jax.data.records import Preference, write
 from rlhf_jax.data.tokenizer import encode_pair, load_tokenizer
-from rlhf_jax.errors import UserError
 from rlhf_jax.sampling.score import make_score
 from rlhf_jax.stages import reward
 from rlhf_jax.training import optimizer
 from rlhf_jax.training.best_checkpoint import Selection
 from rlhf_jax.training.checkpoint import load_top
 from rlhf_jax.training.load import describe, load_base, load_top_on
-from rlhf_jax.training.loggers import Logging
-from rlhf_jax.training.loop import Loop
 from rlhf_jax.training.state import State
 from rlhf_jax.training.train_step import make_train_step
 from tests import numpy_llama, tiny
@@ -56,15 +53,9 @@ def config(tmp_path_factory):
         model=model,
         policy=tiny.write_run(folder / "sft", base.top, describe(base, "policy")),
         data=str(folder / "preferences.jsonl"),
-        loading=tiny.LOADING,
         evaluate_splits=("validation",),
         evaluate_every=2,
-        dtype="float32",
-        mesh=tiny.MESH,
-        blocks=tiny.BLOCKS,
-        prompt_buckets=(96,),
         response_buckets=(32,),
-        truncation="text",
         separator=" ",
         long_responses="drop",
         batch_size=8,
@@ -74,10 +65,8 @@ def config(tmp_path_factory):
         optimizer=ADAM,
         normalisation_pairs=6,
         checkpoint_every=2,
-        stop_grace=0.0,
-        logging=Logging(),
         selection=Selection(),
-        seed=0,
+        **tiny.TRAINING,
     )
 
 
@@ -132,8 +121,9 @@ def test_margin_and_centring_are_added_as_their_papers_write_them(monkeypatch, m
     """Touvron et al. (2023), eq. 2, and Eisenstein et al. (2023). The metrics stay those of the scores as they are."""
     scores = np.array([[1.0, 0.5], [-0.5, 2.0], [3.0, 0.1], [7.0, 8.0]], np.float32)  # the last is the filler's
     monkeypatch.setattr(reward, "raw_scores", lambda *arguments: jnp.asarray(scores))
-    _, sums = reward.pair_loss(None, PLAIN, {}, {}, BATCH)
-    loss, with_terms = reward.pair_loss(None, reward.Objective(margin, center_rewards_coefficient), {}, {}, BATCH)
+    batch = jax.tree.map(jnp.asarray, BATCH)
+    _, sums = reward.pair_loss(None, PLAIN, {}, {}, batch)
+    loss, with_terms = reward.pair_loss(None, reward.Objective(margin, center_rewards_coefficient), {}, {}, batch)
     scores = scores[:3].astype(np.float64)
     difference = scores[:, 0] - scores[:, 1] - margin * BATCH.margin[:3]
     expected = np.sum(np.log1p(np.exp(-difference))) + center_rewards_coefficient * np.sum(
@@ -215,22 +205,12 @@ def test_the_trunk_stays_and_the_head_is_new(finished, config):
     top, meta = load_top(finished)
     assert meta["trunk"] == base.fingerprint
     assert set(top) == set(base.top) | {"reward"}
-    assert all(
-        jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), {k: top[k] for k in base.top}, base.top))
-    )
+    tiny.assert_all_moved({name: top[name] for name in base.top}, base.top)
 
 
-def test_a_run_that_was_stopped_has_no_constants_yet_and_goes_on_bit_for_bit(finished, config, tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_has_no_constants_yet_and_goes_on_bit_for_bit(finished, config, tmp_path):
     """Invariant 13 by Ctrl-C: the step is finished and saved, and PPO would refuse what it finds there."""
-    log = Loop.log
-
-    def interrupted(self, step, *arguments):
-        log(self, step, *arguments)
-        if step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Loop, "log", interrupted)
+    with pytest.raises(KeyboardInterrupt), tiny.after_step(3, lambda: os.kill(os.getpid(), signal.SIGINT)):
         reward.run(config, tmp_path)
     assert len(tiny.logged(tmp_path)) == 3
     assert "mean" not in load_top(tmp_path)[1]
@@ -251,7 +231,4 @@ def test_a_run_that_was_stopped_has_no_constants_yet_and_goes_on_bit_for_bit(fin
     ],
 )
 def test_bad_input_is_a_sentence_and_no_checkpoint(config, tmp_path, changes, message):
-    with pytest.raises(UserError, match=message):
-        reward.run(dataclasses.replace(config, **changes), tmp_path)
-    assert not list(tmp_path.glob("checkpoints/*"))
-    assert not (tmp_path / "metrics.jsonl").exists()
+    tiny.assert_refused(reward.run, dataclasses.replace(config, **changes), tmp_path, message)

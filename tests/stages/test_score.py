@@ -143,21 +143,16 @@ def test_bad_input_is_a_sentence(config, tmp_path, changes, message):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("changes", "message"),
     [
-        (lambda records: records[1:], "has no record of 'id_test/0'"),
-        (
-            lambda records: [dataclasses.replace(records[0], rewards=None), *records[1:]],
-            "has no rewards of 'id_test/0'",
-        ),
-        (
-            lambda records: [dataclasses.replace(records[0], outputs=["a", "b", "c"]), *records[1:]],
-            "has other outputs of 'id_test/0', expected rewards of the outputs that are scored",
-        ),
+        ({"id": "another"}, "has no record of 'id_test/0'"),
+        ({"rewards": None}, "has no rewards of 'id_test/0'"),
+        ({"outputs": ["a", "b", "c"]}, "has other outputs of 'id_test/0', expected rewards of the outputs that are"),
     ],
 )
-def test_scores_of_other_outputs_are_refused_before_anything_runs(config, tmp_path, change, message):
-    write(tmp_path / "other.jsonl", change(made_samples()))
+def test_scores_of_other_outputs_are_refused_before_anything_runs(config, tmp_path, changes, message):
+    first, *rest = made_samples()
+    write(tmp_path / "other.jsonl", [dataclasses.replace(first, **changes), *rest])
     with pytest.raises(UserError, match=message):
         score.run(dataclasses.replace(config, compare_with={"other": str(tmp_path / "other.jsonl")}), tmp_path)
     assert not (tmp_path / "samples.jsonl").exists()

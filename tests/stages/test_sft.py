@@ -30,7 +30,6 @@ from rlhf_jax.training import optimizer
 from rlhf_jax.training.best_checkpoint import Selection
 from rlhf_jax.training.checkpoint import load_top
 from rlhf_jax.training.load import load_base, load_policy
-from rlhf_jax.training.loggers import Logging
 from rlhf_jax.training.state import State
 from rlhf_jax.training.train_step import make_train_step
 from tests import numpy_llama, tiny
@@ -48,18 +47,12 @@ def config(tmp_path_factory):
         stage="sft",
         model=tiny.write_model(folder / "model"),
         data=tiny.write_data(folder),
-        loading=tiny.LOADING,
         evaluate_splits=("validation",),
         evaluate_examples=5,
         evaluate_samples=0,
         evaluate_every=8,
         freeze=tiny.FREEZE,
-        dtype="float32",
-        mesh=tiny.MESH,
-        blocks=tiny.BLOCKS,
-        prompt_buckets=(96,),
         response_buckets=(24,),
-        truncation="text",
         long_responses="drop",
         batch_size=8,
         microbatch=4,
@@ -67,10 +60,8 @@ def config(tmp_path_factory):
         steps=24,
         optimizer=ADAM,
         checkpoint_every=3,
-        stop_grace=0.0,
-        logging=Logging(),
         selection=Selection(),
-        seed=0,
+        **tiny.TRAINING,
     )
 
 
@@ -189,14 +180,11 @@ def test_a_run_counts_its_operations_by_the_formula_of_the_ahead_of_time_check(f
 
 def test_the_trunk_stays_and_the_top_moves(finished, config):
     """Invariant 11: what is frozen is the base model's, bit for bit, tied embeddings included."""
-    base, policy = (
-        load_base(config.model, config.freeze, "float32"),
-        load_policy(config.model, str(finished), "float32"),
-    )
+    base = load_base(config.model, config.freeze, "float32")
+    policy = load_policy(config.model, str(finished), "float32")
     tiny.assert_same(policy.trunk, base.trunk)
     tiny.assert_same(base.model.head_table(policy.trunk), base.model.head_table(base.trunk))
-    moved = jax.tree.map(lambda a, b: bool((a != b).any()), policy.top, base.top)
-    assert all(jax.tree.leaves(moved))
+    tiny.assert_all_moved(policy.top, base.top)
 
 
 PROGRAM = """
@@ -264,10 +252,7 @@ def test_a_finished_run_is_left_alone(finished, config):
     ],
 )
 def test_bad_input_is_a_sentence_and_no_checkpoint(config, tmp_path, changes, message):
-    with pytest.raises(UserError, match=message):
-        sft.run(dataclasses.replace(config, **changes), tmp_path)
-    assert not list(tmp_path.glob("checkpoints/*"))
-    assert not (tmp_path / "metrics.jsonl").exists()
+    tiny.assert_refused(sft.run, dataclasses.replace(config, **changes), tmp_path, message)
 
 
 def test_weights_that_are_not_numbers_stop_the_run_before_anything_is_saved(config, tmp_path):
