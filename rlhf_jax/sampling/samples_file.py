@@ -171,9 +171,7 @@ def sample_missing(
     check_rows(config)
     tokenizer = load_tokenizer(config.model)
     base = load_policy(config.model, config.policy, config.dtype, id_count(tokenizer), config.blocks)
-    score = None
-    if config.reward:
-        score = make_edge_score(base.model, *load_reward(base, config.reward))
+    score = make_edge_score(base.model, *load_reward(base, config.reward)) if config.reward else None
     sample = make_sampler(base.model, config, tokenizer.eos_token_id)
     batches = rollouts.sample_prompts(
         sample,

@@ -204,16 +204,7 @@ def train(config: Config, workdir: Path) -> None:
             metrics |= {f"eval/{split}/{name}": value for name, value in scalars.items()}
         return metrics, quality
 
-    with Loop(
-        workdir,
-        "reward",
-        config.steps,
-        config.checkpoint_every,
-        selection=config.selection,
-        grace=config.stop_grace,
-        logging=config.logging,
-        vocabulary=base.model.architecture.vocabulary,
-    ) as loop:
+    with Loop.of(config, workdir, config.steps, base.model.architecture.vocabulary, config.selection) as loop:
         state = loop.restore(state, base.fingerprint)
         start, workers = int(state.position), config.loading.num_workers
         waiting = read_ahead(partial(pairs_at, batches), start, config.batch_size, workers)

@@ -124,15 +124,9 @@ def samples_rouge(
     items: Sequence[Item],
     batch_size: int,
 ) -> float:
-    """Mean ROUGE-L of one greedy sample a prompt against the item's response, in [0, 1].
+    """Mean ROUGE-L of one greedy sample per prompt against the item's response, in [0, 1].
 
-    Args:
-      sample: from `sampling.rollouts.make_sample` at temperature 0, N = 1.
-      tokenizer: of the model.
-      trunk: frozen parameters.
-      top: the policy's.
-      items: prompts and responses.
-      batch_size: prompts of one batch.
+    `sample` is from `sampling.rollouts.make_sample` at temperature 0, N = 1.
     """
     batches = rollouts.sample_prompts(
         sample,
@@ -217,16 +211,7 @@ def train(config: Config, workdir: Path) -> None:
                 found[f"eval/{split}/rouge_l"] = rouge
         return found
 
-    with Loop(
-        workdir,
-        "sft",
-        config.steps,
-        config.checkpoint_every,
-        selection=config.selection,
-        grace=config.stop_grace,
-        logging=config.logging,
-        vocabulary=base.model.architecture.vocabulary,
-    ) as loop:
+    with Loop.of(config, workdir, config.steps, base.model.architecture.vocabulary, config.selection) as loop:
         state = loop.restore(state, base.fingerprint)
         waiting = read_ahead(batches.at, int(state.position), config.batch_size, config.loading.num_workers)
         clock = Clock()

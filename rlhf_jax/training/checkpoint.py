@@ -183,11 +183,9 @@ class Checkpoints:
 
     def _filed(self, state: Any) -> tuple[Any, dict[str, Any]]:
         """The top and the rest of a state in the form that files have."""
-        return _split(
-            file_layout.unstacked(
-                state if self._vocabulary is None else file_layout.cut_vocabulary(state, self._vocabulary)
-            )
-        )
+        if self._vocabulary is not None:
+            state = file_layout.cut_vocabulary(state, self._vocabulary)
+        return _split(file_layout.unstacked(state))
 
     def _standing(self) -> str:
         latest = self.latest()

@@ -18,6 +18,7 @@ from rlhf_jax.parallel.devices import memory_peak
 from rlhf_jax.parallel.jit import compile_count
 from rlhf_jax.training.best_checkpoint import Selection
 from rlhf_jax.training.checkpoint import Checkpoints
+from rlhf_jax.training.config import TrainingConfig
 from rlhf_jax.training.loggers import Logging
 from rlhf_jax.training.metrics_log import MetricsWriter, Progress
 from rlhf_jax.training.profiler import Profiles
@@ -68,6 +69,14 @@ class Loop:
         self._best: dict[str, Any] | None = None  # metric, value and step, as in the checkpoints' meta
         self._start = 0
         self._stopping = False
+
+    @classmethod
+    def of(
+        cls, config: TrainingConfig, workdir: Path, steps: int, vocabulary: int, selection: Selection | None = None
+    ) -> Loop:
+        """The loop of the stage that has this config. The other arguments are those of `Loop`."""
+        every, grace, logging = config.checkpoint_every, config.stop_grace, config.logging
+        return cls(workdir, config.stage, steps, every, selection, grace, logging, vocabulary)
 
     def __enter__(self) -> Loop:
         with contextlib.ExitStack() as stack:
