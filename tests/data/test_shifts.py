@@ -24,10 +24,8 @@ def example(split: str, number: int) -> Example:
 @pytest.fixture
 def rows():
     """20 rows a split, of which row 3 held no record."""
-    return {
-        split: {number: example(split, number) for number in range(20) if number != 3}
-        for split in ("train", "validation", "test")
-    }
+    held = [number for number in range(20) if number != 3]
+    return {split: {number: example(split, number) for number in held} for split in ("train", "validation", "test")}
 
 
 def numbers(records) -> list[int]:
@@ -51,9 +49,8 @@ def test_training_is_in_distribution_and_evaluation_on_both_sides(tmp_path, rows
     found = apply(Shift(name, indices, "default"), rows)
     every = list(rows["test"])
     inside = [number for number in every if INSIDE[name](number)]
-    assert set(found) == {"train"} | {
-        prefix + split for prefix in ("", "ood_", "full_") for split in ("validation", "test")
-    }
+    held_out = {prefix + split for prefix in ("", "ood_", "full_") for split in ("validation", "test")}
+    assert set(found) == {"train"} | held_out
     for split in rows:
         assert numbers(found[split]) == inside
     for split in ("validation", "test"):
@@ -112,11 +109,9 @@ def test_a_classifier_divides_by_the_text_of_a_post():
         return is_positive
 
     posts = ("I am glad.", "I am sad.", "I am sad.", "So glad")
+    prompts = [formats.post_prompt("glad", "glad", text) for text in posts]
     rows = {
-        split: {
-            n: Example(f"p/{split}/{n}", split, formats.post_prompt("glad", "glad", text), "s")
-            for n, text in enumerate(posts)
-        }
+        split: {n: Example(f"p/{split}/{n}", split, prompt, "s") for n, prompt in enumerate(prompts)}
         for split in ("train", "test")
     }
     found = apply(Shift("sentiment", "", "default", "owner/model"), rows, load)

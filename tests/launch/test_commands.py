@@ -139,9 +139,7 @@ def received(machine: Machine, shell: str, folder: Path, **variables: str) -> li
 def test_a_tpu_vm_gets_the_arguments(machine: Machine, linux: None) -> None:
     command = machine.dry_run("launch/tpu_vm.sh", "run", *RUN, **TPU)[-1][-1].removeprefix("--command=")
     worker = machine.folder / "worker"
-    assert received(machine, f"cd {worker} && {command}", worker / "rlhf_jax") == [
-        ["python", *PROGRAM],
-    ]
+    assert received(machine, f"cd {worker} && {command}", worker / "rlhf_jax") == [["python", *PROGRAM]]
 
 
 def test_a_sky_machine_gets_the_arguments(machine: Machine) -> None:
@@ -150,6 +148,3 @@ def test_a_sky_machine_gets_the_arguments(machine: Machine) -> None:
     task = yaml.safe_load((ROOT / "launch" / "sky.yaml").read_text())
     assert set(task["envs"]) == {"BUCKET", "ARGUMENTS"}
     assert received(machine, task["run"], machine.folder, ARGUMENTS=arguments) == [["python", *PROGRAM]]
-
-
-# Names of jobs

@@ -86,10 +86,8 @@ def test_evaluate_reads_them(tmp_path):
     rows = files([2.0, 1.0])
     del rows["annotations"]
     converted(tmp_path, rows)
-    config = evaluate.Config(
-        "evaluate", {"alpaca": str(tmp_path / "run" / "samples.jsonl")}, "", evaluate.Nli("", 5, 0), "default", {}, 0
-    )
-    evaluate.run(config, tmp_path)
+    paths = {"alpaca": str(tmp_path / "run" / "samples.jsonl")}
+    evaluate.run(evaluate.Config("evaluate", paths, "", evaluate.Nli("", 5, 0), "default", {}, 0), tmp_path)
     results = json.loads((tmp_path / "evaluation.json").read_text())["models"]["alpaca"]["ood_test"]
     assert results["prompts"] == 2
     assert results["length"]["mean"] == 3
