@@ -59,14 +59,8 @@ def test_without_libtpu_it_says_what_to_install():
 def arguments(tmp_path_factory) -> list[str]:
     """PPO of a tiny network: eight prompts of 128 tokens, sampled four at a time, on a mesh of 2 x 1 x 2."""
     model = tiny.write_model(tmp_path_factory.mktemp("model"), **WIDE)
-    sizes = {
-        "model": model,
-        "mesh.data": 2,
-        "mesh.tensor": 2,
-        "prompts_per_rollout": 8,
-        "sampling_batch": 4,
-        "microbatch": 4,
-    }
+    sizes = {"model": model, "mesh.data": 2, "mesh.tensor": 2}
+    sizes |= {"prompts_per_rollout": 8, "sampling_batch": 4, "microbatch": 4}
     sizes |= {"algorithm.max_new_tokens": 12, "algorithm.num_mini_batches": 1, "dtype": "bfloat16"}
     return ["--config=configs/ppo.py", *(f"--config.{key}={value}" for key, value in sizes.items())]
 
@@ -78,13 +72,8 @@ def test_a_study_is_compiled_and_fits(arguments):
     found = json.loads(result.stdout)
     assert (found["fits"], found["devices"], found["memory"]) == (True, 4, CHIPS["v5e"].memory)
     of = found["programs"]
-    assert {name: program["calls"] for name, program in of.items()} == {
-        "prefill": 2,
-        "decode": 2,
-        "join": 1,
-        "score": 1,
-        "update": 1,
-    }
+    calls = {"prefill": 2, "decode": 2, "join": 1, "score": 1, "update": 1}
+    assert {name: program["calls"] for name, program in of.items()} == calls
     for name, program in of.items():
         kinds = program["memory"]
         assert kinds["peak"] == sum(kinds[kind] for kind in ("arguments", "outputs", "temporaries", "program")), name

@@ -171,7 +171,7 @@ def test_a_key_of_other_samples_and_files_that_are_not_there_are_refused(out, tm
         judge_by_people(few, PeopleConfig(str(tmp_path / "nowhere.jsonl"), answers))
 
 
-def test_another_page_has_other_names(config):
+def test_another_page_has_other_names():
     compared = list(contests(MODELS, "sft", against_reference=True))
     names = [{question.question for question in comparisons(compared, 1, seed)} for seed in (0, 1)]
     assert len(names[0]) == len(compared) and names[0] != names[1]

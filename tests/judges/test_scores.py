@@ -8,15 +8,15 @@ from rlhf_jax.data.records import Samples
 from rlhf_jax.errors import UserError
 from rlhf_jax.judges import scores
 from rlhf_jax.metrics.text import rouge_l
+from tests import tiny
 
 REFERENCE = "rotates a picture"
 OUTPUTS = ["rotates a picture", "a picture", "nothing"]
 
 
 def sample(id: str, outputs=OUTPUTS, rewards=None, selected=None) -> Samples:
-    n = len(outputs)
     prompt = docstring_prompt("scipy", id, "Rotates the picture.")
-    return Samples(id, "id_test", prompt, REFERENCE, outputs, rewards, ["eos"] * n, selected, "m", "", 1.0, n, 0)
+    return tiny.samples(id, outputs, prompt=prompt, reference=REFERENCE, rewards=rewards, selected=selected)
 
 
 def test_gold_scores_every_side_and_each_pair_once():

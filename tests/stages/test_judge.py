@@ -22,8 +22,7 @@ GOOD, FAIR, BAD = "picture angle corners", "picture only", "nothing common"
 
 def sample(id: str, outputs: list[str], reference: str = FAIR, split: str = "id_test", selected=None) -> Samples:
     prompt = docstring_prompt("scipy", id, TEXT)
-    n = len(outputs)
-    return Samples(id, split, prompt, reference, outputs, None, ["eos"] * n, selected, "m", "", 1.0, n, 0)
+    return tiny.samples(id, outputs, split=split, prompt=prompt, reference=reference, selected=selected)
 
 
 def written(folder, models: dict[str, list[Samples]]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from rlhf_jax.data.records import Preference, Samples, read, write
 from rlhf_jax.errors import UserError
 from rlhf_jax.judges.gold import GoldConfig, make_scorer
 from rlhf_jax.stages import preferences
+from tests import tiny
 
 GOLD = GoldConfig("lexical")
 WORDS = ["rotate", "picture", "angle", "corner", "zeros", "mirror", "scale", "filter", "border", "shift"]
@@ -15,9 +16,7 @@ TEXT = "rotate rotate rotate picture picture angle corner zeros"
 
 
 def sample(id: str, outputs: list[str]) -> Samples:
-    n = len(outputs)
-    prompt = docstring_prompt("scipy", id, TEXT)
-    return Samples(id, "train", prompt, "r", outputs, None, ["eos"] * n, None, "sft", "", 1.0, n, 0)
+    return tiny.samples(id, outputs, split="train", prompt=docstring_prompt("scipy", id, TEXT))
 
 
 def samples(count: int, n: int = 4) -> list[Samples]:

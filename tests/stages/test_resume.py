@@ -115,7 +115,7 @@ def claimed(tmp_path: Path):
     return claim_again
 
 
-def test_an_input_may_move_but_not_change(claimed, tmp_path: Path, capsys) -> None:
+def test_an_input_may_move_but_not_change(claimed, tmp_path: Path) -> None:
     os.rename(tmp_path / "sft.jsonl", tmp_path / "moved.jsonl")
     folder = claimed(samples__sft=str(tmp_path / "moved.jsonl"))
     assert json.loads((folder / "config.json").read_text())["samples"]["sft"].endswith("moved.jsonl")

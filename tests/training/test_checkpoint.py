@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-import textwrap
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -146,33 +145,29 @@ def test_too_little_space_is_said_before_anything_is_written(tmp_path: Path, mon
         assert_identical(checkpoints.restore(abstract(make_state())), make_state())
 
 
-def run_python(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+PROGRAM = """
+import resource, sys
+from pathlib import Path
+import jax.numpy as jnp, numpy as np
+from rlhf_jax.errors import UserError
+from rlhf_jax.training.checkpoint import Checkpoints
+checkpoints = Checkpoints(Path(sys.argv[1]))
+state = {"top": {"w": jnp.asarray(np.random.rand(100_000))}, "step": jnp.int32(1)}
+checkpoints.save(1, state, {})
+checkpoints.wait()
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+try:
+    checkpoints.save(2, state, {})
+    checkpoints.wait()
+except UserError as error:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print(error)
+"""
 
 
 def test_a_write_that_fails_is_a_sentence_and_leaves_the_last_one(tmp_path: Path) -> None:
-    result = run_python(
-        """
-        import resource, sys
-        from pathlib import Path
-        import jax.numpy as jnp, numpy as np
-        from rlhf_jax.errors import UserError
-        from rlhf_jax.training.checkpoint import Checkpoints
-        checkpoints = Checkpoints(Path(sys.argv[1]))
-        state = {"top": {"w": jnp.asarray(np.random.rand(100_000))}, "step": jnp.int32(1)}
-        checkpoints.save(1, state, {})
-        checkpoints.wait()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-        try:
-            checkpoints.save(2, state, {})
-            checkpoints.wait()
-        except UserError as error:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-            print(error)
-        """,
-        tmp_path,
-    )
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert result.stdout == (
         f"a checkpoint could not be written to {tmp_path}: File too large (that of step 1 is complete and unharmed)\n"
     )
