@@ -141,9 +141,8 @@ def train(config: Config, workdir: Path) -> None:
     buckets = Buckets(config.prompt_buckets, response=(1,))
     encoding = Encoding(tokenizer, max(config.prompt_buckets), max_response=0, truncation=config.truncation)
     items = load_prompts(config.data, encoding, config.loading)
-    own = sharding.own_rows(
-        config.prompts_per_rollout
-    )  # also in sampling batches, which are every k-th prompt of a device
+    # A host's own rows in sampling batches too, which are every k-th prompt of a device.
+    own = sharding.own_rows(config.prompts_per_rollout)
     batches = Batches(items, config.prompts_per_rollout, config.seed, buckets, tokenizer.eos_token_id, own)
     hosts.agree("the data", {"the lengths of the training data": batches.fingerprint})
     watched = select_examples(config.data, config.evaluate_prompts)
@@ -200,15 +199,7 @@ def train(config: Config, workdir: Path) -> None:
         return fixed.write(path, answer, step=step, temperature=settings.temperature, seed=config.seed)
 
     costs, tops = Costs(model), 1 if settings.value_model == "policy" else 2
-    with Loop(
-        workdir,
-        "ppo",
-        config.num_rollouts,
-        config.checkpoint_every,
-        grace=config.stop_grace,
-        logging=config.logging,
-        vocabulary=base.model.architecture.vocabulary,
-    ) as loop:
+    with Loop.of(config, workdir, config.num_rollouts, model.architecture.vocabulary) as loop:
         state = loop.restore(state, base.fingerprint)
         if config.evaluate_prompts and int(state.step) == 0:
             write_samples(state, 0)
