@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_jax.data.records import Samples
 from rlhf_jax.encoders.cached import EncodeOnce
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics.diversity import (
@@ -20,6 +19,7 @@ from rlhf_jax.metrics.diversity import (
     per_input,
 )
 from rlhf_jax.metrics.statistics import bootstrap_interval
+from tests import tiny
 
 V = 50257
 
@@ -32,11 +32,6 @@ def unit_vectors(texts: list[str]) -> np.ndarray:
     """A fixed pseudo-random direction a text."""
     vectors = np.array([np.random.default_rng(list(text.encode())).normal(size=8) for text in texts])
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
-def samples(outputs: list[str], selected: int | None = None) -> Samples:
-    n = len(outputs)
-    return Samples("a", "id_test", "p", "r", outputs, None, ["eos"] * n, selected, "m", "", 1.0, n, 0)
 
 
 def test_ead_equals_counts_made_by_hand():
@@ -154,13 +149,14 @@ def test_per_input_is_the_mean_over_inputs_with_its_standard_error():
 def test_per_input_takes_records():
     outputs = [["a a", "a b"], ["b", "c"]]
     metric = expectation_adjusted_distinct
-    assert per_input([samples(texts) for texts in outputs], metric) == per_input(outputs, metric)
+    assert per_input([tiny.samples("a", texts) for texts in outputs], metric) == per_input(outputs, metric)
 
 
 def test_across_input_takes_one_output_an_input():
     picked = []
     across_input([["a", "x"], ["b", "y"]], lambda texts: picked.append(texts) or 0.0)
-    across_input([samples(["x", "a"], selected=1), samples(["b", "y"], selected=0)], lambda t: picked.append(t) or 0.0)
+    pools = [tiny.samples("a", ["x", "a"], selected=1), tiny.samples("b", ["b", "y"], selected=0)]
+    across_input(pools, lambda texts: picked.append(texts) or 0.0)
     assert picked == [["a", "b"], ["a", "b"]]
 
 
@@ -228,7 +224,7 @@ def test_across_input_of_few_inputs_has_no_error_or_no_interval():
         ([], "0 input"),
         ([["a"], []], "1 of them without outputs"),
         ([["a", "b"], ["a"]], "from 1 to 2"),
-        ([samples(["a", "b"], selected=0)], "best-of-N"),
+        ([tiny.samples("a", ["a", "b"], selected=0)], "best-of-N"),
     ],
 )
 def test_per_input_refuses_uneven_or_missing_outputs_and_the_pool_of_best_of_n(inputs, named):
