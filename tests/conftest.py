@@ -23,7 +23,6 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 # Shapes and dtypes in these modules' annotations are checked at every call.
 CHECKED = (
-    "models.heads",
     "models.layers",
     "models.logprobs",
     "rl.advantages",
