@@ -72,7 +72,7 @@ setup(
     package_data={
         "rlhf_jax.data": ["seed_tasks/*"],
         "rlhf_jax.judges": ["prompts/*.txt"],
-        "rlhf_jax.report": ["*.j2", "text/*.j2"],
+        "rlhf_jax.report": ["*.j2"],
     },
     python_requires=">=3.12",
     install_requires=INSTALL,

@@ -1,7 +1,4 @@
-"""Stage `generate`: N samples a prompt from one policy, as `samples.jsonl`. The Python call of that name.
-
-The module has another name than both, or importing it would put it where the package offers the call.
-"""
+"""Stage `generate`: N samples per prompt from one policy, as `samples.jsonl`."""
 
 import dataclasses
 from pathlib import Path

@@ -77,8 +77,8 @@ def run(config: Config, workdir: Path) -> None:
     tables = [*printed, *wide_tables(summary)]
     write_text(workdir / "report.json", _json(config, summary))
     texts = {"reading": _reading(summary), "about": _about(summary)}
-    write_text(workdir / "report.md", render("text/report.md.j2", config=config, tables=tables, **texts))
-    write_text(workdir / "tables.tex", render("text/tables.tex.j2", tables=tables))
+    write_text(workdir / "report.md", render("report.md.j2", config=config, tables=tables, **texts))
+    write_text(workdir / "tables.tex", render("tables.tex.j2", tables=tables))
     write_text(workdir / "report.html", _html(config, studies, summary, tables))
     wrapped = [textwrap.fill(text, CONSOLE_WIDTH) for text in [*texts["reading"], *texts["about"]]]
     paragraphs = [config.title, *map(console, printed), *wrapped]

@@ -85,7 +85,7 @@ def run_stage(config: Mapping[str, Any], workdir: Path, study: Path | None = Non
       where: how messages name the config.
 
     Raises:
-      UserError: the config does not fit the stage, `workdir` was written by another config, or not every host sees it.
+      UserError: the config does not fit the stage, as `resume.claim`, or not every host sees `workdir`.
     """
     module, parsed = resolve(config if study is None else substitute(config, study), where)
     if hosts.is_main():

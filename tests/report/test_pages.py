@@ -9,7 +9,7 @@ from rlhf_jax.report import pages
 def test_both_schemes_have_every_colour_and_templates_have_none_of_them():
     assert pages.LIGHT.keys() == pages.DARK.keys()
     assert [f"series-{index}" for index in range(pages.SERIES)] == list(pages.LIGHT)[-pages.SERIES :]
-    templates = sorted(Path(pages.__file__).parent.glob("*.j2"))
+    templates = sorted(Path(pages.__file__).parent.glob("*.html.j2"))
     assert len(templates) == 2
     for template in templates:
         text = template.read_text()
