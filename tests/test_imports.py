@@ -1,7 +1,5 @@
 """Who may import whom (docs/architecture.md), read from the source. And that `import rlhf_jax` is light."""
 
-from __future__ import annotations
-
 import ast
 import re
 import subprocess

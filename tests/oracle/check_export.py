@@ -11,8 +11,6 @@ after loading `REFERENCES/<case>`, which `make_references.py` wrote, and `EXPORT
 The error is the largest difference over the standard deviation: rounding and no more, for the weights are the same.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

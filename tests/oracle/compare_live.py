@@ -8,8 +8,6 @@ side of SmolLM2 and of the sentence encoders. `--write` puts the results into do
 Nothing is written unless everything holds.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

@@ -3,8 +3,6 @@
 Errors of logits, states and scores are the largest difference over the standard deviation of what was expected.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Sentence encoders against sentence-transformers: MiniLM itself, and small random ones of the other families."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -5,8 +5,6 @@
 `TEXTS` is a JSON list. `OUT` will hold the unit vectors `[n, D]` of each folder, under its number, from 0.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -22,8 +22,6 @@ transformers counts columns, filler included, where it has to count real tokens:
 computed alone, without its filler.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import copy

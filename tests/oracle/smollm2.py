@@ -4,8 +4,6 @@ This project loads the GGUF and exports it. Transformers (`smollm2_reference.py`
 text, docstrings of the standard library.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import inspect

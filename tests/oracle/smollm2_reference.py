@@ -7,8 +7,6 @@ Needs torch, transformers and numpy. `INPUTS` holds `tokens` [N, T], right-padde
 next token after every one in `tokens`: `float32` and `bfloat16` [N, T].
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

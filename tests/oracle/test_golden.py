@@ -3,8 +3,6 @@
 python tests/oracle/make_references.py tests/golden/oracle      (with torch and transformers, to make them anew)
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import jax
