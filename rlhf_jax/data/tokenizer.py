@@ -176,7 +176,7 @@ def _from_gguf(path: Path) -> PreTrainedTokenizerFast:
     fields = assets.open_gguf(path).fields
     keys = gguf.Keys.Tokenizer
 
-    def value(key: str):
+    def value(key: str) -> Any:
         if key not in fields:
             raise UserError(f"{path} has no field {key!r} in its metadata, expected a GGUF with its tokenizer inside.")
         return fields[key].contents()

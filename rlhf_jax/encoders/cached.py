@@ -13,7 +13,7 @@ class EncodeOnce:
       encoder: an encoder of texts, or a classifier of pairs of texts.
     """
 
-    def __init__(self, encoder: Callable[[Sequence[Any]], np.ndarray]):
+    def __init__(self, encoder: Callable[[Sequence[Any]], np.ndarray]) -> None:
         self._encoder = encoder
         self._vectors: dict[Any, np.ndarray] = {}
 

@@ -30,7 +30,7 @@ class SentenceEncoder:
       UserError: a file is missing or describes another architecture, pooling or module.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         pool = read_pooling(path)
         folder = Folder(path, read_json(path, "sentence_bert_config.json").get("max_seq_length"))
         self._tokenizer = folder.tokenizer

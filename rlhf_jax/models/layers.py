@@ -23,7 +23,9 @@ type Angles = tuple[Float[Array, "... half"], Float[Array, "... half"]]
 type Activation = Callable[[jax.Array], jax.Array]
 
 
-def _param(module: nn.Module, name: str, init: nn.initializers.Initializer, axes: Sequence[str], shape: Sequence[int]):
+def _param(
+    module: nn.Module, name: str, init: nn.initializers.Initializer, axes: Sequence[str], shape: Sequence[int]
+) -> jax.Array:
     """A float32 parameter of a module, with its logical axes."""
     return module.param(name, nn.with_logical_partitioning(init, tuple(axes)), tuple(shape), jnp.float32)
 
@@ -113,7 +115,9 @@ def gate_and_up(
     return both[:, 0], both[:, 1]
 
 
-def _gate_and_up_gradients(residuals: tuple[jax.Array, jax.Array], gradients: tuple[jax.Array, jax.Array]):
+def _gate_and_up_gradients(
+    residuals: tuple[jax.Array, jax.Array], gradients: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     (x_by_gate, gate), (x_by_up, up) = (matmul_gradients((x, kernel[:, i]), dy) for i, dy in enumerate(gradients))
     return x_by_gate + x_by_up, jnp.stack([gate, up], axis=1)

@@ -14,7 +14,7 @@ Shape letters: B prompts, N responses of one prompt, P prompt length, S queries'
 G queries of one KV head, d head width.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,12 +68,12 @@ def _scores(q: jax.Array, k: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.where(mask, _product("...sd,...td->...st", q, k), MASKED)
 
 
-def _attend_forward(q, k, v, mask):
+def _attend_forward(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> tuple[Part, tuple[Any, ...]]:
     part = attend(q, k, v, mask)
     return part, (q, k, v, mask, part)
 
 
-def _attend_backward(residuals, cotangent):
+def _attend_backward(residuals: tuple[Any, ...], cotangent: Part) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     q, k, v, mask, part = residuals
     d_out, d_lse = cotangent
     # A row that saw nothing passes nothing on. The select also keeps transposes from being folded into the products.
