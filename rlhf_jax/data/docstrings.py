@@ -1,4 +1,4 @@
-"""The offline corpus: the long part of a docstring with its summary line, and READMEs as what lies out of distribution.
+"""The offline corpus: bodies of docstrings with their summary lines, and READMEs as the test out of distribution.
 
 Everything is read with `ast` and `importlib.metadata` from what is installed beside the project. Nothing is imported or
 downloaded. For given installed versions the corpus is the same, record for record.

@@ -18,7 +18,7 @@ MARK = "corpus.json"
 
 
 def local(address: str) -> Path:
-    """A path on this machine as it is. A bucket's folder as a copy in the user's cache, which is made if need be.
+    """Returns a local path unchanged, and for a bucket's folder its copy in the user's cache, downloaded if needed.
 
     The copy is kept by what `MARK` says, so a folder that was written anew is copied anew.
 

@@ -1,4 +1,4 @@
-"""New instructions that a language model makes up from examples: what it is asked, and what of its answers is kept.
+"""New instructions that a language model makes up from examples: the requests, and the filter of its answers.
 
 After Self-Instruct (Wang et al., 2023) in Alpaca's form, as the study made its ID test set and Sequential Instructions.
 The requests and the seed tasks are this project's own.

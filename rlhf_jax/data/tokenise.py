@@ -1,6 +1,6 @@
 """Tokenises records once, in several processes, into the folder that `tokens` reads.
 
-Nothing is dropped here but the ends of long prompts: a stage leaves out what it has no room for.
+Only the ends of long prompts are dropped here. A stage leaves out the records that are too long for it.
 """
 
 from __future__ import annotations

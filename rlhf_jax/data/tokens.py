@@ -1,8 +1,8 @@
 """Records tokenised once, as `tokenise` wrote them: ArrayRecord shards in a folder of TFDS's layout.
 
-`FOLDER/tokens`, beside the records, holds TFDS's own files (`tfds.builder_from_directory` reads it. TensorFlow is not
-needed), in `metadata.json` the fingerprint of what made it, and in `lengths.npz` how long every record is, so that
-batches are planned before anything is read.
+`FOLDER/tokens`, beside the records, holds TFDS's own files, which `tfds.builder_from_directory` reads without
+TensorFlow. `metadata.json` has the fingerprint of what made them. `lengths.npz` has the length of every record, so
+that batches are planned before anything is read.
 """
 
 from __future__ import annotations

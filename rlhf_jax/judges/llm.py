@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 from rlhf_jax.config import Count, content_of, may_change
 from rlhf_jax.data.formats import TAIL
-from rlhf_jax.judges.prompt import REMINDER, load_prompt, parse_ranking
+from rlhf_jax.judges.parse_answer import parse_ranking
+from rlhf_jax.judges.prompt import REMINDER, load_prompt
 from rlhf_jax.llm_api.batch import Question, ask_all
 from rlhf_jax.llm_api.budget import Spending, SpendingConfig
 from rlhf_jax.llm_api.cache import Answer, AnswerCache

@@ -1,8 +1,6 @@
-"""Prompts for a language model that compares two outputs, and the parser of its answers."""
+"""Prompts for a language model that compares two outputs."""
 
-import ast
 import re
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +12,10 @@ REMINDER = (
     "[{'model': 'model_1', 'rank': <1 or 2>}, {'model': 'model_2', 'rank': <1 or 2>}]"
 )
 
-
 _FOLDER = Path(__file__).parent / "prompts"
 _FIELDS = ("prompt", "output_1", "output_2")
 _FIELD = re.compile(r"\{(" + "|".join(_FIELDS) + r")\}")
 _SECTIONS = re.compile(r"\[system\]\n(?P<system>.*)\n\[user\]\n(?P<user>.*)", re.DOTALL)
-_LIST = re.compile(r"\[[^\[\]]*\]")
 
 
 @dataclass(frozen=True)
@@ -61,34 +57,3 @@ def load_prompt(name: str) -> PairwisePrompt:
             f"expected each of {', '.join(_FIELDS)} once, in braces."
         )
     return PairwisePrompt(sections["system"].strip(), sections["user"].strip())
-
-
-def parse_ranking(answer: str) -> float | None:
-    """Reads `[{'model': 'model_1', 'rank': 1}, {'model': 'model_2', 'rank': 2}]`, as Python or JSON, within prose.
-
-    The list is parsed as a literal. An expression is not evaluated, and makes the answer unreadable.
-
-    Returns:
-      The win fraction of model_1: 1 for the better rank, 0 for the worse, 0.5 for equal ranks. None if the answer has
-      no such list, or several that disagree.
-    """
-    fractions = {fraction for found in _LIST.findall(answer) if (fraction := _win_fraction(found)) is not None}
-    return fractions.pop() if len(fractions) == 1 else None
-
-
-def _win_fraction(literal: str) -> float | None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)  # of an odd escape in a string
-            entries = ast.literal_eval(literal)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return None
-    if not all(isinstance(entry, dict) for entry in entries):
-        return None
-    ranks = [(entry.get("model"), str(entry.get("rank"))) for entry in entries]
-    if sorted(str(model) for model, _ in ranks) != ["model_1", "model_2"]:
-        return None
-    first, second = (dict(ranks)[model] for model in ("model_1", "model_2"))
-    if not {first, second} <= {"1", "2"}:
-        return None
-    return 0.5 if first == second else float(first < second)

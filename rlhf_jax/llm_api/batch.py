@@ -31,8 +31,8 @@ def ask_all(
 ) -> list[Answer]:
     """Answers questions, in their order, from the cache or the endpoint.
 
-    Equal questions are asked once. Before the first is sent, a line says how many there are and what they will cost
-    at most. Every answer is in the cache before the next is waited for. So a run that is killed loses only the
+    Equal questions are asked once. Before the first is sent, a line says how many there are and the most that they
+    can cost. Every answer is in the cache before the next is waited for. So a run that is killed loses only the
     questions under way, and continues when it is started again.
 
     Args:

@@ -19,7 +19,7 @@ def mask_unknown(logits: Float[Array, "*B V"], ids: int) -> Float[Array, "*B V"]
 
 
 def keep_largest(logits: Float[Array, "*B V"], count: int) -> Float[Array, "*B V"]:
-    """Logits with all but the `count` largest at `MASKED`. Equals of the smallest of them stay too."""
+    """Logits with all but the `count` largest at `MASKED`. Ties with the smallest of them are kept."""
     smallest = jax.lax.top_k(logits, count)[0][..., -1:]
     return jnp.where(logits >= smallest, logits, MASKED)
 

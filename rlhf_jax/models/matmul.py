@@ -1,8 +1,7 @@
 """Matrix products with gradients that XLA's CPU backend runs at full speed, in bfloat16 too. Used by all layers.
 
-Its bfloat16 kernels read operands as they are stored. With a transpose folded in, a product has no such kernel: it is
-then computed in float32, or not at all. So products here name the axes they contract and never transpose an operand
-plainly.
+That backend has no bfloat16 kernel for a product with a transposed operand: it computes it in float32, or fails. So
+products here name the axes that they contract, and never transpose an operand.
 """
 
 import math

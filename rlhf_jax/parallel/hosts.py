@@ -1,8 +1,8 @@
 """Several processes as one run: they start together, compare facts and wait for one another.
 
-Every process runs the same command on the same workdir. Process 0, the main one, writes and prints. All of them
-compute. A process that fails or is killed ends the others. Each prints why, and the same command goes on from the last
-complete checkpoint. With one process, everything here does nothing.
+Every process runs the same command on the same workdir. Process 0, the main one, prints and writes, but for checkpoints,
+of which each process writes its shards. A process that fails or is killed ends the others. Each prints why, and the
+same command goes on from the last complete checkpoint. With one process, everything here does nothing.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ from rlhf_jax.errors import UserError
 
 TIMEOUT = 300.0  # seconds that processes wait for one another where none of them works meanwhile
 HEARTBEAT = 30  # seconds without a sign of life after which a process is gone
-GONE = 134  # exit status where another process is gone, as that of any abort
+GONE = 134  # exit status after another process died, that of an abort
 PROCESS = "JAX_PROCESS_ID"
 ADDRESS = "JAX_COORDINATOR_ADDRESS"  # JAX reads this one itself
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers", "tokenizers")

@@ -1,4 +1,4 @@
-"""The KL penalty: estimators of KL(policy || reference), the penalty in the loss, the adaptive coefficient."""
+"""The KL penalty: estimators of KL(policy || reference), the penalty in reward or loss, the adaptive coefficient."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -18,6 +18,17 @@ def kl_estimate(
     """
     r = reference - log_prob
     return {"k1": lambda: -r, "k2": lambda: 0.5 * r * r, "k3": lambda: jnp.expm1(r) - r}[estimator]()
+
+
+def kl_penalty(
+    coefficient: float | Float[Array, ""],
+    log_probs: Float[Array, "*dims"],
+    reference: Float[Array, "*dims"],
+    mask: Bool[Array, "*dims"],
+    estimator: str,
+) -> Float[Array, "*dims"]:
+    """The penalty of each token in the reward: `coefficient` times the estimate in nats, 0 outside the mask."""
+    return coefficient * jnp.where(mask, kl_estimate(log_probs, reference, estimator), 0.0)
 
 
 def kl_loss(

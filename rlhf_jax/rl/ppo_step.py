@@ -1,6 +1,6 @@
-"""The two jitted programs of a PPO step after sampling: what a rollout is worth, and the updates that it leads to.
+"""The two jitted programs of a PPO step after sampling: one makes the rollout, the other updates the policy.
 
-Every equation is in docs/method.md, what can be chosen in `rl.ppo_config`. Neither program runs the trunk.
+Every equation is in docs/method.md, every setting in `rl.ppo_config`. Neither program runs the trunk.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from rlhf_jax.models.transformer import Edge, Model, Params, merge
 from rlhf_jax.parallel.jit import jit, jit_step
 from rlhf_jax.rl import masked
 from rlhf_jax.rl.advantages import explained_variance, gae, whiten_advantages
-from rlhf_jax.rl.kl_penalty import current_kl_coef, kl_estimate, next_kl_coef
+from rlhf_jax.rl.kl_penalty import current_kl_coef, kl_estimate, kl_penalty, next_kl_coef
 from rlhf_jax.rl.ppo_config import Algorithm
 from rlhf_jax.rl.ppo_loss import policy_and_value, ppo_loss
 from rlhf_jax.rl.rewards import place_score, shaped_scores, token_rewards
@@ -71,9 +71,9 @@ def make_evaluate_rollout(model: Model, settings: Algorithm, microbatch: int) ->
         lengths = mask.sum(axis=-1)
         scores = (scores - mean) / std
         shaped = shaped_scores(settings, scores, sampled.finished, lengths)
-        kl = {k: jnp.where(mask, kl_estimate(log_probs, expected, k), 0.0) for k in ("k1", "k2", "k3")}
+        kl = {k: jnp.where(mask, kl_estimate(log_probs, expected, k), 0.0) for k in ("k1", "k3")}
         beta = current_kl_coef(settings, kl_coefficient)
-        penalty = beta * kl[settings.kl_estimator]
+        penalty = kl_penalty(beta, log_probs, expected, mask, settings.kl_estimator)
         rewards = token_rewards(settings, shaped, penalty, mask)
         advantages, returns = gae(rewards, values, mask, settings.gamma, settings.gae_lambda)
         rollout = Rollout(

@@ -1,10 +1,10 @@
 """Stage `ppo`: optimise the policy against the reward model by PPO (Schulman et al., 2017), with a KL penalty.
 
-One step: sample responses. From the states that sampling kept at the trunk's edge compute old log-probs and values,
-reference log-probs and scores. Then a few epochs of clipped updates of the top. The trunk never runs again.
+One step: sample responses. Compute old log-probs and values, reference log-probs and scores from the hidden states
+that sampling kept where the frozen trunk ends. Then make a few epochs of clipped updates of the top.
 
-Each token's reward is `-beta * KL estimate`, and the last token's has the normalised score added. What can be chosen
-is in `rl.ppo_config`, every equation in docs/method.md.
+Each token's reward is `-beta * KL estimate`, and the last token's has the normalised score added. Every setting is in
+`rl.ppo_config`, every equation in docs/method.md.
 """
 
 import dataclasses

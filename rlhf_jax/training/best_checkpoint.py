@@ -13,8 +13,8 @@ class Selection:
     """The setting, in the config of the run that writes the checkpoints.
 
     Attributes:
-      metric: what the best checkpoint is the best by, as it is named in `metrics.jsonl` ("eval/validation/loss"): each
-        evaluation that improves on it is saved, and stays beside the latest checkpoints. "" keeps the latest alone.
+      metric: ranks the checkpoints, by its name in `metrics.jsonl` ("eval/validation/loss"). Each evaluation that
+        improves on it is saved, and stays beside the latest checkpoints. "" keeps the latest alone.
       better: "lower" or "higher".
       load: which one the stages that read this run load, "latest" or "best".
     """

@@ -21,7 +21,7 @@ class Clock:
         self._peak = peak and peak * sharding.device_count()
 
     def time[T](self, phase: str, function: Callable[..., T], *arguments: Any) -> T:
-        """`function(*arguments)`, waited for, its seconds counted for `phase`, which profiles name it by.
+        """Calls `function(*arguments)`, waits for the result and adds the seconds to `phase`, its name in profiles.
 
         Raises:
           jax.errors.JaxRuntimeError: the function moves an array between host and device without saying so, by

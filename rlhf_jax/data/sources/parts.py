@@ -23,9 +23,9 @@ class Part:
       source: a key of `sources.table.SOURCES`, or `columns` for any other dataset.
       path: a local folder with the dataset's files, or its name on the hub, `owner/name` or `owner/name@revision`.
         "" for where the study has it from.
-      splits: of the study's splits those that come from here, each with the dataset's own split, which may be cut to
-        some of its rows (`train[500:]`) and, under a shift, may be `ood_test` and the like. For `columns` it is the
-        pattern of the file names, as `data/train-*.parquet`.
+      splits: from each of the study's splits that come from here to the dataset's own, optionally sliced
+        (`train[500:]`). Under a shift the dataset has `ood_test` and the like too. For `columns` it is the pattern of
+        the file names, such as `data/train-*.parquet`.
       columns: for `columns`, each field of a record as a text with names of columns in braces. Empty for the others.
       shift: which rows are in distribution. None for all.
       drop: what is left out instead of being an error: "rows" that hold no record, "shards" that cannot be read.

@@ -1,4 +1,4 @@
-"""A dataset as the path and the names of its files with a reading of its rows. Its records, read."""
+"""A dataset: where its files are, how its rows become records, and the reader that does both."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
