@@ -1,8 +1,8 @@
 """Several processes as one run: they start together, compare facts and wait for one another.
 
-Every process runs the same command on the same workdir. Process 0, the main one, prints and writes, but for checkpoints,
-of which each process writes its shards. A process that fails or is killed ends the others. Each prints why, and the
-same command goes on from the last complete checkpoint. With one process, everything here does nothing.
+Every process runs the same command on the same workdir. Process 0, the main one, prints and writes, but for
+checkpoints, of which each process writes its shards. A process that fails or is killed ends the others. Each prints
+why, and the same command goes on from the last complete checkpoint. With one process, everything here does nothing.
 """
 
 import ctypes
