@@ -51,14 +51,19 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return study(tmp_path_factory.mktemp("study"), "1,1,1", devices=1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def compiled_as_usual() -> Iterator[None]:
-    """For tests that compare bits of different programs, as the compiler makes them for users."""
+    """For tests that compare bits of different programs, as the compiler makes them for users.
+
+    Other modules must not meet the programs of this one, nor it theirs: a run in another process has neither.
+    """
     import jax
 
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+    jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)
