@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.models import attention
+from rlhf_jax.models.attention import dispatch
 from rlhf_jax.models.attention.cudnn import cudnn
 from rlhf_jax.models.attention.splash import splash
 from tests import tiny
@@ -34,7 +34,7 @@ AMPERE, TURING, AMD = (
     ],
 )
 def test_the_kernel_follows_from_platform_dtype_width_and_window(device, dtype, width, window, kernel):
-    assert attention.choose(device, jnp.dtype(dtype), width, 1024, window) is kernel
+    assert dispatch.choose(device, jnp.dtype(dtype), width, 1024, window) is kernel
 
 
 @pytest.fixture(scope="module")
@@ -62,5 +62,14 @@ def expected(results):
     "kernel", [partial(splash, interpret=True), partial(cudnn, implementation="xla")], ids=["splash", "cudnn"]
 )
 def test_a_network_computes_the_same_by_every_kernel(kernel, results, expected, monkeypatch):
-    monkeypatch.setattr(attention, "choose", lambda *_: kernel)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), results(), expected)
+    called = []
+
+    def counted(*arguments, **settings):
+        called.append(kernel)
+        return kernel(*arguments, **settings)
+
+    monkeypatch.setattr(dispatch, "choose", lambda *_: counted)
+    found = results()
+    assert called
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
