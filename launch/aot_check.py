@@ -8,24 +8,22 @@ compiler comes with the extra [tpu]. Weights and data are not read: a model is o
 `rlhf_jax/models/hf/presets.py`, or a folder or file that is here.
 Where a config leaves the frozen fraction to the run that it starts from, it is 0.8.
 
-    fits           whether all programs do, with what the stage holds beside them
-    memory         bytes a device has
+    fits           true if every program fits beside the other arrays of the stage
+    memory         bytes per device
     step_seconds   estimate of one step: an update, a rollout with its update, or a batch of prompts
     programs       of each program:
-      calls                in one step. 0 for one that only evaluates
-      flops, bytes         of all devices, and to and from the memory of each, by `rlhf_jax/models/flops.py`
+      calls                per step, 0 for a program that only evaluates
+      flops, bytes         flops of all devices, bytes to and from the memory of each (`rlhf_jax/models/flops.py`)
       compute_seconds, memory_seconds, interconnect_seconds, seconds, mfu
                            estimates of one call, by the formula of `rlhf_jax/aot/check.py`
-      memory               bytes a device by kind, from the compiler: peak = arguments + outputs + temporaries +
-                           program. Aliased are arguments that outputs replace. Beside is what the stage holds that is
-                           not among the arguments
+      memory               bytes per device by kind, from the compiler: peak = arguments + outputs + temporaries +
+                           program. `aliased`: arguments that outputs replace. `beside`: other arrays of the stage
       collectives          by kind: bytes of the result on a device, bytes moved each time, devices of a group, times in
-                           one call (null: not in the text), loops around it, count of such
-      needed               bytes a device at the least, instead of the above where they are more than there are: of
-                           arguments and what lies beside them, or of what the compiler gave up on
+                           one call (null: unknown), loops around it, number of these
+      needed               replaces the above for a program that does not fit: the least bytes per device that it needs
       compile_seconds
 
-Exit status: 0 it fits. 1 it does not, or bad input, told in one sentence.
+Exit status: 0 if it fits, 1 if it does not or on bad input, which is reported in one sentence.
 """
 
 import json
