@@ -1,4 +1,4 @@
-"""Layers against NumPy in float64. The dense product's own gradient. What makes rotary positions relative."""
+"""Layers, and their own gradients, against NumPy in float64."""
 
 import jax
 import jax.numpy as jnp
