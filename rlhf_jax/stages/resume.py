@@ -126,14 +126,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], config: Any, pre
         meta = field.metadata
         if dataclasses.is_dataclass(value) and isinstance(before, Mapping) and not meta.get("may_change"):
             found.add(differences(before, after, value, f"{key}."))
-        elif _has_sections(value) and isinstance(before, Mapping) and list(before) == list(after):
+        elif _has_sections(value) and _has_keys_of(before, after):
             for name, section in value.items():
                 found.add(differences(before[name], after[name], section, f"{key}.{name}."))
         elif "content" in meta and _names(key, before) == _names(key, after):
             found.inputs += _names(key, after)
         elif meta.get("may_change") and not (meta["unless"] and meta["unless"](config)):
             found.allowed.append(change)
-        elif "may_grow" in meta and meta["may_grow"](config) and after >= before:
+        elif "may_grow" in meta and meta["may_grow"](config) and isinstance(before, int) and after >= before:
             found.allowed.append(change)
             found.grown = True
         else:
@@ -165,6 +165,12 @@ def _names(key: str, value: Any) -> list[str]:
 
 def _has_sections(value: Any) -> bool:
     return isinstance(value, Mapping) and any(map(dataclasses.is_dataclass, value.values()))
+
+
+def _has_keys_of(before: Any, after: Mapping[str, Any]) -> bool:
+    """True for a mapping of mappings with the keys of `after`, in their order."""
+    mappings = isinstance(before, Mapping) and all(isinstance(section, Mapping) for section in before.values())
+    return mappings and list(before) == list(after)
 
 
 def _named_inputs(key: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -212,6 +218,9 @@ def _shown(config: Mapping[str, Any], key: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        value = json.loads(path.read_text())
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
         raise UserError(f"{path} is not JSON ({error}); restore it or choose another workdir") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a JSON {type(value).__name__}, expected an object; choose another workdir")
+    return value

@@ -75,6 +75,7 @@ def test_conditions_of_a_field_are_asked_of_its_section() -> None:
     constant = changed(STUDY["sft"], optimizer__schedule="constant", steps=10)
     assert compared(constant, steps=20) == (["steps"], [])
     assert compared(constant, steps=5) == ([], ["steps"])
+    assert compared(constant | {"steps": None}, steps=20) == ([], ["steps"])
 
 
 def test_configs_with_old_keys_are_compared_by_the_new_ones() -> None:
@@ -83,6 +84,13 @@ def test_configs_with_old_keys_are_compared_by_the_new_ones() -> None:
         old[before] = old.pop(now)
     old["algorithm"] |= {"discount": old["algorithm"].pop("gamma"), "top_k": 0}
     assert differences(old, STUDY["ppo"], runner.resolve(STUDY["ppo"])[1]).refused == []
+
+
+def test_a_pipeline_whose_sections_are_damaged_is_refused() -> None:
+    study = to_dict(tiny.get_config())
+    config = runner._with_stages(runner.resolve(study)[1], "config")
+    damaged = study | {"stages": dict.fromkeys(study["stages"], 3)}
+    assert [change.partition(":")[0] for change in differences(damaged, study, config).refused] == ["stages"]
 
 
 def test_a_pipeline_is_compared_by_the_fields_of_its_stages(tmp_path: Path) -> None:
@@ -144,6 +152,21 @@ def test_a_finished_stage_keeps_its_config(claimed) -> None:
     with pytest.raises(UserError, match="gold.free_words: 16 -> 20"):
         claimed(gold__free_words=20)
     assert (folder / "config.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", b"{", "config.json is not JSON"),
+        ("config.json", b"\xff\xfe", "config.json is not JSON"),
+        ("inputs.json", b"[]", "inputs.json holds a JSON list, expected an object"),
+        ("config.json", b'{"samples": 3, "gold": [], "pairs": "1"}', "holds results of another config"),
+    ],
+)
+def test_a_damaged_folder_is_refused_in_a_sentence(claimed, name: str, content: bytes, message: str) -> None:
+    (claimed() / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        claimed()
 
 
 def test_every_input_of_every_stage_is_compared_by_content() -> None:
