@@ -54,7 +54,7 @@ def latest() -> ConfigDict:
 
 
 def logging() -> ConfigDict:
-    """A profile on SIGUSR1 alone. `--config.ppo.logging.profile_steps='(5, 7)'` makes one of steps 5 to 7."""
+    """A profile on SIGUSR1 alone. `--config.stages.ppo.logging.profile_steps='(5, 7)'` makes one of steps 5 to 7."""
     return ConfigDict({"profile_steps": (), "signal_steps": 3, "wandb_project": ""})
 
 
