@@ -9,8 +9,9 @@ Stages: SFT, 4 samples a prompt, pairs labelled by the gold scorer, reward model
 
 Demo, 2026-11-23, 2 cores of an AMD EPYC (AVX-512 with BF16, no AMX), nothing compiled before: 12 min 43 s, 5.5 GB.
 Seconds by stage: prepare 34, sft 159, sample_pairs 49, preferences 7, reward 154, ppo 211, sample_sft 48, sample_ppo
-39, best_of_n 38, judge 7, evaluate 9, reward_vs_kl 1, report 1. Reward model 60 % (ID) and 52 % (OOD) right. Wins against
-SFT (ID): PPO 52.7 +- 2.5, best-of-16 71.5 +- 7.7. With 288 pairs the reward model is near chance, and PPO follows it.
+39, best_of_n 38, judge 7, evaluate 9, reward_vs_kl 1, report 1. Reward model 60 % (ID) and 52 % (OOD) right. Wins
+against SFT (ID): PPO 52.7 +- 2.5, best-of-16 71.5 +- 7.7. With 288 pairs the reward model is near chance, and PPO
+follows it.
 
 Long, three runs to tune it (the README has the table of the third). First, one seed, 0.05 as a fixed KL coefficient: KL
 7 nats while the score stood still after 20 steps. Second, three seeds, 0.1: wins against SFT (ID) 63, 37 and 69 % at a
