@@ -13,10 +13,11 @@ Seconds by stage: prepare 34, sft 159, sample_pairs 49, preferences 7, reward 15
 against SFT (ID): PPO 52.7 +- 2.5, best-of-16 71.5 +- 7.7. With 288 pairs the reward model is near chance, and PPO
 follows it.
 
-Long, three runs to tune it (the README has the table of the third). First, one seed, 0.05 as a fixed KL coefficient: KL
-7 nats while the score stood still after 20 steps. Second, three seeds, 0.1: wins against SFT (ID) 63, 37 and 69 % at a
-KL of 4, 10 and 5 nats. The seed at 10 nats had learned to write long outputs that never end. Third, 2026-11-23, an
-adaptive coefficient and twice the missing-EOS penalty: 63, 72 and 69 % at 4.3, 5.1 and 4.7 nats, 98 % of outputs end.
+Long, three runs to tune it (docs/results.md has the table of the third). First, one seed, 0.05 as a fixed KL
+coefficient: KL 7 nats while the score stood still after 20 steps. Second, three seeds, 0.1: wins against SFT (ID) 63,
+37 and 69 % at a KL of 4, 10 and 5 nats. The seed at 10 nats had learned to write long outputs that never end. Third,
+2026-11-23, an adaptive coefficient and twice the missing-EOS penalty: 63, 72 and 69 % at 4.3, 5.1 and 4.7 nats, 98 % of
+outputs end.
 """
 
 from ml_collections import ConfigDict
