@@ -68,7 +68,7 @@ def test_a_saved_tokenizer_loads_again(tokenizer, tmp_path):
     assert (len(loaded), loaded.eos_token_id, loaded.pad_token_id) == (300, 1, 2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.text(max_size=40), response=st.text(max_size=30))
 def test_prompt_and_response_are_the_joined_text_and_eos(tokenizer, text, response):
     prompt = docstring_prompt("a", "b", text)

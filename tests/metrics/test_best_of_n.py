@@ -15,7 +15,7 @@ POOLS = st.lists(st.integers(-3, 3), min_size=1, max_size=7)
 
 
 @given(POOLS, st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_weights_are_those_of_all_subsets(scores, data):
     """Ties included: among equals of a subset, each is as good an answer as the other."""
     n = data.draw(st.integers(1, len(scores)))

@@ -250,7 +250,7 @@ def dense_cosines(texts: list[str], n: int) -> float | None:
 
 
 @given(st.lists(st.text("ab. ", max_size=8), min_size=2, max_size=5))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_ngram_cosine_is_that_of_all_pairs_of_dense_vectors(texts):
     values = [value for n in range(1, 6) if (value := dense_cosines(texts, n)) is not None]
     expected = np.mean(values) if values else 0.0

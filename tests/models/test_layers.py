@@ -18,7 +18,7 @@ def normal(seed: int, *shape: int) -> np.ndarray:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_rms_norm(dtype):
     x, scale = jnp.asarray(100 * normal(0, 3, 16), dtype), normal(1, 16)
-    y = RMSNorm(1e-5).apply({"params": {"scale": scale}}, x)
+    y = RMSNorm(1e-5).apply({"params": {"scale": jnp.asarray(scale)}}, x)
     assert y.dtype == dtype
     expected = numpy_llama.rms_norm(np.asarray(x, np.float64), scale.astype(np.float64), 1e-5)
     np.testing.assert_allclose(np.asarray(y, np.float64), expected, rtol=1e-5 if dtype == "float32" else 0.02)

@@ -11,7 +11,7 @@ from rlhf_jax.rl.ppo_loss import clipped_policy_loss, clipped_value_loss
 from rlhf_jax.training import losses
 
 RESPONSES, LENGTH = 3, 5
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=40)
 
 
 def draw(seed: int) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from tests import numpy_llama
 
 RESPONSES, LENGTH = 4, 6  # one shape for the property tests: eager operations are compiled once for each
 
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=40)
 
 
 def reals(low: float, high: float, count: int = RESPONSES * LENGTH) -> st.SearchStrategy[np.ndarray]:
