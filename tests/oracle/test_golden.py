@@ -5,7 +5,6 @@ python tests/oracle/make_references.py tests/golden/oracle      (with torch and 
 
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -13,14 +12,6 @@ from tests.oracle import comparison
 from tests.oracle.cases import CASES
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "oracle"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_to_compile():
-    """Half the time goes. `make oracle` compares what is compiled as usual."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module", params=CASES)
