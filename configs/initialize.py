@@ -1,4 +1,4 @@
-"""A random LLaMA of some 400,000 parameters, for trying a change: `make tiny` runs the whole study on it.
+"""A random LLaMA of some 300,000 parameters, for trying a change: `make tiny` runs the whole study on it.
 
     python -m rlhf_jax.main --config=configs/initialize.py:runs/tiny --workdir=runs/model
 
@@ -22,7 +22,7 @@ def stage(folder: str, seed) -> ConfigDict:
             "data": f"{folder}/prepare/examples.jsonl",
             "vocabulary": 512,
             "width": 96,
-            "layers": 5,
+            "layers": 3,
             "heads": 4,
             "kv_heads": 2,
             "mlp_features": 192,

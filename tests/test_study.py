@@ -93,7 +93,7 @@ def test_all_tops_belong_to_one_trunk(study):
         top, meta = load_top(study.folder / name)
         assert meta["trunk"] == base.fingerprint
         assert set(top) == set(base.top) | head
-        assert sorted(top["layers"]) == ["4"]
+        assert sorted(top["layers"]) == ["2"]
 
 
 def test_models_are_sampled_on_the_same_prompts(study):

@@ -18,7 +18,7 @@ from rlhf_jax.models.transformer import Model, merge
 from rlhf_jax.parallel.devices import cast
 from rlhf_jax.parallel.jit import jit
 
-pytestmark = pytest.mark.usefixtures("compiled_as_usual")
+pytestmark = pytest.mark.optimised
 ARCHITECTURE = Architecture(
     vocabulary=320,
     width=192,
@@ -45,7 +45,9 @@ def sequences(prompt: int, samples: int, response: int) -> Sequences:
     )
 
 
-@pytest.mark.parametrize(("prompt", "samples", "response"), [(160, 2, 32), (33, 1, 5), (64, 3, 63)])
+@pytest.mark.parametrize(
+    ("prompt", "samples", "response"), [(160, 2, 32), (33, 1, 5), pytest.param(64, 3, 63, marks=pytest.mark.soak)]
+)
 def test_gradients_do_not_change_the_forward_pass(prompt, samples, response):
     model = Model(ARCHITECTURE, jnp.dtype("bfloat16"), 0.4)
     trunk, top = model.split(nn.meta.unbox(jax.jit(model.init)(jax.random.key(0))))

@@ -28,7 +28,7 @@ def log_probs_and_gradient(model, params):
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
 def folder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    save_pretrained(folder, *tiny.network(0.0, tied=request.param))
+    save_pretrained(folder, *tiny.network(0.0, tied=request.param, layers=1))
     return folder
 
 

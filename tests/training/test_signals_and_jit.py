@@ -114,7 +114,8 @@ def test_a_grace_without_a_signal_leaves_nothing_behind() -> None:
     assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_a_network_may_be_cut_anywhere_in_bfloat16(compiled_as_usual: None) -> None:
+@pytest.mark.optimised
+def test_a_network_may_be_cut_anywhere_in_bfloat16() -> None:
     """With `jax.jit` in place of `run.jit` about half of the values differ on a CPU."""
 
     def block(x: jax.Array, w: jax.Array) -> jax.Array:
