@@ -165,7 +165,8 @@ def begins_late(lines: Iterable[str]) -> bool:
     return bool(steps) and steps[0] > 1
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("kills", [2, 10])
 def test_a_study_that_was_killed_ends_like_one_that_was_not(study, tmp_path, kills):
     """Invariant 13: the real process, SIGKILL at random moments, the same command until it ends.
 
