@@ -14,7 +14,7 @@ from tests.oracle.cases import CASES
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "oracle"
 
 
-# These differ from others in sizes and constants, not in code: their logits suffice here, and `make oracle` does the rest.
+# These differ from others in sizes and constants, not in code: here logits suffice, and `make oracle` does the rest.
 BY_CONSTANTS = {"llama_gqa", "llama_head_dim", "llama_rope_linear", "llama_rope_dynamic", "tinyllama"}
 by_code = pytest.mark.parametrize("reference", [name for name in CASES if name not in BY_CONSTANTS], indirect=True)
 
