@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from configs import rows, study
 from rlhf_jax.config import to_dict
+from rlhf_jax.configs import rows, study
 from rlhf_jax.errors import UserError
 from rlhf_jax.stages.runner import resolve
 

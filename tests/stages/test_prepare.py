@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import prepare as prepare_configs
+from rlhf_jax.configs import prepare as prepare_configs
 from rlhf_jax.data import docstrings, records
 from rlhf_jax.data.records import Example, write_text
 from rlhf_jax.data.tokenizer import train_tokenizer
