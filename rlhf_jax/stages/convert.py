@@ -42,7 +42,8 @@ def run(config: Config, workdir: Path) -> None:
     """Writes samples.jsonl and, with annotations, judgements.jsonl. `cat` joins the lines of several runs.
 
     Annotations against the reference's generator become judgements against "reference", others keep the opponent's
-    name. The annotator gives no scores, so each side's score is its win fraction.
+    name. The annotator gives no scores, so each side's score is its win fraction. An annotation without a preference
+    becomes no judgement, and how many there are is printed, since the win rate is then that of fewer prompts.
 
     Raises:
       UserError: as in `read_outputs` and `read_annotations`. Outputs and references are on different prompts. The
@@ -59,7 +60,6 @@ def run(config: Config, workdir: Path) -> None:
     if config.annotations:
         judgements = _judgements(config, outputs, references)
         write_objects(workdir / "judgements.jsonl", judgements)
-        print(f"{workdir / 'judgements.jsonl'}: {len(judgements)} judgements.")
     write(path, samples)
     print(f"{path}: {len(samples)} prompts, {samples[0].n} output(s) each.")
 
@@ -110,7 +110,13 @@ def _judgements(config: Config, outputs: Outputs, references: Outputs) -> list[d
                 f"{config.annotations} lacks {len(prompts)} of {len(outputs.by_prompt)} prompts against {against}, the "
                 f"first is {min(prompts)[:60]!r}; expected an annotation of every prompt."
             )
-    return [_judgement(config, annotation, references.generator) for annotation in annotations]
+    judged = [annotation for annotation in annotations if annotation.preference is not None]
+    if not judged:
+        raise UserError(f"{config.annotations} has no annotation with a preference, expected one or more.")
+    unjudged = len(annotations) - len(judged)
+    left_out = f"; {unjudged} of {len(annotations)} annotations have no preference and are left out" if unjudged else ""
+    print(f"judgements.jsonl: {len(judged)} judgements{left_out}.")
+    return [_judgement(config, annotation, references.generator) for annotation in judged]
 
 
 def _require_of_these_outputs(
