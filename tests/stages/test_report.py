@@ -382,6 +382,18 @@ def test_plots_are_xml_in_the_colours_of_the_page(workdir: Path) -> None:
         assert "var(--ink)" in svg
 
 
+def test_a_bar_of_nothing_is_drawn_and_texts_have_their_own_direction(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", steps=3)
+    judged = study / "judge/judgements.jsonl"
+    lost = [line | {"preference": 1.0} if line["split"] == "ood_test" else line for line in lines_of(judged)]
+    dump_lines(judged, lost)
+    report.run(make_config(study, training={}), tmp_path)
+    drawn = page(tmp_path).split("<h4>Wins against the reference</h4>")[1].split("</svg>")[0]
+    ends = re.findall(r'<use xlink:href="#[^"]*" x="([\d.]+)"[^>]*style="[^"]*stroke: var\(--series', drawn)
+    assert len(ends) == 2 * len(MODELS) and ends.count(min(ends, key=float)) == len(MODELS), "one of each is at 0 %"
+    assert 'node.dir = "auto"' in page(tmp_path) and '<h1 dir="auto">' in page(tmp_path)
+
+
 def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study")
     path = study / "sft.jsonl"
