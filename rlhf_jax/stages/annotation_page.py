@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_jax.config import Count, CountOrZero, content_of
+from rlhf_jax.config import Count, CountOrZero, Seed, content_of
 from rlhf_jax.data.records import write_objects, write_text
 from rlhf_jax.errors import UserError
 from rlhf_jax.judges.pairs import contests, read_samples
@@ -35,7 +35,7 @@ class Config:
     against_reference: bool
     prompts: CountOrZero
     pairs: Count
-    seed: int
+    seed: Seed
 
 
 def run(config: Config, workdir: Path) -> None:

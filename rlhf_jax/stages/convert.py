@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rlhf_jax.config import content_of
+from rlhf_jax.config import NonNegative, Seed, content_of
 from rlhf_jax.data.records import REFERENCE, Samples, write, write_objects
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics.winrate import win_fractions
@@ -33,9 +33,9 @@ class Config:
     outputs: str = content_of("data")
     references: str = content_of("data")
     annotations: str = content_of("data")
-    temperature: float
+    temperature: NonNegative
     finish: Literal["eos", "length"]
-    seed: int
+    seed: Seed
 
 
 def run(config: Config, workdir: Path) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
-from rlhf_jax.config import Count, CountOrZero, content_of
+from rlhf_jax.config import NOT_EMPTY, Count, CountOrZero, Seed, content_of
 from rlhf_jax.data.formats import source_text
 from rlhf_jax.data.records import Samples, read, read_by_split, write_text
 from rlhf_jax.encoders.cached import EncodeOnce
@@ -69,12 +69,12 @@ class Config:
     """
 
     stage: str
-    samples: dict[str, str] = content_of("data")
+    samples: Annotated[dict[str, str], NOT_EMPTY] = content_of("data")
     encoder: str = content_of("model")
     nli: Nli
     mode: Literal["default", "paper"]
     pools: dict[str, str] = content_of("data")
-    seed: int
+    seed: Seed
 
 
 def run(config: Config, workdir: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf_jax.config import Count, content_of, may_change
+from rlhf_jax.config import Count, Seed, content_of, may_change
 from rlhf_jax.data import self_instruct
 from rlhf_jax.data.records import write_objects, write_text
 from rlhf_jax.data.self_instruct import Collection, Kind
@@ -44,7 +44,7 @@ class Config:
     shown: Count
     tasks: Count
     requests: Count = may_change()
-    seed: int
+    seed: Seed
     cache: str = may_change()
     endpoint: EndpointConfig
     spending: SpendingConfig

@@ -8,8 +8,9 @@ once.
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from rlhf_jax.config import NOT_EMPTY, Seed
 from rlhf_jax.stages.runner import check, run_stage
 
 
@@ -28,8 +29,8 @@ class Config:
 
     stage: str
     title: str
-    seed: int
-    stages: dict[str, dict[str, Any]]
+    seed: Seed
+    stages: Annotated[dict[str, dict[str, Any]], NOT_EMPTY]
 
 
 def run(config: Config, workdir: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf_jax.config import Count, Fraction, content_of
+from rlhf_jax.config import Count, Fraction, Seed, content_of
 from rlhf_jax.data.formats import source_text
 from rlhf_jax.data.records import Preference, Samples, read, write
 from rlhf_jax.errors import UserError
@@ -34,7 +34,7 @@ class Config:
     gold: GoldConfig
     noise: Fraction
     pairs_per_prompt: Count
-    seed: int
+    seed: Seed
 
 
 def run(config: Config, workdir: Path) -> None:

@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import rlhf_jax
+from rlhf_jax.config import NOT_EMPTY
 from rlhf_jax.data.records import REFERENCE, Samples, write_text
 from rlhf_jax.errors import UserError
 from rlhf_jax.judges.gold import GoldConfig
@@ -50,7 +51,7 @@ class Config:
 
     stage: str
     title: str
-    runs: tuple[str, ...]
+    runs: Annotated[tuple[str, ...], NOT_EMPTY]
     evaluation: str
     judgements: str
     ood: str

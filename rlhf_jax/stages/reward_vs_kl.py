@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_jax.config import content_of
+from rlhf_jax.config import Seed, content_of
 from rlhf_jax.data.records import Samples, read_by_split, write_text
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics.best_of_n import best_of_n_estimates, best_of_n_kl, best_of_n_values
@@ -44,7 +44,7 @@ class Config:
     title: str
     pools: dict[str, str] = content_of("data")
     policies: dict[str, str]
-    seed: int
+    seed: Seed
 
 
 def run(config: Config, workdir: Path) -> None:

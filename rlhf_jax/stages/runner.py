@@ -62,14 +62,19 @@ def resolve(config: Mapping[str, Any], where: str = "config") -> tuple[ModuleTyp
 
 
 def check(config: Mapping[str, Any], study: Path, where: str = "config") -> None:
-    """Raises what `resolve` does for a config, and for those of a pipeline's stages, before anything runs.
+    """Raises what `resolve` and the stage's own `check` do, also of a pipeline's stages, before anything runs.
 
     Args:
       config: of a stage, or of a whole study.
       study: what `{workdir}` in its strings stands for.
       where: how messages name it.
     """
-    _, parsed = resolve(substitute(config, study), where)
+    module, parsed = resolve(substitute(config, study), where)
+    if hasattr(module, "check"):
+        try:
+            module.check(parsed)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
     for name, stage in getattr(parsed, "stages", {}).items():
         check(stage, study, f"{where}.stages.{name}")
 

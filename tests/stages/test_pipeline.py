@@ -52,6 +52,19 @@ def study(**changes: Any) -> dict[str, Any]:
     return to_dict(config)
 
 
+def test_what_a_stage_itself_refuses_is_found_before_the_first_one_runs(
+    ran: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def check(config: Config) -> None:
+        if config.text == "a":
+            raise UserError("config.text is a, expected another")
+
+    monkeypatch.setattr(sys.modules["rlhf_jax.stages.fake"], "check", check, raising=False)
+    with pytest.raises(UserError, match=r"^config.stages.again: config.text is a"):
+        runner.run_stage(study(), tmp_path)
+    assert ran == []
+
+
 def test_stages_run_in_order_and_read_what_earlier_ones_wrote(
     ran: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
