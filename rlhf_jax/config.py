@@ -21,7 +21,7 @@ CountOrZero = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Content = Literal["data", "model", "run"]
+Content = Literal["data", "named data", "model", "encoder", "run"]
 
 
 def may_change(unless: Callable[[Any], bool] | None = None, **field: Any) -> Any:
@@ -40,7 +40,10 @@ def may_grow(when: Callable[[Any], bool]) -> Any:
 
 
 def content_of(kind: Content, **field: Any) -> Any:
-    """Declares a name or path whose content decides the result: data files, a model, or a run's checkpoint."""
+    """Declares a name or path whose content decides the result: data files, a model, or a run's checkpoint.
+
+    "named data" may have a name that is no path, and "encoder" one that is no model's: their stages know those.
+    """
     return dataclasses.field(metadata={"content": kind}, **field)
 
 

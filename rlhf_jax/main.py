@@ -104,6 +104,8 @@ def _parse(arguments: list[str], positional: bool = False) -> tuple[ConfigDict, 
     path = Path(config_flags.get_config_filename(values["config"]).partition(":")[0])
     if not path.is_file():
         raise UserError(f"--config names {path}, which is no file; expected configs/NAME.py or configs/NAME.py:ARG")
+    if "://" in workdir.value:
+        raise UserError(f"--workdir is {workdir.value}, expected a folder; mount the bucket to have one (docs/tpu.md)")
     return config.value, Path(workdir.value), processes.value
 
 

@@ -11,7 +11,7 @@ import pytest
 from configs import rows, study
 from rlhf_jax.config import to_dict
 from rlhf_jax.errors import UserError
-from rlhf_jax.stages.runner import resolve
+from rlhf_jax.stages.runner import check, resolve
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(
@@ -68,6 +68,7 @@ def test_config_fits_its_stages(name, argument):
     assert f"--config=configs/{name}.py" in module.__doc__, "the lab note gives the command"
     for where, stage in stages_of(config):
         resolve(stage, where)
+    check(config, Path("study"))
 
 
 @pytest.mark.parametrize("name", ["quickstart", "prepare", "generate_tasks", *EXPERIMENTS, "kl_sweep", "study"])
