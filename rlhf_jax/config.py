@@ -55,7 +55,7 @@ Seconds = Annotated[float, Field(ge=0, le=1e9)]  # clocks of the operating syste
 Lengths = Annotated[tuple[Count, ...], AfterValidator(_ascending)]
 Parameters = Annotated[dict[str, Any], AfterValidator(_finite)]  # of free choice, for a server to check
 NOT_EMPTY = AfterValidator(_not_empty)
-Content = Literal["data", "model", "run"]
+Content = Literal["data", "named data", "model", "encoder", "run"]
 
 
 def may_change(unless: Callable[[Any], bool] | None = None, **field: Any) -> Any:
@@ -74,7 +74,10 @@ def may_grow(when: Callable[[Any], bool]) -> Any:
 
 
 def content_of(kind: Content, **field: Any) -> Any:
-    """Declares a name or path whose content decides the result: data files, a model, or a run's checkpoint."""
+    """Declares a name or path whose content decides the result: data files, a model, or a run's checkpoint.
+
+    "named data" may have a name that is no path, and "encoder" one that is no model's: their stages know those.
+    """
     return dataclasses.field(metadata={"content": kind}, **field)
 
 

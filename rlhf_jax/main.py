@@ -148,6 +148,8 @@ def _parse(arguments: list[str], positional: bool = False) -> tuple[ConfigDict, 
     if not path.is_file():
         near = suggest(path.with_suffix("").as_posix().removeprefix("configs/"), shipped())
         raise UserError(f"--config names {path}, which is neither a file nor a shipped experiment; {near}")
+    if "://" in workdir.value:
+        raise UserError(f"--workdir is {workdir.value}, expected a folder; mount the bucket to have one (docs/tpu.md)")
     return config.value, Path(workdir.value), processes.value
 
 

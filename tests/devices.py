@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -18,25 +19,35 @@ ROOT = Path(__file__).parents[1]
 TRAINED = {"sft": 3e-4, "reward": 3e-4, "ppo": 1e-4}  # learning rates, of configs/common.py
 
 
-def start(devices: int, *arguments: str, **variables: str) -> subprocess.Popen:
-    """Python in a process that has so many CPU devices."""
+def start(devices: int, *arguments: str, log: Path | None = None, **variables: str) -> subprocess.Popen:
+    """Python in a process that has so many CPU devices. What it prints goes into pipes, or all into one file."""
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         **variables,
     }
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment, **pipes)
+    words = [sys.executable, *arguments]
+    if log is None:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(words, cwd=ROOT, env=environment, **pipes)
+    with log.open("w") as said:
+        return subprocess.Popen(words, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT)
 
 
-def start_all(devices: int, *commands: tuple[str, ...]) -> list[subprocess.Popen]:
-    """One process a command, of so many devices each, that find one another."""
+def start_all(
+    devices: int, *commands: tuple[str, ...], logs: Sequence[Path | None] | None = None, **variables: str
+) -> list[subprocess.Popen]:
+    """One process a command, of so many devices each, that find one another. Each prints as `start` has it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    together = {"JAX_COORDINATOR_ADDRESS": address}
-    return [start(devices, *words, **together, JAX_PROCESS_ID=str(i)) for i, words in enumerate(commands)]
+    logs = logs or [None] * len(commands)
+    together = {"JAX_COORDINATOR_ADDRESS": address, **variables}
+    return [
+        start(devices, *words, log=log, **together, JAX_PROCESS_ID=str(i))
+        for i, (words, log) in enumerate(zip(commands, logs, strict=True))
+    ]
 
 
 def ended(*processes: subprocess.Popen) -> list[subprocess.CompletedProcess]:

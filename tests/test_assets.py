@@ -63,23 +63,6 @@ def test_local_paths(tmp_path):
             assets.resolve(missing)
 
 
-def test_a_hub_name_is_downloaded_and_being_offline_is_one_sentence(tmp_path, monkeypatch):
-    asked = []
-
-    def download(name, allow_patterns):
-        asked.append((name, allow_patterns))
-        if name == "owner/absent":
-            raise huggingface_hub.errors.LocalEntryNotFoundError("two\nlines")
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    (tmp_path / "model.safetensors").touch()
-    assert assets.resolve("owner/model") == tmp_path
-    with pytest.raises(UserError, match=r"^The model 'owner/absent' is not on this machine .*\.$"):
-        assets.resolve("owner/absent")
-    assert [name for name, _ in asked] == ["owner/model", "owner/absent"]
-
-
 @pytest.mark.parametrize(
     ("published", "fetched"),
     [

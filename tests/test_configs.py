@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from rlhf_jax.config import to_dict
 from rlhf_jax.configs import rows, study
 from rlhf_jax.errors import UserError
-from rlhf_jax.stages.runner import STAGES, resolve
+from rlhf_jax.stages.runner import STAGES, check, resolve
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(
@@ -72,6 +72,7 @@ def test_config_fits_its_stages(name, argument):
     assert f"--config=configs/{name}.py" in module.__doc__, "the lab note gives the command"
     for where, stage in stages_of(config):
         resolve(stage, where)
+    check(config, Path("study"))
 
 
 @pytest.mark.parametrize("name", ["quickstart", "prepare", "generate_tasks", *EXPERIMENTS, "kl_sweep", "study"])

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import write_text, writing
 
 # The last two are the test sets in and out of distribution. A record may name another split.
 SPLITS = ("train", "validation", "id_test", "ood_test")
@@ -191,13 +192,13 @@ def read_objects(path: str | Path, kind: type | None = None) -> list[dict[str, A
     return objects
 
 
-def write_objects(path: str | Path, objects: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a JSONL file that holds no records, atomically."""
-    write_text(path, "".join(json.dumps(value, allow_nan=False) + "\n" for value in objects))
+def to_lines(objects: Iterable[Mapping[str, Any]]) -> str:
+    """Returns the text of a JSONL file that holds no records."""
+    return "".join(json.dumps(value, allow_nan=False) + "\n" for value in objects)
 
 
 def write(path: str | Path, records: Iterable[Record]) -> None:
-    """Writes a JSONL file atomically: it is complete or missing."""
+    """Writes a JSONL file of records: it is complete or not there."""
     write_text(path, "".join(map(to_line, records)))
 
 
@@ -206,8 +207,12 @@ def append(path: str | Path, records: Sequence[Record]) -> None:
 
     A kill leaves complete lines and at most one partial line at the end. The next call removes that line, and
     `read(..., partial=True)` skips it. So a stage that resumes reads the file, does the rest and appends it.
+
+    Raises:
+      UserError: the file cannot be written.
     """
-    with open(path, "ab+") as file:
+    path = Path(path)
+    with writing(path), open(path, "ab+") as file:
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
         file.write("".join(map(to_line, records)).encode())
@@ -225,18 +230,6 @@ def to_line(record: Record) -> str:
 def fingerprint(records: Iterable[Record]) -> str:
     """Returns the SHA-256 over all records, in their order, as hexadecimal digits."""
     return hashlib.sha256("".join(map(to_line, records)).encode()).hexdigest()
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file atomically, through a temporary file in the same folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check[T](kind: type[T], value: object, where: str) -> T:

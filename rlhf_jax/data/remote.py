@@ -6,13 +6,13 @@ gcsfs, `pip install rlhf_jax[gcs]`) is the user's to install. `MARK`, a folder's
 
 import contextlib
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from rlhf_jax.assets import cache_folder
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import room, visible, whole
+from rlhf_jax.lock import locked
 
 MARK = "corpus.json"
 
@@ -30,20 +30,13 @@ def local(address: str) -> Path:
     import fsspec
 
     with _told(address):
-        files, root = fsspec.url_to_fs(address)
-        digest = hashlib.sha256(files.cat_file(f"{root}/{MARK}")).hexdigest()
-    cache = cache_folder("data")
-    copy = cache / digest[:16]
-    if not copy.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as partial:
-            with _told(address):
-                files.get(f"{root}/", f"{partial}/folder/", recursive=True)
-            try:
-                os.replace(f"{partial}/folder", copy)
-            except OSError:  # another process was faster
-                if not copy.exists():
-                    raise
+        remote, root = fsspec.url_to_fs(address)
+        digest = hashlib.sha256(remote.cat_file(f"{root}/{MARK}")).hexdigest()
+    copy = cache_folder("data") / digest[:16]
+    with locked(copy.parent, wait=True):
+        if not copy.exists():
+            with whole(copy) as partial, _told(address), room(copy):
+                remote.get(f"{root}/", f"{partial}/", recursive=True)
     return copy
 
 
@@ -55,15 +48,15 @@ def upload(folder: Path, address: str) -> None:
     """
     import fsspec
 
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    names = [path.relative_to(folder).as_posix() for path in visible(folder)]
     with _told(address):
-        files, root = fsspec.url_to_fs(address)
-        if files.exists(f"{root}/{MARK}"):
-            if files.cat_file(f"{root}/{MARK}") == (folder / MARK).read_bytes():
+        remote, root = fsspec.url_to_fs(address)
+        if remote.exists(f"{root}/{MARK}"):
+            if remote.cat_file(f"{root}/{MARK}") == (folder / MARK).read_bytes():
                 return
-            files.rm_file(f"{root}/{MARK}")
+            remote.rm_file(f"{root}/{MARK}")
         for name in sorted(names, key=lambda name: (name == MARK, name)):
-            files.put_file(str(folder / name), f"{root}/{name}")
+            remote.put_file(str(folder / name), f"{root}/{name}")
 
 
 @contextlib.contextmanager

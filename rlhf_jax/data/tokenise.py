@@ -8,8 +8,6 @@ from __future__ import annotations
 import itertools
 import math
 import multiprocessing
-import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +23,7 @@ from rlhf_jax.data.batches import Encoding, from_examples, from_preferences, len
 from rlhf_jax.data.records import Example, Preference
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.data.tokens import FOLDER, RESPONSES, Fingerprint, fingerprint
+from rlhf_jax.files import whole
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -69,14 +68,9 @@ def write(
     splits = {split: records for split, records in splits.items() if records}
     kind = type(next(iter(splits.values()))[0])
     made_with = {"source": source, **fingerprint(encoding, kind)}
-    partial_folder = folder / f".{FOLDER}.{os.getpid()}.partial"
-    partial_folder.mkdir(parents=True)
-    try:
+    with whole(folder / FOLDER) as partial_folder:
+        partial_folder.mkdir()
         _write_shards(partial_folder, splits, encoding, made_with, config.num_workers)
-        shutil.rmtree(folder / FOLDER, ignore_errors=True)
-        os.replace(partial_folder, folder / FOLDER)
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)
     return made_with
 
 

@@ -45,6 +45,20 @@ class SentenceEncoder:
         return run_batches(self._tokenizer, texts, self._width, lambda b: embed(b.tokens, b.segments, b.mask))
 
 
+def find_encoder(name: str) -> None:
+    """Raises UserError if `load_encoder` would not find what `name` needs: files, a package or a key."""
+    if name.startswith("openai:"):
+        from rlhf_jax.encoders.openai import EmbeddingEndpoint
+
+        EmbeddingEndpoint(name.removeprefix("openai:"))
+    elif name.startswith("sbert:"):
+        from rlhf_jax.encoders.sentence_transformers import require_package
+
+        require_package(name)
+    else:
+        assets.resolve(name, weights=False)
+
+
 def load_encoder(name: str) -> Encoder:
     """Loads a sentence encoder: a function from a list of texts to `[n, D]` float32 unit vectors, on the host CPU.
 

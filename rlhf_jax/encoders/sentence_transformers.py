@@ -1,11 +1,18 @@
 """Sentence encoders by sentence-transformers and torch, for networks that this package does not have."""
 
+import importlib.util
 from collections.abc import Sequence
 
 import numpy as np
 
 from rlhf_jax import assets
 from rlhf_jax.errors import UserError
+
+
+def require_package(name: str) -> None:
+    """Raises UserError unless sentence-transformers, which `name` needs, is installed."""
+    if importlib.util.find_spec("sentence_transformers") is None:
+        raise UserError(f"{name} needs sentence-transformers, run: pip install 'rlhf_jax[sbert]'")
 
 
 class TorchEncoder:
@@ -20,10 +27,9 @@ class TorchEncoder:
     """
 
     def __init__(self, name: str) -> None:
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError:
-            raise UserError(f"{name} needs sentence-transformers, run: pip install 'rlhf_jax[sbert]'") from None
+        require_package(name)
+        from sentence_transformers import SentenceTransformer
+
         packaged = name.startswith("package:")
         self._model = SentenceTransformer(str(assets.resolve(name)) if packaged else name, device="cpu")
 

@@ -37,7 +37,7 @@ class GoldConfig:
       length_penalty: the penalty of each further word.
     """
 
-    encoder: str = content_of("model")
+    encoder: str = content_of("encoder")
     copy_penalty: NonNegative = 0.25
     free_words: CountOrZero = 16
     length_penalty: NonNegative = 0.02
@@ -79,6 +79,14 @@ class GoldScorer:
         config = self.config
         surplus = max(length_in_words(output) - config.free_words, 0)
         return config.copy_penalty * copied_fraction(output, text) + config.length_penalty * surplus
+
+
+def check_here(config: GoldConfig) -> None:
+    """Raises UserError if the encoder is not to be found."""
+    if config.encoder != LEXICAL:
+        from rlhf_jax.encoders.sentence import find_encoder
+
+        find_encoder(config.encoder)
 
 
 def make_scorer(config: GoldConfig) -> Scorer:

@@ -34,8 +34,8 @@ class LlmJudgeConfig:
       max_unparsable: largest fraction of answers that may be unreadable, and count as ties. The run stops above it.
     """
 
-    prompt: str = content_of("data")
-    prompts: dict[str, str] = content_of("data")
+    prompt: str = content_of("named data")
+    prompts: dict[str, str] = content_of("named data")
     order: Literal["both", "single"]
     repeats: Count
     seed: Seed
@@ -76,6 +76,13 @@ class Verdict(NamedTuple):
 def match_win_fraction(verdicts: Sequence[Verdict]) -> float:
     """Returns the win fraction of the output, in [0, 1]: the mean over verdicts. An unreadable one is a tie."""
     return sum(0.5 if verdict.share is None else verdict.share for verdict in verdicts) / len(verdicts)
+
+
+def check_here(config: LlmJudgeConfig) -> None:
+    """Raises UserError for a setting that does not fit, a missing prompt or no key."""
+    for name in (config.prompt, *config.prompts.values()):
+        load_prompt(name)
+    Endpoint(config.endpoint)
 
 
 class LlmJudge:

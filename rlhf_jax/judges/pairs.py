@@ -1,6 +1,6 @@
 """Pairs of outputs to compare: each model with the human summaries and with a baseline."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rlhf_jax.data.records import REFERENCE, Samples, read
@@ -39,6 +39,14 @@ class Contest(NamedTuple):
         }
 
 
+def check_names(models: Collection[str], baseline: str) -> None:
+    """Raises UserError unless the baseline is one of the models, and none has the name of the human summaries."""
+    if baseline not in models:
+        raise UserError(f'baseline is "{baseline}", expected one of {", ".join(models)}.')
+    if REFERENCE in models:
+        raise UserError(f'samples has a model named "{REFERENCE}", which stands for the human summaries: rename it.')
+
+
 def read_samples(files: Mapping[str, str], baseline: str) -> dict[str, list[Samples]]:
     """Reads the records of each model, in the order of the first model's.
 
@@ -50,10 +58,7 @@ def read_samples(files: Mapping[str, str], baseline: str) -> dict[str, list[Samp
       UserError: a file is missing or broken, the models were not sampled on the same prompts, or the baseline is not
         one of them.
     """
-    if baseline not in files:
-        raise UserError(f'baseline is "{baseline}", expected one of {", ".join(files)}.')
-    if REFERENCE in files:
-        raise UserError(f'samples has a model named "{REFERENCE}", which stands for the human summaries: rename it.')
+    check_names(files, baseline)
     samples = {model: read(path, Samples) for model, path in files.items()}
     (first, expected), *others = samples.items()
     if not expected:

@@ -70,6 +70,14 @@ def similarity_scores(samples: Mapping[str, Sequence[Samples]], similarity: str)
     return {(model, record.id): part for (model, record), part in zip(sides, parts, strict=True)}
 
 
+def check_here(similarity: str) -> None:
+    """Raises UserError if the encoder is not to be found."""
+    if similarity != ROUGE_L:
+        from rlhf_jax.encoders.sentence import find_encoder
+
+        find_encoder(similarity)
+
+
 def _rouge(outputs: Sequence[str], references: Sequence[str]) -> np.ndarray:
     return np.array([rouge_l(*pair) for pair in zip(outputs, references, strict=True)], np.float64)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import room
 
 type Message = dict[str, str]
 """`{"role", "content"}` of the chat completions API."""
@@ -87,5 +88,5 @@ class AnswerCache:
 
     def _execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         # A connection belongs to one thread, and opening one takes less time than writing an answer.
-        with closing(sqlite3.connect(self.path, timeout=_LOCKED_SECONDS)) as connection, connection:
+        with room(self.path), closing(sqlite3.connect(self.path, timeout=_LOCKED_SECONDS)) as connection, connection:
             return connection.execute(statement, values).fetchall()

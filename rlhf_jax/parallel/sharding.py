@@ -130,6 +130,19 @@ def use(sizes: Mesh) -> Iterator[None]:
     """Runs everything inside on a mesh of these sizes, and prints a line if devices are left over.
 
     Raises:
+      UserError: as `on_hosts`.
+    """
+    with on_hosts(sizes) as mesh:
+        if mesh.size < jax.device_count():
+            print(f"the mesh is {sizes}: {mesh.size} of {jax.device_count()} devices are used", flush=True)
+        yield
+
+
+@contextlib.contextmanager
+def on_hosts(sizes: Mesh) -> Iterator[jax.sharding.Mesh]:
+    """As `arrange`, on the devices of all processes.
+
+    Raises:
       UserError: as `make_mesh`, or `--hosts` does not match the processes, or one process has no device of the mesh.
     """
     with arrange(sizes) as mesh:
@@ -140,9 +153,7 @@ def use(sizes: Mesh) -> Iterator[None]:
                 f"the mesh is {sizes}: {mesh.size} of {jax.device_count()} devices, none of process "
                 f"{', '.join(map(str, sorted(without)))}; several hosts expect devices of each, best all (data -1)"
             )
-        if mesh.size < jax.device_count():
-            print(f"the mesh is {sizes}: {mesh.size} of {jax.device_count()} devices are used", flush=True)
-        yield
+        yield mesh
 
 
 def device() -> jax.Device | AbstractDevice:

@@ -1,7 +1,7 @@
 """Sampling for stages: many prompts through the jitted sampler, in batches of few shapes, with scores if asked for."""
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -178,8 +178,11 @@ def sample_prompts(
     pad_id: int,
     key: jax.Array,
     score: Score | None = None,
+    done: Collection[int] = (),
 ) -> Iterator[list[tuple[int, Responses]]]:
     """Samples every prompt, batched by length, and yields each batch as soon as it is done.
+
+    Order and batches do not depend on what is done, so neither does anything that is yielded, to the last bit.
 
     Args:
       sample: from `make_sample`.
@@ -191,9 +194,10 @@ def sample_prompts(
       pad_id: any id.
       key: PRNG key.
       score: from `make_edge_score`.
+      done: indices of prompts that were sampled before. They are yielded no more.
 
     Yields:
-      For each prompt of a batch, its index in `prompts` and the responses to it.
+      For each prompt of a batch that is not done, its index in `prompts` and the responses to it.
 
     Raises:
       UserError: a log-prob or score is not a finite number.
@@ -201,6 +205,8 @@ def sample_prompts(
     order = sorted(range(len(prompts)), key=lambda i: (-(-len(prompts[i]) // LENGTH_STEP), i))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
+        if all(row in done for row in rows):
+            continue
         filled = rows + rows[:1] * (batch_size - len(rows))
         needed = max(len(prompts[i]) for i in rows)
         length = -(-needed // LENGTH_STEP) * LENGTH_STEP
@@ -212,4 +218,5 @@ def sample_prompts(
         scores = None
         if score is not None:
             scores = np.float64(sharding.whole(score(trunk, sampled.sequences, sampled.edge)))
-        yield list(zip(rows, unpack(sampled, scores, len(rows)), strict=True))
+        responses = zip(rows, unpack(sampled, scores, len(rows)), strict=True)
+        yield [(row, of_row) for row, of_row in responses if row not in done]

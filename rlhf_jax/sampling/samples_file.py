@@ -6,6 +6,7 @@ The file grows batch by batch, so a run that stops loses at most one batch and t
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -136,10 +137,21 @@ def sample_file(config: Sampling, workdir: Path, name: str, select: Callable[[li
     examples = select_examples(config.data, config.prompts)
     path = workdir / "samples.jsonl"
     done = {record.id for record in read(path, Samples, partial=True)}
-    missing = [example for example in examples if example.id not in done]
-    if missing:
+    if any(example.id not in done for example in examples):
         with sharding.use(config.mesh):
-            sample_missing(config, path, name, missing, len(done), select)
+            sample_missing(config, path, name, examples, done, select)
+
+
+def portable(run: str, workdir: Path) -> str:
+    """A run's name in the records of `workdir`: its path below the nearest folder that has both, such as their study's.
+
+    So a study that is repeated or moved elsewhere has the same records.
+    """
+    if not run:
+        return ""
+    folder = os.path.abspath(run)
+    common = os.path.commonpath([folder, os.path.abspath(workdir)])
+    return run if common == os.sep else os.path.relpath(folder, common)
 
 
 def make_sampler(model: Model, config: Sampling, eos_id: int) -> rollouts.Sampler:
@@ -159,17 +171,24 @@ def check_rows(config: Sampling) -> None:
     sharding.check_rows(config, "batch_size", where="config.sampling")
 
 
+def check_here(config: Sampling) -> None:
+    """Raises UserError unless there are devices for the mesh, and they share batches evenly."""
+    with sharding.on_hosts(config.mesh):
+        check_rows(config)
+
+
 def sample_missing(
     config: Sampling,
     path: Path,
     name: str,
-    missing: list[Example],
-    done: int,
+    examples: list[Example],
+    done: set[str],
     select: Callable[[list[float]], int] | None,
 ) -> None:
-    """Samples what `sample_file` found missing beside what is done, on the mesh in use."""
+    """Samples the examples whose ids are not done, on the mesh in use."""
     check_rows(config)
     tokenizer = load_tokenizer(config.model)
+    checkpoint = portable(config.policy, path.parent)
     base = load_policy(config.model, config.policy, config.dtype, id_count(tokenizer), config.blocks)
     score = make_edge_score(base.model, *load_reward(base, config.reward)) if config.reward else None
     sample = make_sampler(base.model, config, tokenizer.eos_token_id)
@@ -177,26 +196,27 @@ def sample_missing(
         sample,
         base.trunk,
         base.top,
-        [encode_prompt(tokenizer, example.prompt, config.max_prompt, config.truncation) for example in missing],
-        [rollouts.prompt_id(example.id) for example in missing],
+        [encode_prompt(tokenizer, example.prompt, config.max_prompt, config.truncation) for example in examples],
+        [rollouts.prompt_id(example.id) for example in examples],
         batch_size=config.batch_size,
         pad_id=tokenizer.eos_token_id,
         key=jax.random.key(config.seed),
         score=score,
+        done={index for index, example in enumerate(examples) if example.id in done},
     )
     with (
         stop_on_signal() as stop,
-        Progress(done + len(missing), unit="prompt", description=name, initial=done) as progress,
+        Progress(len(examples), unit="prompt", description=name, initial=len(done)) as progress,
     ):
         for batch in batches:
             records = [
                 answered(
-                    missing[index],
+                    examples[index],
                     responses,
                     tokenizer,
                     selected=None if select is None else select(responses.scores),
                     model=name,
-                    checkpoint=config.policy,
+                    checkpoint=checkpoint,
                     temperature=config.temperature,
                     seed=config.seed,
                 )

@@ -4,14 +4,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from rlhf_jax.config import NOT_EMPTY, Count, Seed, content_of
 from rlhf_jax.data.formats import source_text
-from rlhf_jax.data.records import Preference, read, write_text
+from rlhf_jax.data.records import Preference, read
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import write_text
+from rlhf_jax.judges import gold, llm
 from rlhf_jax.judges.consistency import human_agreement, verdict_statistics
 from rlhf_jax.judges.gold import GoldConfig, make_scorer
 from rlhf_jax.judges.llm import LlmJudge, LlmJudgeConfig, Match, Verdict, match_win_fraction
@@ -31,6 +33,8 @@ class Config:
       seed: of the draw.
     """
 
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("agreement.json",)
+
     stage: str
     data: str = content_of("data")
     splits: Annotated[tuple[str, ...], NOT_EMPTY]
@@ -38,6 +42,20 @@ class Config:
     seed: Seed
     gold: GoldConfig | None = None
     llm: LlmJudgeConfig | None = None
+
+
+def check(config: Config) -> None:
+    """Raises UserError unless the config chooses one judge."""
+    if (config.gold is None) == (config.llm is None):
+        raise UserError("The judge has to be one of gold and llm, expected the section of one and not of the other.")
+
+
+def check_here(config: Config) -> None:
+    """Raises UserError if what the judge needs is missing: an encoder, a prompt, a key."""
+    if config.gold is not None:
+        gold.check_here(config.gold)
+    if config.llm is not None:
+        llm.check_here(config.llm)
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -53,8 +71,7 @@ def run(config: Config, workdir: Path) -> None:
     if path.exists():
         print(f"{path} is complete, nothing to do.")
         return
-    if (config.gold is None) == (config.llm is None):
-        raise UserError("The judge has to be one of gold and llm, expected the section of one and not of the other.")
+    check(config)
     pairs = {split: _draw(config, split) for split in config.splits}
     if config.gold is not None:
         result = {"judge": config.gold.judge, "splits": _by_gold(pairs, config.gold)}

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from rlhf_jax.config import Count, CountOrZero, Seed, content_of
-from rlhf_jax.data.records import write_objects, write_text
+from rlhf_jax.data.records import to_lines
 from rlhf_jax.errors import UserError
-from rlhf_jax.judges.pairs import contests, read_samples
+from rlhf_jax.files import write_together
+from rlhf_jax.judges.pairs import check_names, contests, read_samples
 from rlhf_jax.judges.people import comparisons
 from rlhf_jax.report.pages import embedded, render
 
@@ -27,6 +29,8 @@ class Config:
       seed: of the questions' order and of which text is A.
     """
 
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("annotation_page.html", "key.jsonl")
+
     stage: str
     title: str
     instructions: str
@@ -36,6 +40,11 @@ class Config:
     prompts: CountOrZero
     pairs: Count
     seed: Seed
+
+
+def check(config: Config) -> None:
+    """As `pairs.check_names`."""
+    check_names(config.samples, config.baseline)
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -59,8 +68,8 @@ def run(config: Config, workdir: Path) -> None:
         raise UserError("There is nothing to compare: expected a second model, or against_reference = True.")
     shown = embedded([question.shown() for question in asked if question.model_is != "both"])
     page = render("annotation_page.html.j2", config=config, questions_json=shown)
-    write_objects(workdir / "key.jsonl", (question.key() for question in asked))
-    write_text(workdir / "annotation_page.html", page + "\n")
+    key = to_lines(question.key() for question in asked)
+    write_together(workdir, {"key.jsonl": key, "annotation_page.html": page + "\n"})
     equal = sum(question.model_is == "both" for question in asked)
     print(
         f"{workdir / 'annotation_page.html'}: {len(asked) - equal} questions, {equal} pairs of equal texts are ties; "

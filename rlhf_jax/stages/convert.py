@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from rlhf_jax.config import NonNegative, Seed, content_of
-from rlhf_jax.data.records import REFERENCE, Samples, write, write_objects
+from rlhf_jax.data.records import REFERENCE, Samples, to_line, to_lines
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import write_together
 from rlhf_jax.metrics.winrate import win_fractions
 from rlhf_jax.report.alpaca_eval import Annotation, Outputs, prompt_id, read_annotations, read_outputs
 
@@ -26,6 +27,8 @@ class Config:
       finish: finish reason of all outputs, "eos" or "length".
       seed: of the sampling.
     """
+
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("samples.jsonl", "judgements.jsonl")
 
     stage: str
     model: str
@@ -57,10 +60,9 @@ def run(config: Config, workdir: Path) -> None:
     outputs, references = read_outputs(config.outputs), read_outputs(config.references)
     _require_same_prompts(config, outputs, references)
     samples = [_record(config, outputs, prompt, references.by_prompt[prompt][0]) for prompt in outputs.by_prompt]
-    if config.annotations:
-        judgements = _judgements(config, outputs, references)
-        write_objects(workdir / "judgements.jsonl", judgements)
-    write(path, samples)
+    judgements = _judgements(config, outputs, references) if config.annotations else None
+    texts = {"judgements.jsonl": None if judgements is None else to_lines(judgements)}
+    write_together(workdir, {**texts, path.name: "".join(map(to_line, samples))})
     print(f"{path}: {len(samples)} prompts, {samples[0].n} output(s) each.")
 
 

@@ -7,15 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
 from rlhf_jax.config import NOT_EMPTY, Count, CountOrZero, Seed, content_of
 from rlhf_jax.data.formats import source_text
-from rlhf_jax.data.records import Samples, read, read_by_split, write_text
+from rlhf_jax.data.records import Samples, read, read_by_split
 from rlhf_jax.encoders.cached import EncodeOnce
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import write_text
 from rlhf_jax.metrics.best_of_n import simulated_best
 from rlhf_jax.metrics.diversity import (
     Encoder,
@@ -68,13 +69,30 @@ class Config:
       seed: of those draws, and of the intervals.
     """
 
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("evaluation.json",)
+
     stage: str
     samples: Annotated[dict[str, str], NOT_EMPTY] = content_of("data")
-    encoder: str = content_of("model")
+    encoder: str = content_of("encoder")
     nli: Nli
     mode: Literal["default", "paper"]
     pools: dict[str, str] = content_of("data")
     seed: Seed
+
+
+def check(config: Config) -> None:
+    """Raises UserError for a pool of a model that there is not."""
+    for model in config.pools:
+        if model not in config.samples:
+            raise UserError(f"config.pools has {model!r}, expected some of {', '.join(config.samples)}.")
+
+
+def check_here(config: Config) -> None:
+    """Raises UserError if the encoder is not to be found."""
+    if config.encoder:
+        from rlhf_jax.encoders.sentence import find_encoder
+
+        find_encoder(config.encoder)
 
 
 def run(config: Config, workdir: Path) -> None:

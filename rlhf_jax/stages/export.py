@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 from rlhf_jax.config import content_of
 from rlhf_jax.data.tokenizer import load_tokenizer
@@ -23,10 +24,18 @@ class Config:
       dtype: of the tensors: "float32", "bfloat16" or "float16".
     """
 
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("model",)
+
     stage: str
     model: str = content_of("model")
     run: str = content_of("run")
     dtype: str
+
+
+def check(config: Config) -> None:
+    """Raises UserError for another dtype."""
+    if config.dtype not in DTYPES:
+        raise UserError(f"config.dtype is {config.dtype!r}, expected one of {', '.join(DTYPES)}")
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -35,8 +44,7 @@ def run(config: Config, workdir: Path) -> None:
     Raises:
       UserError: bad input, named.
     """
-    if config.dtype not in DTYPES:
-        raise UserError(f"config.dtype is {config.dtype!r}, expected one of {', '.join(DTYPES)}")
+    check(config)
     folder = workdir / "model"
     tokenizer = load_tokenizer(config.model)
     meta = load_meta(Path(config.run))

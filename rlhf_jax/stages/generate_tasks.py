@@ -7,14 +7,16 @@ stage `prepare` reads the result in place of either.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from rlhf_jax.config import Count, Seed, content_of, may_change
 from rlhf_jax.data import self_instruct
-from rlhf_jax.data.records import write_objects, write_text
-from rlhf_jax.data.self_instruct import Collection, Kind
+from rlhf_jax.data.records import to_lines
+from rlhf_jax.data.self_instruct import Collection, Kind, Task
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import write_together
 from rlhf_jax.llm_api.batch import Question, ask_all
 from rlhf_jax.llm_api.budget import Spending, SpendingConfig
 from rlhf_jax.llm_api.cache import AnswerCache
@@ -38,6 +40,8 @@ class Config:
       spending: its prices, and the limit.
     """
 
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("tasks.jsonl", "generation.json")
+
     stage: str
     kind: Kind
     seed_tasks: str = content_of("data")
@@ -48,6 +52,19 @@ class Config:
     cache: str = may_change()
     endpoint: EndpointConfig
     spending: SpendingConfig
+
+
+def check_here(config: Config) -> None:
+    """Raises UserError for an endpoint that cannot be asked, and for more examples to show than there are."""
+    Endpoint(config.endpoint)
+    _seeds(config)
+
+
+def _seeds(config: Config) -> list[Task]:
+    seeds = self_instruct.seed_tasks(config.kind, config.seed_tasks)
+    if config.shown > len(seeds):
+        raise UserError(f"shown is {config.shown}, expected 1 to {len(seeds)}, as many as there are seed tasks.")
+    return seeds
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -65,9 +82,7 @@ def run(config: Config, workdir: Path) -> None:
     if path.exists():
         print(f"{path} is complete, nothing to do.")
         return
-    seeds = self_instruct.seed_tasks(config.kind, config.seed_tasks)
-    if config.shown > len(seeds):
-        raise UserError(f"shown is {config.shown}, expected 1 to {len(seeds)}, as many as there are seed tasks.")
+    seeds = _seeds(config)
     endpoint, spending = Endpoint(config.endpoint), Spending(config.spending)
     cache = AnswerCache(Path(config.cache) if config.cache else workdir / "answers.sqlite")
 
@@ -102,6 +117,5 @@ def run(config: Config, workdir: Path) -> None:
         {"dataset": config.kind, "instruction": task.joined(), "output": task.output, "generator": endpoint.model}
         for task in tasks
     ]
-    write_text(workdir / "generation.json", json.dumps(facts, indent=2) + "\n")
-    write_objects(path, rows)
+    write_together(workdir, {"generation.json": json.dumps(facts, indent=2) + "\n", "tasks.jsonl": to_lines(rows)})
     print(f"{path}: {len(rows):,} tasks; {spending.in_words(spending.tokens)}.")

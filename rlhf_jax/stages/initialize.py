@@ -4,7 +4,9 @@ It is what the tests and the tiny pipeline run on. Every later stage reads it as
 """
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -17,6 +19,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.models.architecture import Architecture
 from rlhf_jax.models.hf.pretrained import save_pretrained
 from rlhf_jax.models.transformer import Model
+from rlhf_jax.stages.inputs import Input
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Config:
       seed: of the weights.
     """
 
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("model",)
+
     stage: str
     data: str = content_of("data")
     vocabulary: Count
@@ -48,19 +53,29 @@ class Config:
     seed: Seed
 
 
+def check(config: Config) -> None:
+    """Raises UserError for heads that do not divide the width, or each other."""
+    if config.heads % config.kv_heads or config.width % (2 * config.heads):
+        raise UserError(
+            f"config has width {config.width}, {config.heads} heads and {config.kv_heads} kv_heads, "
+            "expected kv_heads to divide heads and twice the heads the width"
+        )
+
+
+def also_reads(config: Config) -> Iterator[Input]:
+    """The splits of the data."""
+    yield Input("data", "data", config.data, ("train",))
+
+
 def run(config: Config, workdir: Path) -> None:
     """Writes the folder `workdir/model`. Returns at once when it is there.
 
     Raises:
       UserError: no data, or too little for the vocabulary. Heads that do not divide the width, or each other.
     """
-    if config.heads % config.kv_heads or config.width % (2 * config.heads):
-        raise UserError(
-            f"config has width {config.width}, {config.heads} heads and {config.kv_heads} kv_heads, "
-            "expected kv_heads to divide heads and twice the heads the width"
-        )
+    check(config)
     folder = workdir / "model"
-    if (folder / "model.safetensors").exists():  # written last
+    if folder.exists():
         return
     train = [example for example in read(config.data, Example) if example.split == "train"]
     tokenizer = train_tokenizer([f"{e.prompt} {e.response}" for e in train], config.vocabulary)
@@ -77,5 +92,4 @@ def run(config: Config, workdir: Path) -> None:
         tied=True,
     )
     model = Model(architecture, jnp.dtype("float32"))
-    tokenizer.save_pretrained(folder)
-    save_pretrained(folder, model, nn.meta.unbox(jax.jit(model.init)(jax.random.key(config.seed))))
+    save_pretrained(folder, model, nn.meta.unbox(jax.jit(model.init)(jax.random.key(config.seed))), tokenizer)

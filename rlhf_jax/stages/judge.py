@@ -9,17 +9,19 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from rlhf_jax.config import Count, content_of
-from rlhf_jax.data.records import Samples, write_objects, write_text
+from rlhf_jax.data.records import Samples, to_lines
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import write_together
+from rlhf_jax.judges import gold, llm, scores
 from rlhf_jax.judges.consistency import verdict_statistics
 from rlhf_jax.judges.gold import GoldConfig, make_scorer
 from rlhf_jax.judges.llm import LlmJudge, LlmJudgeConfig, Match, Verdict, match_win_fraction
-from rlhf_jax.judges.pairs import Contest, Judgement, contests, pairs_of, read_samples
+from rlhf_jax.judges.pairs import Contest, Judgement, check_names, contests, pairs_of, read_samples
 from rlhf_jax.judges.people import PeopleConfig, judge_by_people
 from rlhf_jax.judges.scores import ROUGE_L, Scores, gold_scores, reward_scores, similarity_scores
 from rlhf_jax.metrics.winrate import win_rate
@@ -49,6 +51,8 @@ class Config:
         with its only one. The other judges compare every output with every other.
     """
 
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("judgements.jsonl", "comparisons.jsonl", "judge.json", "annotations.json")
+
     stage: str
     samples: dict[str, str] = content_of("data")
     baseline: str
@@ -56,9 +60,25 @@ class Config:
     llm: LlmJudgeConfig | None = None
     people: PeopleConfig | None = None
     reward: bool = False
-    similarity: str = content_of("model", default="")
+    similarity: str = content_of("encoder", default="")
     against_reference: bool = True
     pairs: Count = 1
+
+
+def check(config: Config) -> None:
+    """Raises UserError unless the config chooses one judge that can compare its models, and the baseline is one."""
+    _kind_of_judge(config)
+    check_names(config.samples, config.baseline)
+
+
+def check_here(config: Config) -> None:
+    """Raises UserError if what the judge needs is missing: an encoder, a prompt, a key."""
+    if config.gold is not None:
+        gold.check_here(config.gold)
+    if config.llm is not None:
+        llm.check_here(config.llm)
+    if config.similarity:
+        scores.check_here(config.similarity)
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -88,29 +108,30 @@ def run(config: Config, workdir: Path) -> None:
     compared = list(contests(samples, config.baseline, config.against_reference))
     if not compared:
         raise UserError("There is nothing to compare: expected a second model, or against_reference = True.")
+    texts = dict.fromkeys(("comparisons.jsonl", "judge.json"))
     if config.llm is not None:
-        judgements = _judge_by_llm(compared, LlmJudge(config.llm, workdir), config.pairs, workdir)
+        judgements, texts = _judge_by_llm(compared, LlmJudge(config.llm, workdir), config.pairs)
     elif config.people is not None:
         judgements = judge_by_people(compared, config.people)
     else:
         judgements = _judge_by_scores(compared, *_scores(kind, config, samples))
-    _write_annotations(workdir / "annotations.json", compared, judgements)
-    write_objects(path, judgements)
+    texts["annotations.json"] = _annotations(compared, judgements)
+    write_together(workdir, {**texts, path.name: to_lines(judgements)})
     for line in _win_rates(judgements):
         print(line)
     print(f"{path}: {len(judgements)} judgements.")
 
 
-def _write_annotations(path: Path, compared: Sequence[Contest], judgements: Sequence[Judgement]) -> None:
-    """Writes the judgements for AlpacaEval, which compares one output with one."""
+def _annotations(compared: Sequence[Contest], judgements: Sequence[Judgement]) -> str | None:
+    """Returns the judgements for AlpacaEval. None if there are several outputs: it compares one with one."""
     contests_by_key = {(c.record.id, c.model, c.against): c for c in compared}
     if any(len(c.outputs) > 1 or len(c.opponents) > 1 for c in compared):
-        return
+        return None
     rows = []
     for judgement in judgements:
         contest = contests_by_key[judgement["id"], judgement["model"], judgement["against"]]
         rows.append(annotation(contest.record, contest.outputs[0], contest.opponents[0], judgement))
-    write_text(path, json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _kind_of_judge(config: Config) -> str:
@@ -147,7 +168,10 @@ def _judge_by_scores(compared: Sequence[Contest], scores: Scores, judge: str) ->
     return judgements
 
 
-def _judge_by_llm(compared: Sequence[Contest], judge: LlmJudge, pairs: int, workdir: Path) -> list[Judgement]:
+def _judge_by_llm(
+    compared: Sequence[Contest], judge: LlmJudge, pairs: int
+) -> tuple[list[Judgement], dict[str, str | None]]:
+    """Returns the judgements, and the texts of comparisons.jsonl and judge.json."""
     indices = [pairs_of(contest, pairs) for contest in compared]
     matches = [
         Match(contest.record.prompt, contest.outputs[i], contest.opponents[j], contest.record.split)
@@ -169,13 +193,12 @@ def _judge_by_llm(compared: Sequence[Contest], judge: LlmJudge, pairs: int, work
             for verdict in match
         ]
     statistics = {"judge": judge.name, **verdict_statistics(verdicts), "spent": judge.spent()}
-    write_objects(workdir / "comparisons.jsonl", comparisons)
-    write_text(workdir / "judge.json", json.dumps(statistics, indent=2, allow_nan=False) + "\n")
     print(
         f"{judge.name}: {statistics['answers']:,} answers to {statistics['matches']:,} comparisons, "
         f"{statistics['unparsable']:,} unparsable and counted as ties; {judge.spent_in_words()}."
     )
-    return judgements
+    said = json.dumps(statistics, indent=2, allow_nan=False) + "\n"
+    return judgements, {"comparisons.jsonl": to_lines(comparisons), "judge.json": said}
 
 
 def _comparison(contest: Contest, output: int, opponent: int, verdict: Verdict) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Stage `pipeline`: a whole study, its stages one after another in this process, each in its own folder.
 
-A stage's inputs are files that earlier stages wrote. `{workdir}` in its config stands for the study's folder. Every
-config is checked before the first stage starts. Re-running goes on where the study stopped: a finished stage returns at
-once.
+A stage's inputs are files that earlier stages wrote. `{workdir}` in its config stands for the study's folder. The
+settings of every stage, its devices and its inputs are checked before the first stage starts. Re-running goes on where
+the study stopped: a finished stage returns at once.
 """
 
 import dataclasses
@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-from rlhf_jax.config import NOT_EMPTY, Seed
-from rlhf_jax.stages.runner import check, run_stage
+from rlhf_jax.config import NOT_EMPTY, Seed, to_dict
+from rlhf_jax.stages import runner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +37,14 @@ def run(config: Config, workdir: Path) -> None:
     """Runs the stages in `workdir/<name>`, printing a line with the seconds of each.
 
     Raises:
-      UserError: a stage's config is wrong (before any stage has run), or a stage refuses its input.
+      UserError: as `runner.check` and `runner.check_here` (before any stage has run), or a stage fails.
     """
-    for name, stage in config.stages.items():
-        check(stage, workdir, f"config.stages.{name}")
+    study = to_dict(config)
+    runner.check(study, workdir)
+    runner.check_here(study, workdir, workdir, {})
     start = time.monotonic()
     for index, (name, stage) in enumerate(config.stages.items(), start=1):
         stage_start = time.monotonic()
-        run_stage(stage, workdir / name, study=workdir, where=f"config.stages.{name}")
+        runner.run_stage(stage, workdir / name, study=workdir, where=f"config.stages.{name}")
         print(f"[{index}/{len(config.stages)}] {name}: {time.monotonic() - stage_start:.1f} s", flush=True)
     print(f"all {len(config.stages)} stages are complete in {workdir} ({time.monotonic() - start:.1f} s)", flush=True)

@@ -8,6 +8,7 @@ Each token's reward is `-beta * KL estimate`, and the last token's has the norma
 """
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -34,6 +35,7 @@ from rlhf_jax.rl.rollout import Rollout
 from rlhf_jax.sampling import rollouts
 from rlhf_jax.sampling.sampler import Sampled
 from rlhf_jax.sampling.samples_file import select_examples
+from rlhf_jax.stages.inputs import Input
 from rlhf_jax.training import optimizer
 from rlhf_jax.training.config import TrainingConfig
 from rlhf_jax.training.load import describe, load_policy, load_reward
@@ -59,6 +61,7 @@ class Config(TrainingConfig):
         `samples-<step>.jsonl`. {} for none.
     """
 
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("checkpoints/*[0-9]", "metrics.jsonl", "timing.jsonl", "samples-*.jsonl")
     RENAMED: ClassVar[dict[str, str]] = {
         "watch": "logging",
         "prompts": "prompts_per_rollout",
@@ -89,6 +92,11 @@ def check(config: Config) -> None:
     if prompts % minibatches:
         raise UserError(f"config.algorithm.num_mini_batches is {minibatches}, which does not divide {prompts} prompts")
     check_divides("config.microbatch", config.microbatch, "a minibatch of prompts,", prompts // minibatches)
+
+
+def also_reads(config: Config) -> Iterator[Input]:
+    """The splits of the data."""
+    yield Input("data", "data", config.data, ("train", *config.evaluate_prompts))
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -138,6 +146,19 @@ def make_sampler(model: Model, config: Config, eos_id: int) -> rollouts.Sampler:
 def check_rows(config: Config) -> None:
     """Raises UserError unless the devices of the mesh in use share batches evenly."""
     sharding.check_rows(config, "prompts_per_rollout", "sampling_batch", "microbatch")
+
+
+def remove_samples_after(workdir: Path, step: int) -> None:
+    """Removes `samples-<step>.jsonl` of steps that are to be made anew, perhaps without an evaluation."""
+    for path in workdir.glob("samples-*.jsonl"):
+        if int(path.stem.removeprefix("samples-")) > step:
+            path.unlink()
+
+
+def check_here(config: Config) -> None:
+    """Raises UserError unless there are devices for the mesh, and they share batches evenly."""
+    with sharding.on_hosts(config.mesh):
+        check_rows(config)
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -208,6 +229,8 @@ def train(config: Config, workdir: Path) -> None:
     costs, tops = Costs(model), 1 if settings.value_model == "policy" else 2
     with Loop.of(config, workdir, config.num_rollouts, model.architecture.vocabulary) as loop:
         state = loop.restore(state, base.fingerprint)
+        if hosts.is_main():
+            remove_samples_after(workdir, int(state.step))
         if config.evaluate_prompts and int(state.step) == 0:
             write_samples(state, 0)
         waiting = read_ahead(batches.at, int(state.position), config.prompts_per_rollout, config.loading.num_workers)

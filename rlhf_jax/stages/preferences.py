@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from rlhf_jax.config import Count, Fraction, Seed, content_of
 from rlhf_jax.data.formats import source_text
 from rlhf_jax.data.records import Preference, Samples, read, write
 from rlhf_jax.errors import UserError
+from rlhf_jax.judges import gold
 from rlhf_jax.judges.gold import GoldConfig, Scorer, make_scorer
 
 
@@ -29,12 +31,19 @@ class Config:
       seed: of the choice of pairs and of the noise.
     """
 
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("preferences.jsonl",)
+
     stage: str
     samples: str = content_of("data")
     gold: GoldConfig
     noise: Fraction
     pairs_per_prompt: Count
     seed: Seed
+
+
+def check_here(config: Config) -> None:
+    """As `gold.check_here`."""
+    gold.check_here(config.gold)
 
 
 def run(config: Config, workdir: Path) -> None:

@@ -6,16 +6,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from rlhf_jax.config import NOT_EMPTY, CountOrZero, Seed
 from rlhf_jax.data import docstrings, records, remote, tokenise
 from rlhf_jax.data.records import SPLITS, Example, Preference
-from rlhf_jax.data.sources.parts import Part, gather
+from rlhf_jax.data.sources import parts
+from rlhf_jax.data.sources.parts import Part
 from rlhf_jax.data.tokens import FOLDER
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import remove, write_text
 
 type Splits = Mapping[str, Sequence[Example | Preference]]
 
@@ -37,6 +39,8 @@ class Config:
       bucket: address of a bucket's folder that the whole is copied to, e.g. `gs://bucket/tldr`. "" for none.
     """
 
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("corpus.json", "examples.jsonl", "preferences.jsonl", "tokens")
+
     stage: str
     task: Literal["docstrings", "examples", "preferences"]
     splits: Annotated[dict[str, CountOrZero], NOT_EMPTY]
@@ -57,16 +61,17 @@ def run(config: Config, workdir: Path) -> None:
       UserError: a key that does not go with the task, an unknown split, more records asked for than there are, a
         package that is not installed, or as `sources.parts.gather`, `tokenise.write` and `remote.upload`.
     """
-    kind = Preference if config.task == "preferences" else Example
+    kind = _kind(config)
     records_file, corpus_file = workdir / records.FILES[kind], workdir / "corpus.json"
     written = [records_file, corpus_file, *([workdir / FOLDER] if config.tokens else [])]
     if not all(path.exists() for path in written):
-        _check(config)
+        check(config)
         splits, origin = _from_docstrings(config) if config.task == "docstrings" else _from_sources(config)
         chosen = {split: _choose(splits[split], split, config) for split in config.splits}
         everything = [record for split in chosen.values() for record in split]
         fingerprint = records.fingerprint(everything)
-        corpus_file.unlink(missing_ok=True)
+        for name in ("corpus.json", FOLDER, *records.FILES.values()):  # perhaps of another config
+            remove(workdir / name)
         tokens = {"tokens": tokenise.write(workdir, chosen, fingerprint, config.tokens)} if config.tokens else {}
         records.write(records_file, everything)
         facts = {
@@ -77,13 +82,14 @@ def run(config: Config, workdir: Path) -> None:
             **origin,
             **tokens,
         }
-        records.write_text(corpus_file, json.dumps(facts, indent=2) + "\n")
+        write_text(corpus_file, json.dumps(facts, indent=2) + "\n")
     if config.bucket:
         remote.upload(workdir, config.bucket)
     _print(json.loads(corpus_file.read_text("utf-8")))
 
 
-def _check(config: Config) -> None:
+def check(config: Config) -> None:
+    """Raises UserError for a key that does not go with the task, and a split that nothing writes."""
     if config.task == "docstrings" and config.sources:
         raise UserError("sources is for the tasks examples and preferences, expected none for docstrings.")
     if config.task != "docstrings" and (config.packages or config.max_text):
@@ -95,19 +101,25 @@ def _check(config: Config) -> None:
     for split, size in config.splits.items():
         if size < 0:
             raise UserError(f"splits.{split} is {size}, expected a number of examples, or 0 for all.")
+    if config.task == "docstrings":
+        if unknown := [split for split in config.splits if split not in SPLITS]:
+            raise UserError(f"splits has the key {unknown[0]!r}, expected some of {', '.join(SPLITS)}.")
+    else:
+        parts.check(config.sources, config.splits, _kind(config))
+
+
+def _kind(config: Config) -> type[Example] | type[Preference]:
+    return Preference if config.task == "preferences" else Example
 
 
 def _from_docstrings(config: Config) -> tuple[Splits, dict[str, Any]]:
-    if unknown := [split for split in config.splits if split not in SPLITS]:
-        raise UserError(f"splits has the key {unknown[0]!r}, expected some of {', '.join(SPLITS)}.")
     corpus = docstrings.load(config.packages, config.max_text)
     splits = {split: [example for example in corpus.examples if example.split == split] for split in SPLITS}
     return splits, {"versions": corpus.versions, "missing": corpus.missing}
 
 
 def _from_sources(config: Config) -> tuple[Splits, dict[str, Any]]:
-    kind = Preference if config.task == "preferences" else Example
-    gathered = gather(config.sources, config.splits, kind, _load_sentiment)
+    gathered = parts.gather(config.sources, config.splits, _kind(config), _load_sentiment)
     return gathered.splits, {"sources": gathered.facts}
 
 

@@ -2,17 +2,17 @@
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax import assets
 from rlhf_jax.config import content_of
-from rlhf_jax.data.records import write_text
 from rlhf_jax.data.tokenizer import id_count, load_tokenizer
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import remove, write_text
 from rlhf_jax.models.heads import with_head
 from rlhf_jax.models.hf.pretrained import DTYPES, Pretrained, load, save_pretrained
 from rlhf_jax.models.hf.sources import open_source
@@ -33,10 +33,18 @@ class Config:
       dtype: of a policy's tensors: "float32", "bfloat16" or "float16". A reward model's are float32.
     """
 
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("sum.json", "model", "checkpoints")
+
     stage: str
     base: str = content_of("model")
     difference: str = content_of("model")
     dtype: str
+
+
+def check(config: Config) -> None:
+    """Raises UserError for another dtype."""
+    if config.dtype not in DTYPES:
+        raise UserError(f"config.dtype is {config.dtype!r}, expected one of {', '.join(DTYPES)}")
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -54,10 +62,11 @@ def run(config: Config, workdir: Path) -> None:
     if done.exists():
         print(f"{workdir} is complete, nothing to do.")
         return
-    if config.dtype not in DTYPES:
-        raise UserError(f"config.dtype is {config.dtype!r}, expected one of {', '.join(DTYPES)}")
+    check(config)
     folder = assets.resolve(config.difference)
     tokenizer = load_tokenizer(config.difference)
+    for name in ("model", "checkpoints"):  # of a run that was killed, perhaps with another config
+        remove(workdir / name)
     source = DifferenceSource(open_source(assets.resolve(config.base)), folder)
     total = source.check_sum()
     loaded = load(config.difference, 0.0, jnp.dtype("float32"), id_count(tokenizer), source=source)
@@ -72,7 +81,6 @@ def run(config: Config, workdir: Path) -> None:
 
 def _save_reward_model(folder: Path, loaded: Pretrained, kernel: np.ndarray, bias: float) -> None:
     """A run's checkpoint of a reward model: a bias is a mean, with its sign turned, that scores are normalised by."""
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
     state = {"step": jnp.int32(0), "top": with_head(loaded.top, "reward", jnp.asarray(kernel))}
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(0, state, {**describe(loaded, "reward"), "mean": -bias, "std": 1.0})

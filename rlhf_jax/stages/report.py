@@ -8,21 +8,23 @@ import json
 import platform
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import rlhf_jax
 from rlhf_jax.config import NOT_EMPTY
-from rlhf_jax.data.records import REFERENCE, Samples, write_text
+from rlhf_jax.data.records import REFERENCE, Samples
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import write_together
 from rlhf_jax.judges.gold import GoldConfig
 from rlhf_jax.report import plots
 from rlhf_jax.report.pages import SERIES, embedded, render
 from rlhf_jax.report.study import Study, read_study, require_seeds_of_one_study, with_ood
 from rlhf_jax.report.summary import Summary, summarise
 from rlhf_jax.report.tables import Table, console, make_tables, meaning_of_errors, wide_tables
+from rlhf_jax.stages.inputs import Input
 
 PROMPTS_PER_SPLIT = 40
 EMBEDDED_BYTES = 1_500_000
@@ -49,6 +51,8 @@ class Config:
       notes: sentences for the reader.
     """
 
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("report.html", "report.json", "report.md", "tables.tex")
+
     stage: str
     title: str
     runs: Annotated[tuple[str, ...], NOT_EMPTY]
@@ -62,25 +66,43 @@ class Config:
     notes: tuple[str, ...]
 
 
+def check(config: Config) -> None:
+    """Raises UserError if there is nothing to report."""
+    if not config.runs or not config.samples:
+        raise UserError("the report has no runs or no samples; expected at least one run folder and one model.")
+
+
+def also_reads(config: Config) -> Iterator[Input]:
+    """The files of the runs that have to be there."""
+    files = {"evaluation": config.evaluation, "judgements": config.judgements, "quality": config.quality}
+    files |= {
+        "reward_vs_kl": config.reward_vs_kl,
+        **{f"samples.{model}": path for model, path in config.samples.items()},
+    }
+    yield from (Input(key, "data", f"{run}/{path}") for run in config.runs for key, path in files.items() if path)
+
+
 def run(config: Config, workdir: Path) -> None:
     """Writes workdir/report.html, report.json, report.md and tables.tex, and prints the tables.
 
     Raises:
       UserError: a run that lacks a file, a file that does not parse, or runs that differ in more than their seeds.
     """
-    if not config.runs or not config.samples:
-        raise UserError("the report has no runs or no samples; expected at least one run folder and one model.")
+    check(config)
     paths = config.evaluation, config.judgements, config.samples, config.training, config.reward_vs_kl, config.quality
     studies = [with_ood(read_study(Path(folder), *paths), config.ood) for folder in config.runs]
     require_seeds_of_one_study(studies)
     summary = summarise(studies)
     printed = make_tables(summary)
     tables = [*printed, *wide_tables(summary)]
-    write_text(workdir / "report.json", _json(config, summary))
     texts = {"reading": _reading(summary), "about": _about(summary)}
-    write_text(workdir / "report.md", render("report.md.j2", config=config, tables=tables, **texts))
-    write_text(workdir / "tables.tex", render("tables.tex.j2", tables=tables))
-    write_text(workdir / "report.html", _html(config, studies, summary, tables))
+    pages = {
+        "report.json": _json(config, summary),
+        "report.md": render("report.md.j2", config=config, tables=tables, **texts),
+        "tables.tex": render("tables.tex.j2", tables=tables),
+        "report.html": _html(config, studies, summary, tables),
+    }
+    write_together(workdir, pages)
     wrapped = [textwrap.fill(text, CONSOLE_WIDTH) for text in [*texts["reading"], *texts["about"]]]
     paragraphs = [config.title, *map(console, printed), *wrapped]
     print("\n\n".join(paragraphs), f"\nreport: {workdir / 'report.html'}", sep="\n")
@@ -133,7 +155,7 @@ def _sampling(study: Study) -> list[str]:
 def _json(config: Config, summary: Summary) -> str:
     report = {
         "title": config.title,
-        "runs": [Path(folder).name for folder in config.runs],
+        "runs": _names(config),
         "errors": meaning_of_errors(summary),
         "judges": summary.judges,
         "encoder": summary.encoder,
@@ -145,6 +167,11 @@ def _json(config: Config, summary: Summary) -> str:
         "notes": config.notes,
     }
     return json.dumps(report, indent=2, allow_nan=False) + "\n"
+
+
+def _names(config: Config) -> list[str]:
+    """Names of the runs. One run has the report's title: its folder's name would change with its place."""
+    return [Path(folder).name for folder in config.runs] if len(config.runs) > 1 else [config.title]
 
 
 def _html(config: Config, studies: Sequence[Study], summary: Summary, tables: Sequence[Table]) -> str:
@@ -171,7 +198,9 @@ def _html(config: Config, studies: Sequence[Study], summary: Summary, tables: Se
         browser=browser,
         browser_json=embedded(browser),
         sampling=_sampling(studies[0]),
-        runs=[{"name": study.folder.name, "config": _pretty(study.config)} for study in studies],
+        runs=[
+            {"name": name, "config": _pretty(study.config)} for name, study in zip(_names(config), studies, strict=True)
+        ],
         corpus=studies[0].corpus,
         versions={
             "rlhf_jax": rlhf_jax.__version__,

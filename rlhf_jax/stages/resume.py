@@ -8,15 +8,15 @@ stage that has returned: its config is never rewritten.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf_jax import files
 from rlhf_jax.config import to_dict
-from rlhf_jax.data.records import write_text
 from rlhf_jax.errors import UserError
+from rlhf_jax.stages.inputs import digests, is_sections, names, outputs
 
 CONFIG, INPUTS, FINISHED = "config.json", "inputs.json", "finished"
 
@@ -29,7 +29,7 @@ class Differences:
       allowed: a resumed run may change these.
       refused: these would change the result.
       inputs: keys of inputs whose name changed, which is allowed if the content did not.
-      grown: whether a run was made longer.
+      grown: whether there is more to do, as when a run was made longer.
     """
 
     allowed: list[str] = dataclasses.field(default_factory=list)
@@ -46,24 +46,24 @@ class Differences:
 
 
 def claim(workdir: Path, written: Mapping[str, Any], config: Any) -> None:
-    """Makes `workdir` and writes `config.json` and `inputs.json` into it, unless other results are there.
+    """Writes `config.json` and `inputs.json` into `workdir`, unless other results are there, and tidies it up.
 
-    A config that was refused before it wrote anything else does not hold its folder.
+    A config that has produced nothing does not hold its folder: a stage that failed may be changed.
 
     Args:
-      workdir: the stage's folder.
+      workdir: the stage's folder, locked by this process.
       written: the config as plain data, as `config.json` keeps it.
       config: the same as the stage's dataclass, with all paths resolved.
 
     Raises:
       UserError: the folder cannot be written, or it holds the results of another config or of other inputs.
     """
-    path = workdir / CONFIG
+    files.clean(workdir)
     is_study = hasattr(config, "stages")  # its stages write its inputs, and each stage checks its own
     inputs = {} if is_study else digests(config)
     before: dict[str, str] = {}
-    if path.exists() and has_results(workdir):
-        found = differences(_read(path), written, config)
+    if has_results(workdir, config):
+        found = changes(workdir, written, config)
         before = _read(workdir / INPUTS) if (workdir / INPUTS).exists() else {}
         renamed = () if is_study else found.inputs
         refused = [
@@ -82,15 +82,11 @@ def claim(workdir: Path, written: Mapping[str, Any], config: Any) -> None:
             )
         if found.allowed:
             print(f"{workdir} goes on with {'; '.join(found.allowed)}", flush=True)
-        if (workdir / FINISHED).exists():
-            if not found.grown:
-                return
-            (workdir / FINISHED).unlink()
-    try:
-        write_text(path, json.dumps(written, indent=2) + "\n")
-        write_text(workdir / INPUTS, json.dumps({**before, **inputs}, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"the workdir {workdir} cannot be written: {error.strerror}") from error
+        if (workdir / FINISHED).exists() and not found.grown:
+            return
+    (workdir / FINISHED).unlink(missing_ok=True)
+    files.write_text(workdir / CONFIG, json.dumps(written, indent=2) + "\n")
+    files.write_text(workdir / INPUTS, json.dumps({**before, **inputs}, indent=2) + "\n")
 
 
 def finish(workdir: Path) -> None:
@@ -98,9 +94,46 @@ def finish(workdir: Path) -> None:
     (workdir / FINISHED).touch()
 
 
-def has_results(workdir: Path) -> bool:
-    """True if `workdir` holds any file beyond those that `claim` writes."""
-    return any(path.is_file() and path.name not in (CONFIG, INPUTS) for path in workdir.rglob("*"))
+def has_results(workdir: Path, config: Any) -> bool:
+    """True if `workdir` says of which config its results are, and there are some: the first of the stage's `OUTPUTS`.
+
+    Of a study: if a stage has results, or had ended in it before.
+    """
+    if not (workdir / CONFIG).exists():
+        return False
+    if hasattr(config, "stages"):
+        ended = any((workdir / name / FINISHED).exists() for name in _stages(_read(workdir / CONFIG)))
+        return ended or any(has_results(workdir / name, stage) for name, stage in config.stages.items())
+    return any(path.name not in (CONFIG, INPUTS) for path in workdir.glob(outputs(config)[0]))
+
+
+def changes(workdir: Path, new: Mapping[str, Any], config: Any, prefix: str = "") -> Differences:
+    """Compares a config with that of the results in `workdir`.
+
+    A stage of a study is compared with its own results. One that has none may have any config, come or go.
+
+    Args:
+      workdir: the folder, with results.
+      new: plain data.
+      config: `new` as a dataclass.
+      prefix: of the keys in messages.
+    """
+    old = _read(workdir / CONFIG)
+    if not hasattr(config, "stages"):
+        return differences(old, new, config, prefix)
+    found = differences(old | {"stages": {}}, {**new, "stages": {}}, dataclasses.replace(config, stages={}), prefix)
+    stages = _stages(old)
+    for name, stage in config.stages.items():
+        if has_results(workdir / name, stage):
+            found.add(changes(workdir / name, new["stages"][name], stage, f"{prefix}stages.{name}."))
+        elif stages.get(name) != new["stages"][name]:
+            found.allowed.append(f"another {prefix}stages.{name}")
+            found.grown = True
+    for name in stages.keys() - new["stages"].keys():
+        found.grown = True
+        if (workdir / name / FINISHED).exists():
+            found.refused.append(f"{prefix}stages.{name}: finished -> absent")
+    return found
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], config: Any, prefix: str = "") -> Differences:
@@ -126,7 +159,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], config: Any, pre
         meta = field.metadata
         if dataclasses.is_dataclass(value) and isinstance(before, Mapping) and not meta.get("may_change"):
             found.add(differences(before, after, value, f"{key}."))
-        elif _has_sections(value) and _has_keys_of(before, after):
+        elif is_sections(value) and _has_keys_of(before, after):
             for name, section in value.items():
                 found.add(differences(before[name], after[name], section, f"{key}.{name}."))
         elif "content" in meta and _names(key, before) == _names(key, after):
@@ -141,75 +174,21 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], config: Any, pre
     return found
 
 
-def digests(config: Any, prefix: str = "") -> dict[str, str]:
-    """A SHA-256 of each input's content, by the key that names it. Inputs that do not exist yet are left out."""
-    found = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            found |= digests(value, f"{prefix}{field.name}.")
-        elif _has_sections(value):
-            for name, section in value.items():
-                found |= digests(section, f"{prefix}{field.name}.{name}.")
-        elif "content" in field.metadata:
-            for key, name in _named_inputs(f"{prefix}{field.name}", value):
-                if name and (digest := _digest(field.metadata["content"], name)):
-                    found[key] = digest
-    return found
+def _stages(study: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The stages of a study's plain data, which may be damaged."""
+    stages = study.get("stages")
+    return stages if isinstance(stages, Mapping) else {}
 
 
 def _names(key: str, value: Any) -> list[str]:
     """The keys of the inputs that a field names."""
-    return sorted(name for name, path in _named_inputs(key, value) if path)
-
-
-def _has_sections(value: Any) -> bool:
-    return isinstance(value, Mapping) and any(map(dataclasses.is_dataclass, value.values()))
+    return sorted(name for name, _ in names(key, value))
 
 
 def _has_keys_of(before: Any, after: Mapping[str, Any]) -> bool:
     """True for a mapping of mappings with the keys of `after`, in their order."""
     mappings = isinstance(before, Mapping) and all(isinstance(section, Mapping) for section in before.values())
     return mappings and list(before) == list(after)
-
-
-def _named_inputs(key: str, value: Any) -> Iterator[tuple[str, str]]:
-    """The names that one field holds: a string, or several in a mapping or a sequence."""
-    if isinstance(value, Mapping):
-        yield from ((f"{key}.{name}", path) for name, path in value.items())
-    elif isinstance(value, tuple | list):
-        yield from ((f"{key}[{index}]", path) for index, path in enumerate(value))
-    else:
-        yield key, value
-
-
-def _digest(kind: str, name: str) -> str | None:
-    try:
-        if kind == "run":
-            from rlhf_jax.training.checkpoint import fingerprint
-
-            return fingerprint(Path(name))
-        if kind == "model":
-            from rlhf_jax import assets
-
-            return _digest_files(assets.resolve(name))
-        from rlhf_jax.data.remote import local
-
-        return _digest_files(local(name))
-    except UserError:  # the stage says what is wrong with it
-        return None
-
-
-def _digest_files(path: Path) -> str | None:
-    """SHA-256 over the names and bytes of a file, or of all files in a folder."""
-    if not path.exists():
-        return None
-    total = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-        with open(file, "rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        total.update(f"{file.relative_to(path)}\0{digest}\n".encode())
-    return total.hexdigest()
 
 
 def _shown(config: Mapping[str, Any], key: str) -> str:

@@ -20,9 +20,10 @@ import numpy as np
 from rlhf_jax.config import Count, Lengths, NonNegative, content_of, may_grow
 from rlhf_jax.data.batches import Batches, Buckets, Encoding, Item, in_order, real_tokens
 from rlhf_jax.data.loading import load_splits, read_ahead
-from rlhf_jax.data.records import Preference, write_text
+from rlhf_jax.data.records import Preference
 from rlhf_jax.data.tokenizer import id_count, load_tokenizer
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import write_text
 from rlhf_jax.metrics.reward_model import accuracy, accuracy_by_margin, calibration
 from rlhf_jax.models import heads
 from rlhf_jax.models.flops import Costs, Rows
@@ -76,6 +77,7 @@ class Config(TrainingConfig):
       selection: the best checkpoint, and the one that later stages load.
     """
 
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("checkpoints/*[0-9]", "metrics.jsonl", "timing.jsonl", "quality.json")
     RENAMED: ClassVar[dict[str, str]] = {"watch": "logging"}
 
     policy: str = content_of("run")
@@ -175,6 +177,12 @@ def run(config: Config, workdir: Path) -> None:
 def check_rows(config: Config) -> None:
     """Raises UserError unless the devices of the mesh in use share batches evenly."""
     sharding.check_rows(config, "batch_size", "microbatch")
+
+
+def check_here(config: Config) -> None:
+    """Raises UserError unless there are devices for the mesh, and they share batches evenly."""
+    with sharding.on_hosts(config.mesh):
+        check_rows(config)
 
 
 def train(config: Config, workdir: Path) -> None:

@@ -7,20 +7,22 @@ comparison at equal KL is paired.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from rlhf_jax.config import Seed, content_of
-from rlhf_jax.data.records import Samples, read_by_split, write_text
+from rlhf_jax.data.records import Samples, read_by_split
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import write_together
 from rlhf_jax.metrics.best_of_n import best_of_n_estimates, best_of_n_kl, best_of_n_values
 from rlhf_jax.metrics.statistics import mean_and_error, percentiles
 from rlhf_jax.report import plots
 from rlhf_jax.report.svg import standalone
+from rlhf_jax.stages.inputs import Input
 
 RESAMPLES = 2000
 ESTIMATORS = ("kl_k1", "kl_k3")
@@ -40,11 +42,24 @@ class Config:
       seed: of the bootstrap.
     """
 
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("reward_vs_kl.json", "reward_vs_kl-*.svg")
+
     stage: str
     title: str
     pools: dict[str, str] = content_of("data")
     policies: dict[str, str]
     seed: Seed
+
+
+def check(config: Config) -> None:
+    """Raises UserError if there is nothing to compare."""
+    if not config.pools or not config.policies:
+        raise UserError("config.pools or config.policies is empty, expected at least one of each")
+
+
+def also_reads(config: Config) -> Iterator[Input]:
+    """The runs whose samples are read."""
+    yield from (Input(f"policies.{name}", "run", folder) for name, folder in config.policies.items())
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -59,10 +74,9 @@ def run(config: Config, workdir: Path) -> None:
       UserError: a file is missing or broken, has no rewards, KL or samples, or has other prompts than the rest.
     """
     path = workdir / "reward_vs_kl.json"
+    check(config)
     pools = {name: _read(Path(file)) for name, file in config.pools.items()}
     policies = {name: _checkpoints(Path(folder)) for name, folder in config.policies.items()}
-    if not pools or not policies:
-        raise UserError("config.pools or config.policies is empty, expected at least one of each")
     splits = _common_splits(pools, policies)
     found_by_split = {
         split: {
@@ -77,9 +91,9 @@ def run(config: Config, workdir: Path) -> None:
         }
         for split in splits
     }
-    write_text(path, json.dumps(found_by_split, indent=2, allow_nan=False) + "\n")
-    for split, plot in zip(found_by_split, plots.reward_vs_kl_plots(found_by_split, config.title), strict=True):
-        write_text(workdir / f"reward_vs_kl-{split}.svg", standalone(plot))
+    drawn = zip(found_by_split, plots.reward_vs_kl_plots(found_by_split, config.title), strict=True)
+    texts = {f"reward_vs_kl-{split}.svg": standalone(plot) for split, plot in drawn}
+    write_together(workdir, {**texts, path.name: json.dumps(found_by_split, indent=2, allow_nan=False) + "\n"})
     print("\n".join([*_lines(found_by_split), f"reward vs KL: {path}"]), flush=True)
 
 

@@ -1,19 +1,24 @@
-"""The stages by name, and the one way to run one: check its config, claim its folder, call it.
+"""The stages by name, and the one way to run one: check its config, lock and claim its folder, call it.
 
 `main` runs the stage that a config names. `pipeline` runs several. A stage is imported when it is asked for, so naming
 one costs nothing and none of them imports another.
 """
 
+import contextlib
 import dataclasses
 import importlib
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 from rlhf_jax.config import parse, suggest, to_dict
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import room
+from rlhf_jax.lock import locked
 from rlhf_jax.parallel import hosts
+from rlhf_jax.stages import inputs
 from rlhf_jax.stages.resume import claim, finish
 
 # Every stage is the module of its name, and says where it runs: "mesh" on the devices of every host, "main" on the main
@@ -62,21 +67,67 @@ def resolve(config: Mapping[str, Any], where: str = "config") -> tuple[ModuleTyp
 
 
 def check(config: Mapping[str, Any], study: Path, where: str = "config") -> None:
-    """Raises what `resolve` and the stage's own `check` do, also of a pipeline's stages, before anything runs.
+    """Checks the settings of a stage, and of a pipeline's stages, before anything runs, on whatever machine.
 
     Args:
       config: of a stage, or of a whole study.
       study: what `{workdir}` in its strings stands for.
       where: how messages name it.
+
+    Raises:
+      UserError: as `resolve`, or the stage refuses its settings.
     """
     module, parsed = resolve(substitute(config, study), where)
     if hasattr(module, "check"):
-        try:
+        with _named(where):
             module.check(parsed)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
     for name, stage in getattr(parsed, "stages", {}).items():
-        check(stage, study, f"{where}.stages.{name}")
+        check(stage, study / name if stage.get("stage") == "pipeline" else study, f"{where}.stages.{name}")
+
+
+def check_here(
+    config: Mapping[str, Any], study: Path, folder: Path, earlier: dict[Path, Any], where: str = "config"
+) -> None:
+    """Checks what this machine has for a stage, or for a pipeline's stages: devices, packages, keys and inputs.
+
+    Args:
+      config: of a stage, or of a study, with settings that `check` has passed.
+      study: what `{workdir}` in its strings stands for.
+      folder: the stage's own.
+      earlier: the configs of stages that run before it, by their folders. Grows by the stages that are checked.
+      where: how messages name the config.
+
+    Raises:
+      UserError: something is missing.
+    """
+    module, parsed = resolve(substitute(config, study), where)
+    for name, stage in getattr(parsed, "stages", {}).items():
+        inner = folder / name
+        check_here(
+            stage, inner if stage.get("stage") == "pipeline" else folder, inner, earlier, f"{where}.stages.{name}"
+        )
+    if hasattr(module, "check_here"):
+        with _named(where):
+            module.check_here(parsed)
+    if hosts.is_main() or STAGES[parsed.stage] == "mesh":
+        found = itertools.chain(
+            inputs.named(parsed), module.also_reads(parsed) if hasattr(module, "also_reads") else ()
+        )
+        inputs.require(found, earlier, where)
+    if not hasattr(parsed, "stages"):
+        earlier[folder] = parsed
+
+
+@contextlib.contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Stages name their keys as `config.KEY`. Here `config` is the whole study."""
+    try:
+        yield
+    except UserError as error:
+        said = str(error)
+        raise UserError(
+            f"{where}{said.removeprefix('config')}" if said.startswith("config.") else f"{where}: {said}"
+        ) from error
 
 
 def run_stage(config: Mapping[str, Any], workdir: Path, study: Path | None = None, where: str = "config") -> None:
@@ -90,21 +141,29 @@ def run_stage(config: Mapping[str, Any], workdir: Path, study: Path | None = Non
       where: how messages name the config.
 
     Raises:
-      UserError: the config does not fit the stage, as `resume.claim`, or not every host sees `workdir`.
+      UserError: the config does not fit the stage, as `lock.locked` and `resume.claim`, or not every host sees
+        `workdir`. The disk is full.
     """
     module, parsed = resolve(config if study is None else substitute(config, study), where)
-    if hosts.is_main():
-        claim(workdir, to_dict(config), _with_stages(parsed, where))
-    hosts.barrier(f"{where}, its start")
-    if not (workdir / "config.json").exists():
-        raise UserError(
-            f"{workdir} is not what process 0 sees there; several hosts need a workdir on storage that they share"
-        )
-    if hosts.is_main() or STAGES[config["stage"]] == "mesh":
-        module.run(parsed, workdir)
-    if hosts.is_main():
-        finish(workdir)
-    hosts.barrier(f"{where}, its end", timeout=DAYS)
+    with contextlib.ExitStack() as held, room(workdir):
+        refusal = ""
+        if hosts.is_main():
+            try:
+                held.enter_context(locked(workdir))
+                claim(workdir, to_dict(config), _with_stages(parsed, where))
+            except UserError as error:
+                refusal = str(error)
+        if refusal := hosts.exchange(f"{where}, its start", refusal)[0]:  # every host says it, and none waits
+            raise UserError(refusal)
+        if not (workdir / "config.json").exists():
+            raise UserError(
+                f"{workdir} is not what process 0 sees there; several hosts need a workdir on storage that they share"
+            )
+        if hosts.is_main() or STAGES[config["stage"]] == "mesh":
+            module.run(parsed, workdir)
+        if hosts.is_main():
+            finish(workdir)
+        hosts.barrier(f"{where}, its end", timeout=DAYS)
 
 
 def _with_stages(config: Any, where: str) -> Any:

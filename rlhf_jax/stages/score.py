@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -17,9 +17,10 @@ import numpy as np
 
 from rlhf_jax.config import Count, content_of, may_change
 from rlhf_jax.data.batches import Buckets, Item, in_order
-from rlhf_jax.data.records import Samples, append, read, write_text
+from rlhf_jax.data.records import Samples, append, read
 from rlhf_jax.data.tokenizer import encode_pair, id_count, load_tokenizer
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import write_text
 from rlhf_jax.metrics.reward_model import agreement_matrix
 from rlhf_jax.metrics.statistics import mean_and_error
 from rlhf_jax.models.scan import Blocks
@@ -57,6 +58,7 @@ class Config:
       blocks: how the network's blocks are held, run and differentiated.
     """
 
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("samples.jsonl", "scores.json")
     RENAMED: ClassVar[dict[str, str]] = {"against": "compare_with"}
 
     stage: str
@@ -82,8 +84,10 @@ def encode(config: Config, tokenizer: PreTrainedTokenizerFast, record: Samples) 
     return Item(pairs[0][0], [ids[:-1] if finish == "length" else ids for ids, finish in cut])
 
 
-def rate(config: Config, records: Sequence[Samples]) -> Iterator[list[Samples]]:
+def rate(config: Config, records: Sequence[Samples], done: Collection[str]) -> Iterator[list[Samples]]:
     """Yields the records with normalised scores as their rewards, a batch at a time, neighbours in length together.
+
+    Those whose ids are done are left out. Order and batches do not depend on them, so neither does any score.
 
     Raises:
       UserError: the reward model cannot be loaded or has no normalisation constants, or a score is not finite.
@@ -94,9 +98,10 @@ def rate(config: Config, records: Sequence[Samples]) -> Iterator[list[Samples]]:
     freeze = float(load_meta(Path(config.reward))["freeze"])
     base = load_base(config.model, freeze, config.dtype, id_count(tokenizer), config.blocks)
     top, mean, std = load_reward(base, config.reward)
-    tokens = sum(len(item.prompt) + sum(map(len, item.responses)) for item in items)
+    missing = [item for item, record in zip(items, records, strict=True) if record.id not in done]
+    tokens = sum(len(item.prompt) + sum(map(len, item.responses)) for item in missing)
     print(
-        f"{config.reward} reads {len(items)} prompts with their outputs as text: {tokens:,} tokens through "
+        f"{config.reward} reads {len(missing)} prompts with their outputs as text: {tokens:,} tokens through "
         f"{count_parameters((base.trunk, top)):,} parameters, about "
         f"{2 * tokens * count_parameters((base.trunk, top)):.1e} floating-point operations",
         flush=True,
@@ -108,11 +113,14 @@ def rate(config: Config, records: Sequence[Samples]) -> Iterator[list[Samples]]:
     for _, group in itertools.groupby(order, key=lambda i: records[i].n):
         rows = list(group)
         for batch, real in in_order([items[i] for i in rows], config.batch_size, buckets, tokenizer.eos_token_id):
+            these, rows = [records[i] for i in rows[:real]], rows[real:]
+            if all(record.id in done for record in these):
+                continue
             raw = score_batches(score, base.trunk, top, [(batch, real)])
             if not np.isfinite(raw).all():
                 raise UserError(f"{config.reward} gives scores that are not finite; its weights are broken")
-            scores = (raw - mean) / std
-            yield [dataclasses.replace(records[rows.pop(0)], rewards=found) for found in scores.tolist()]
+            rated = zip(these, ((raw - mean) / std).tolist(), strict=True)
+            yield [dataclasses.replace(record, rewards=scores) for record, scores in rated if record.id not in done]
 
 
 def _lengths(longest: int) -> tuple[int, ...]:
@@ -154,6 +162,18 @@ def summary(
     return {"name": config.name, "splits": means, **matrix}
 
 
+def check(config: Config) -> None:
+    """Raises UserError if another reward model has this one's name."""
+    if config.name in config.compare_with:
+        raise UserError(f"config.compare_with has the reward model's own name {config.name!r}, expected another")
+
+
+def check_here(config: Config) -> None:
+    """Raises UserError unless there are devices for the mesh, and they share batches evenly."""
+    with sharding.on_hosts(config.mesh):
+        sharding.check_rows(config, "batch_size")
+
+
 def run(config: Config, workdir: Path) -> None:
     """Writes `workdir/samples.jsonl`, the same records with this model's scores as rewards, and `workdir/scores.json`.
 
@@ -162,22 +182,20 @@ def run(config: Config, workdir: Path) -> None:
     Raises:
       UserError: bad input, named.
     """
-    if config.name in config.compare_with:
-        raise UserError(f"config.compare_with has the reward model's own name {config.name!r}, expected another")
+    check(config)
     samples = read(config.samples, Samples)
     if not samples:
         raise UserError(f"{config.samples} holds no samples, expected one line a prompt")
     others = {name: read_scores(path, samples) for name, path in config.compare_with.items()}
     path = workdir / "samples.jsonl"
     done = {record.id for record in read(path, Samples, partial=True)}
-    missing = [record for record in samples if record.id not in done]
-    if missing:
+    if any(record.id not in done for record in samples):
         with (
             sharding.use(config.mesh),
             stop_on_signal() as stop,
             Progress(len(samples), unit="prompt", description=config.name, initial=len(done)) as progress,
         ):
-            for batch in rate(config, missing):
+            for batch in rate(config, samples, done):
                 if hosts.is_main():
                     append(path, batch)
                 progress.update(len(batch))

@@ -7,7 +7,7 @@ Reads `examples.jsonl`, writes a checkpoint of the top. The bottom blocks, embed
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -29,6 +29,7 @@ from rlhf_jax.models.transformer import Model, Params, merge
 from rlhf_jax.parallel import hosts, sharding
 from rlhf_jax.parallel.jit import jit
 from rlhf_jax.sampling import rollouts
+from rlhf_jax.stages.inputs import Input
 from rlhf_jax.training import losses, optimizer
 from rlhf_jax.training.best_checkpoint import Selection
 from rlhf_jax.training.config import TrainingConfig
@@ -60,6 +61,7 @@ class Config(TrainingConfig):
       selection: the best checkpoint, and the one that later stages load.
     """
 
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("checkpoints/*[0-9]", "metrics.jsonl", "timing.jsonl")
     RENAMED: ClassVar[dict[str, str]] = {"watch": "logging"}
 
     evaluate_splits: tuple[str, ...]
@@ -155,6 +157,11 @@ def check(config: Config) -> None:
     config.logging.check()
 
 
+def also_reads(config: Config) -> Iterator[Input]:
+    """The splits of the data."""
+    yield Input("data", "data", config.data, ("train", *config.evaluate_splits))
+
+
 def run(config: Config, workdir: Path) -> None:
     """Fine-tunes and leaves `workdir/checkpoints`, `metrics.jsonl` and `timing.jsonl`. Resumes where it stopped.
 
@@ -178,6 +185,12 @@ def make_sampler(model: Model, config: Config, eos_id: int) -> rollouts.Sampler:
 def check_rows(config: Config) -> None:
     """Raises UserError unless the devices of the mesh in use share batches evenly."""
     sharding.check_rows(config, "batch_size", "microbatch")
+
+
+def check_here(config: Config) -> None:
+    """Raises UserError unless there are devices for the mesh, and they share batches evenly."""
+    with sharding.on_hosts(config.mesh):
+        check_rows(config)
 
 
 def train(config: Config, workdir: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_jax.data.records import write_text
+from rlhf_jax.files import write_text
 
 Timing = Mapping[str, Any]
 

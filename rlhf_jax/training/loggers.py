@@ -4,13 +4,14 @@ import dataclasses
 import importlib.util
 import json
 import secrets
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from rlhf_jax.config import Count
-from rlhf_jax.data.records import write_text
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import write_text, writing
 
 Line = Mapping[str, Any]
 """`step`, scalars by name (None if not finite), and in the last line of a step `time` (seconds since 1970)."""
@@ -64,22 +65,33 @@ class TensorBoard:
     """
 
     def __init__(self, workdir: Path, kept: Iterable[Line]) -> None:
-        from tensorboardX import SummaryWriter
+        # Not its `SummaryWriter`: where the disk is full, that writer's thread ends and the run waits for it for ever.
+        from tensorboardX.event_file_writer import EventsWriter
 
         for events in workdir.glob("events.out.tfevents.*"):
             events.unlink()
-        self._events = SummaryWriter(str(workdir), flush_secs=10)
+        self._workdir = workdir
+        with writing(workdir / "events"):
+            self._events = EventsWriter(str(workdir / "events"))
         kept = list(kept)
         times = {line["step"]: line["time"] for line in kept if "time" in line}
         for line in kept:
             self.add({"time": times.get(line["step"]), **line})
 
     def add(self, line: Line) -> None:
-        for name, value in scalars(line).items():
-            self._events.add_scalar(name, value, line["step"], walltime=line.get("time"))
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        moment = line.get("time") or time.time()
+        with writing(self._workdir / "events"):
+            for name, value in scalars(line).items():
+                event = Event(wall_time=moment, step=line["step"], summary=scalar(name, value))
+                self._events.write_event(event)
+            self._events.flush()
 
     def close(self) -> None:
-        self._events.close()
+        with writing(self._workdir / "events"):
+            self._events.close()
 
 
 class WeightsAndBiases:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import whole
 from rlhf_jax.parallel import hosts, sharding
 from rlhf_jax.parallel.devices import memory_peak
 from rlhf_jax.parallel.jit import compile_count
@@ -195,10 +195,8 @@ class Loop:
         path = self._workdir / f"failed_step_{step}.npz"
         leaves = jax.tree.leaves_with_path(sharding.whole(batch))
         if hosts.is_main():
-            partial = path.with_suffix(".partial")
-            with partial.open("wb") as file:
+            with whole(path) as partial, partial.open("wb") as file:
                 np.savez(file, **{jax.tree_util.keystr(key, simple=True, separator="."): leaf for key, leaf in leaves})
-            os.replace(partial, path)
         return f"{standing}, and the step's batch is in {path}"
 
 

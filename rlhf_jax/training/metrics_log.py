@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from rlhf_jax.data.records import write_text
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import write_text, writing
 from rlhf_jax.parallel import hosts
 from rlhf_jax.training.goodput import Goodput
 from rlhf_jax.training.loggers import Sink, TensorBoard, WeightsAndBiases
@@ -42,7 +43,10 @@ class MetricsWriter:
         if wandb_project:
             self._sinks.append(WeightsAndBiases(workdir, wandb_project))
         self._goodput = Goodput(workdir, resume_step, timing, lost)
-        self._metrics, self._timing = (path.open("a") for path in paths)
+        self._stack = contextlib.ExitStack()
+        self._metrics, self._timing = (self._stack.enter_context(_opened(path)) for path in paths)
+        for sink in self._sinks:
+            self._stack.callback(sink.close)
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Appends numbers of Python, NumPy or JAX to `metrics.jsonl`, sorted by name, at full precision."""
@@ -55,20 +59,27 @@ class MetricsWriter:
         self._append(self._timing, {"step": int(step), "time": now, **_finite(scalars)})
 
     def _append(self, file: TextIO, line: dict[str, Any]) -> None:
-        file.write(json.dumps(line, allow_nan=False) + "\n")
-        file.flush()
+        with writing(Path(file.name)):
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+            file.flush()
         for sink in self._sinks:
             sink.add(line)
 
     def close(self) -> None:
-        for each in (self._metrics, self._timing, *self._sinks):
-            each.close()
+        self._stack.close()
 
     def __enter__(self) -> MetricsWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """A file to append to. What a full disk kept from being written fails once more when it is closed."""
+    with writing(path), path.open("a") as file:
+        yield file
 
 
 def _finite(scalars: Mapping[str, Any]) -> dict[str, float | None]:

@@ -1,5 +1,7 @@
 """Folders in a bucket: fsspec's own file system in memory stands for one."""
 
+import hashlib
+
 import fsspec
 import pytest
 
@@ -36,6 +38,27 @@ def test_what_is_uploaded_is_read_again(tmp_path):
     remote.upload(folder, ADDRESS)
     copy = remote.local(ADDRESS)
     assert copy.is_relative_to(tmp_path / "cache") and content(copy) == content(folder)
+
+
+def test_what_a_killed_run_left_is_not_uploaded(tmp_path):
+    folder = make(tmp_path / "first", "posts")
+    whole = content(folder)
+    for leftover in (".partial/tokens/shard", ".lock"):
+        (folder / leftover).parent.mkdir(parents=True, exist_ok=True)
+        (folder / leftover).touch()
+    remote.upload(folder, ADDRESS)
+    assert content(remote.local(ADDRESS)) == whole
+
+
+def test_a_copy_that_was_cut_short_is_made_anew(tmp_path):
+    folder = make(tmp_path / "first", "posts")
+    remote.upload(folder, ADDRESS)
+    digest = hashlib.sha256((folder / "corpus.json").read_bytes()).hexdigest()[:16]
+    half = tmp_path / "cache" / "rlhf_jax" / "data" / ".partial" / digest
+    half.mkdir(parents=True)
+    (half / "other").touch()
+    assert content(remote.local(ADDRESS)) == content(folder)
+    assert [path.name for path in half.parents[1].iterdir()] == [digest]
 
 
 def test_a_copy_is_kept_until_the_folder_is_another(tmp_path, bucket):

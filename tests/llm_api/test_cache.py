@@ -47,6 +47,26 @@ def test_threads_share_a_cache(tmp_path):
     assert {key: cache.get(key) for key in expected} == expected
 
 
+def test_a_full_disk_is_a_sentence(tmp_path):
+    cache = AnswerCache(tmp_path / "answers.sqlite")
+    cache.put("a", QUESTION, Answer("ja", "stop", 3, 1))
+    pages = (tmp_path / "answers.sqlite").stat().st_size // 4096
+    connect = sqlite3.connect
+
+    def on_full_disk(*arguments, **named):
+        connection = connect(*arguments, **named)
+        connection.execute(f"pragma max_page_count = {pages}")
+        return connection
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(UserError, match=r"answers.sqlite cannot be written: .*full"),
+    ):
+        patch.setattr(sqlite3, "connect", on_full_disk)
+        cache.put("b", QUESTION, Answer("x" * 100_000, "stop", 3, 1))
+    assert cache.get("a") == Answer("ja", "stop", 3, 1)
+
+
 def test_a_file_that_is_no_cache_is_refused(tmp_path):
     path = tmp_path / "answers.sqlite"
     path.write_text("not a database " * 100)

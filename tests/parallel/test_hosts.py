@@ -1,5 +1,7 @@
 """Several processes as one run: they agree, wait and end together. `test_meshes` has what they compute."""
 
+import random
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 
 from rlhf_jax.parallel import hosts
 from tests.devices import assert_same, command, ended, start, start_all, study
+from tests.kills import Moment, assert_identical, kill
 
 TALK = """
 import sys
@@ -154,6 +157,42 @@ def test_a_host_that_is_killed_ends_the_other_and_both_go_on(whole, tmp_path, ki
     assert survivor.returncode == hosts.GONE
     assert survivor.stderr.rstrip().splitlines()[-1].startswith("error: this process cannot go on, most likely because")
     assert_same(study(folder, "2,2,2", hosts=2), whole)
+
+
+# In the order of the study, each a kill of one host or the other.
+MOMENTS = [
+    Moment("prepare", "begin"),
+    Moment("initialize", "folder"),
+    *(Moment("sft", phase) for phase in ("compile", "step", "step", "checkpoint")),
+    *(Moment("sample_pairs", phase) for phase in ("compile", "sample")),
+    Moment("preferences", "begin"),
+    *(Moment("reward", phase) for phase in ("compile", "step", "step", "checkpoint")),
+    *(Moment("ppo", phase) for phase in ("compile", "step", "step", "checkpoint", "checkpoint")),
+    *(Moment("best_of_n", phase) for phase in ("compile", "sample")),
+]
+
+
+@pytest.mark.soak
+def test_two_hosts_of_which_one_is_killed_twenty_times_end_as_if_none_was(tmp_path):
+    """To the last bit, as `test_kills` has it for one process. A host that is left says that it cannot go on."""
+    rng, folder, logs = random.Random(0), tmp_path / "killed", [tmp_path / "0.log", tmp_path / "1.log"]
+    words = command(folder, "2,2,2", "--hosts=2")
+    for number, moment in enumerate(MOMENTS):
+        cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / f"{number}")} if moment.phase == "compile" else {}
+        hit = False
+        while not hit:
+            processes = start_all(4, words, words, logs=logs, JAX_LOG_COMPILES="1", **cache)
+            try:
+                hit = kill(processes, logs[0], folder, moment, rng, victim=number % 2)
+                assert not hit or processes[1 - number % 2].wait(timeout=300) == hosts.GONE, moment
+            finally:
+                for process in processes:
+                    process.kill()
+                    process.wait()
+            if not hit:  # the stage had ended: it is to begin anew
+                shutil.rmtree(folder / moment.stage)
+    found = study(folder, "2,2,2", hosts=2)
+    assert_identical(found, study(tmp_path / "whole", "2,2,2", hosts=2))
 
 
 @pytest.mark.soak

@@ -1,6 +1,7 @@
 """Samples of a policy as a file that grows and resumes, and the Python call of the same name."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from rlhf_jax.data.records import Samples, read
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.models.hf.pretrained import load_pretrained
-from rlhf_jax.sampling.samples_file import Sampling, select_examples
+from rlhf_jax.sampling.samples_file import Sampling, portable, select_examples
 from rlhf_jax.stages import generate
 from rlhf_jax.training.load import describe, load_base
 from tests import tiny
@@ -60,16 +61,34 @@ def test_every_prompt_has_its_record(finished, config):
     for name, record in records.items():
         assert (record.prompt, record.reference) == (examples[name].prompt, examples[name].response)
         assert (record.n, record.temperature, record.seed, record.model) == (2, 0.8, 5, "sft")
-        assert (record.rewards, record.selected, record.checkpoint) == (None, None, config.sampling.policy)
+        assert (record.rewards, record.selected) == (None, None)
+        assert record.checkpoint == str(Path(config.sampling.policy).relative_to(finished.parent))
         assert len(record.outputs) == len(record.finish) == 2
 
 
+@pytest.mark.parametrize(
+    ("run", "workdir", "name"),
+    [
+        ("/runs/study/sft", "/runs/study/sample_sft", "sft"),
+        ("/runs/study/sft", "/runs/study/deep/sample", "sft"),
+        ("/runs/study/deep/sft", "/runs/study/sample", "deep/sft"),
+        ("runs/ppo", "runs/samples", "ppo"),
+        ("runs/ppo", f"{Path.cwd()}/runs/samples", "ppo"),
+        ("/models/ppo", "/runs/samples", "/models/ppo"),
+        ("", "runs/samples", ""),
+    ],
+)
+def test_a_record_names_its_run_within_their_study(run, workdir, name):
+    assert portable(run, Path(workdir)) == name
+
+
 def test_a_run_that_was_cut_goes_on_with_the_same_samples(finished, config, tmp_path):
-    """After the first batch and half a line of the second: same records, in other batches."""
+    """After one line of the first batch and half of the next: the same bytes, whatever was there."""
     whole = (finished / "samples.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "samples.jsonl").write_text("".join(whole[:3]) + whole[3][:40])
-    generate.run(config, tmp_path)
-    assert sorted((tmp_path / "samples.jsonl").read_text().splitlines(keepends=True)) == sorted(whole)
+    for lines in (1, 3, 5):
+        (tmp_path / "samples.jsonl").write_text("".join(whole[:lines]) + whole[lines][:40])
+        generate.run(config, tmp_path)
+        assert (tmp_path / "samples.jsonl").read_text() == "".join(whole)
     generate.run(config, tmp_path)
     assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == len(whole)
 

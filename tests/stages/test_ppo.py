@@ -325,6 +325,14 @@ def test_a_run_that_crashed_goes_on_bit_for_bit(request, kind, tmp_path):
     tiny.assert_same(tiny.final_state(tmp_path, like), tiny.final_state(undisturbed, like))
 
 
+def test_samples_of_steps_that_are_made_anew_go(tmp_path):
+    """A run that goes on may evaluate at other steps."""
+    for step in (0, 3, 4, 10):
+        (tmp_path / f"samples-{step}.jsonl").touch()
+    ppo.remove_samples_after(tmp_path, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["samples-0.jsonl", "samples-3.jsonl"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -93,17 +93,64 @@ def test_a_pipeline_whose_sections_are_damaged_is_refused() -> None:
     assert [change.partition(":")[0] for change in differences(damaged, study, config).refused] == ["stages"]
 
 
+def claim_study(folder: Path, study: dict[str, Any]) -> None:
+    claim(folder, study, runner._with_stages(runner.resolve(study)[1], "config"))
+
+
+def produce(folder: Path, study: dict[str, Any], name: str, *paths: str) -> None:
+    """Claims a stage's folder and makes files in it."""
+    config = study["stages"][name]
+    claim(folder / name, config, runner.resolve(config)[1])
+    for path in paths:
+        (folder / name / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name / path).touch()
+
+
 def test_a_pipeline_is_compared_by_the_fields_of_its_stages(tmp_path: Path) -> None:
     study = to_dict(tiny.get_config())
-    claim(tmp_path, study, runner._with_stages(runner.resolve(study)[1], "config"))
-    (tmp_path / "prepare").mkdir()
-    (tmp_path / "prepare" / "examples.jsonl").touch()
-    with pytest.raises(UserError, match=r"stages.ppo.algorithm.gamma: 1.0 -> 0.9"):
-        new = changed(study, stages__ppo__algorithm__gamma=0.9, stages__ppo__microbatch=4)
-        claim(tmp_path, new, runner._with_stages(runner.resolve(new)[1], "config"))
-    new = changed(study, stages__ppo__microbatch=4)
-    claim(tmp_path, new, runner._with_stages(runner.resolve(new)[1], "config"))
+    claim_study(tmp_path, study)
+    produce(tmp_path, study, "ppo", "checkpoints/2")
+    with pytest.raises(UserError, match=r"\(stages.ppo.algorithm.gamma: 1.0 -> 0.9\)"):
+        claim_study(tmp_path, changed(study, stages__ppo__algorithm__gamma=0.9, stages__ppo__microbatch=4))
+    with pytest.raises(UserError, match=r"\(seed: 0 -> 1\)"):
+        claim_study(tmp_path, changed(study, seed=1))
+    claim_study(tmp_path, new := changed(study, stages__ppo__microbatch=4))
     assert json.loads((tmp_path / "config.json").read_text()) == new
+
+
+def test_a_stage_that_has_produced_nothing_may_change_come_and_go(tmp_path: Path) -> None:
+    """What a failed stage leaves of itself, a log or a batch, is nothing that another config could be mixed with."""
+    study = to_dict(tiny.get_config())
+    claim_study(tmp_path, study)
+    produce(tmp_path, study, "sft", "checkpoints/4")
+    finish(tmp_path / "sft")
+    leftovers = ("metrics.jsonl", "starts.jsonl", "failed_step_1.npz", "checkpoints/2.orbax-checkpoint-tmp")
+    produce(tmp_path, study, "reward", *leftovers)
+    new = changed(study, stages__reward__optimizer__learning_rate=1e-6)
+    new["stages"]["extra"] = new["stages"].pop("best_of_n")
+    claim_study(tmp_path, new)
+    assert json.loads((tmp_path / "config.json").read_text()) == new
+    reward = new["stages"]["reward"]
+    claim(tmp_path / "reward", reward, runner.resolve(reward)[1])
+    assert json.loads((tmp_path / "reward" / "config.json").read_text()) == reward
+    del new["stages"]["sft"]
+    with pytest.raises(UserError, match=r"\(stages.sft: finished -> absent\)"):
+        claim_study(tmp_path, new)
+
+
+def test_every_stage_that_has_produced_something_holds_its_folder(tmp_path: Path) -> None:
+    """Whatever it writes: any setting that is not declared to be free is refused, and its config stays."""
+    for name, config in STUDY.items():
+        folder = tmp_path / name
+        claim(folder, config, runner.resolve(config)[1])
+        key = next(key for key in ("seed", "title", "name", "baseline", "data", "mode") if key in config)
+        other = changed(config, **{key: 1 if key == "seed" else "other"})
+        claim(folder, other, runner.resolve(other)[1])
+        claim(folder, config, runner.resolve(config)[1])
+        (folder / runner.resolve(config)[1].OUTPUTS[0].replace("*[0-9]", "4")).mkdir(parents=True)
+        with pytest.raises(UserError, match=f"{folder} holds results of another config or input .{key}: "):
+            claim(folder, other, runner.resolve(other)[1])
+        assert json.loads((folder / "config.json").read_text()) == config
 
 
 @pytest.fixture

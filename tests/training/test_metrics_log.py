@@ -2,6 +2,7 @@
 
 import io
 import json
+import resource
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -48,6 +49,23 @@ def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
         writer.write(1, {"loss": float("nan"), "norm": jnp.inf, "ok": 1.0})
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": None, "norm": None, "ok": 1.0}
     assert events(tmp_path) == [(1, "ok", 1.0)]
+
+
+@pytest.mark.parametrize("size", [50, 200, 700])
+def test_a_full_disk_is_a_sentence_and_the_run_goes_on(tmp_path: Path, size: int) -> None:
+    """Whichever of its files is too large first: none may be larger than so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(UserError, match=rf"{tmp_path}/\S+ cannot be written: File too large; .* bytes are free there"):
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+            write_steps(tmp_path, None, range(1, 9))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    lines = (tmp_path / "metrics.jsonl").read_text().count("\n") if size > 50 else 0
+    write_steps(tmp_path, lines, range(lines + 1, 9))
+    (tmp_path / "whole").mkdir()
+    write_steps(tmp_path / "whole", None, range(1, 9))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
 
 
 def test_killed_and_resumed_writes_the_same_bytes_and_events(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from rlhf_jax.data import records
 from rlhf_jax.data.sources.rows import Row
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import room
 
 _HUB_NAME = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 _NUMBERED = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?(?P<suffix>(\.\w+)*)")
@@ -53,7 +54,7 @@ def _matching(folder: Path, pattern: str) -> list[Path]:
 
 def _download(path: str, patterns: Mapping[str, Sequence[str]], advice: str) -> Path:
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     name = _HUB_NAME.fullmatch(path)
     if name is None:
@@ -61,7 +62,8 @@ def _download(path: str, patterns: Mapping[str, Sequence[str]], advice: str) -> 
     wanted = [pattern for alternatives in patterns.values() for pattern in alternatives]
     chosen = {"repo_type": "dataset", "revision": name["revision"], "allow_patterns": wanted}
     try:
-        return Path(huggingface_hub.snapshot_download(name["name"], **chosen))
+        with room(Path(constants.HF_HUB_CACHE)):
+            return Path(huggingface_hub.snapshot_download(name["name"], **chosen))
     except (OSError, errors.HFValidationError) as error:
         raise UserError(
             f"The dataset {path} is not on this machine and the hub did not give it ({type(error).__name__}); "

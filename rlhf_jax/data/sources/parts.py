@@ -9,7 +9,7 @@ from rlhf_jax.config import content_of
 from rlhf_jax.data import shifts
 from rlhf_jax.data.records import Example, Preference
 from rlhf_jax.data.sources import table
-from rlhf_jax.data.sources.source import Drop, load
+from rlhf_jax.data.sources.source import Drop, Source, load
 from rlhf_jax.errors import UserError
 
 _RANGE = re.compile(r"(?P<split>.+?)(\[(?P<start>\d*):(?P<stop>\d*)\])?")
@@ -34,7 +34,7 @@ class Part:
     RENAMED: ClassVar[dict[str, str]] = {"place": "path"}
 
     source: str
-    path: str = content_of("data")
+    path: str = content_of("named data")
     splits: dict[str, str]
     columns: dict[str, str]
     shift: shifts.Shift | None
@@ -47,6 +47,24 @@ class Gathered:
 
     splits: dict[str, list[Example | Preference]]
     facts: dict[str, dict[str, Any]]
+
+
+def check(parts: Mapping[str, Part], wanted: Collection[str], kind: type[Example] | type[Preference]) -> None:
+    """Checks the settings of `gather`, whose arguments these are.
+
+    Raises:
+      UserError: a split that no part has, a dataset or shift that does not exist, or a part of another kind.
+    """
+    offered = list(dict.fromkeys(split for part in parts.values() for split in part.splits))
+    if unknown := [split for split in wanted if split not in offered]:
+        raise UserError(f"splits has the key {unknown[0]!r}, expected some of {', '.join(offered)}.")
+    for name, part in parts.items():
+        if part.shift is not None:
+            shifts.check(part.shift)
+        if ranges := _ranges(part, wanted):
+            source, _ = _source(part, ranges)
+            if source.kind is not kind:
+                raise UserError(f"sources.{name} holds {source.kind.__name__} records, expected {kind.__name__}.")
 
 
 def gather(
@@ -64,19 +82,14 @@ def gather(
       load_sentiment: loads the classifier of a shift.
 
     Raises:
-      UserError: a split that no part has or that comes out empty, a part of another kind or with one record in two
-        splits, or as `source.load` and `shifts.apply`.
+      UserError: as `check`, a split that comes out empty, a part with one record in two splits, or as `source.load` and
+        `shifts.apply`.
     """
-    offered = list(dict.fromkeys(split for part in parts.values() for split in part.splits))
-    if unknown := [split for split in wanted if split not in offered]:
-        raise UserError(f"splits has the key {unknown[0]!r}, expected some of {', '.join(offered)}.")
-    for part in parts.values():
-        if part.shift is not None:
-            shifts.check(part.shift)
+    check(parts, wanted, kind)
     gathered = Gathered({split: [] for split in wanted}, {})
     for name, part in parts.items():
         if not gathered.splits.keys().isdisjoint(part.splits):
-            _add(gathered, name, part, kind, load_sentiment)
+            _add(gathered, name, part, load_sentiment)
     if empty := [split for split, records in gathered.splits.items() if not records]:
         raise UserError(f"The split {empty[0]!r} has no records, expected some: it is cut to rows that there are not.")
     return gathered
@@ -86,14 +99,10 @@ def _add(
     gathered: Gathered,
     name: str,
     part: Part,
-    kind: type[Example] | type[Preference],
     load_sentiment: shifts.LoadSentiment,
 ) -> None:
-    ranges = {ours: _parse(theirs) for ours, theirs in part.splits.items() if ours in gathered.splits}
-    needed = {split if part.shift is None else shifts.needed(split): None for split, _ in ranges.values()}
-    source = table.source(part.source, part.columns, needed)
-    if source.kind is not kind:
-        raise UserError(f"sources.{name} holds {source.kind.__name__} records, expected {kind.__name__}.")
+    ranges = _ranges(part, gathered.splits)
+    source, needed = _source(part, ranges)
     loaded = load(source, name, part.path, needed, part.drop)
     splits = {split: list(rows.values()) for split, rows in loaded.rows.items()}
     if part.shift is not None:
@@ -120,6 +129,17 @@ def _add(
         "rows_left_out": len(loaded.left_out),
         "first_left_out": next(iter(loaded.left_out), ""),
     }
+
+
+def _ranges(part: Part, wanted: Collection[str]) -> dict[str, tuple[str, slice]]:
+    """By each wanted split of a part, the dataset's own and which of its records."""
+    return {ours: _parse(theirs) for ours, theirs in part.splits.items() if ours in wanted}
+
+
+def _source(part: Part, ranges: Mapping[str, tuple[str, slice]]) -> tuple[Source, dict[str, None]]:
+    """The dataset of a part, and those of its splits that are needed."""
+    needed = {split if part.shift is None else shifts.needed(split): None for split, _ in ranges.values()}
+    return table.source(part.source, part.columns, needed), needed
 
 
 def _parse(split: str) -> tuple[str, slice]:

@@ -1,5 +1,6 @@
 """A row of a dataset: a JSON object, or the same read from a table."""
 
+import re
 from typing import Any
 
 from rlhf_jax.errors import UserError
@@ -8,16 +9,21 @@ type Row = dict[str, Any]
 
 
 def value(row: Row, column: str) -> Any:
-    """Value of a row in a column. `a.b` is the field `b` of the column `a`.
+    """Value of a row in a column. `a.b` is the field `b` of the column `a`, and `a.0` or `a.-1` an entry of a list.
+
+    So `{messages.0.content}` and `{messages.-1.content}` are the first and the last message of a conversation.
 
     Raises:
       UserError: there is no such column.
     """
     found: Any = row
     for name in column.split("."):
-        if not isinstance(found, dict) or name not in found:
+        if isinstance(found, list) and re.fullmatch(r"-?\d+", name) and -len(found) <= int(name) < len(found):
+            found = found[int(name)]
+        elif isinstance(found, dict) and name in found:
+            found = found[name]
+        else:
             raise UserError(f"has no column {column!r}, found {', '.join(map(str, row))}")
-        found = found[name]
     return found
 
 

@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rlhf_jax import assets
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import whole
 from rlhf_jax.models.hf import layout
 from rlhf_jax.models.hf.families import FAMILIES, to_hugging_face
 from rlhf_jax.models.hf.sources import Source, open_source
@@ -191,16 +193,14 @@ def save_pretrained(
     Raises:
       UserError: another dtype.
     """
-    folder = Path(folder)
     config = to_hugging_face(model.architecture)
     tensors = to_hugging_face_tensors(model, params)
+    texts = {}
     if tokenizer is not None:
         special = _special_ids(tokenizer)
         config |= special
-        folder.mkdir(parents=True, exist_ok=True)
-        tokenizer.save_pretrained(folder)
-        _write(folder / "generation_config.json", {"_from_model_config": True, **special})
-    _write_model(folder, config, tensors, dtype, shard_bytes)
+        texts["generation_config.json"] = {"_from_model_config": True, **special}
+    _write_model(Path(folder), config, tensors, tokenizer, texts, dtype, shard_bytes)
 
 
 def save_reward_model(
@@ -231,7 +231,6 @@ def save_reward_model(
     Raises:
       UserError: another dtype, or a tokenizer whose ids have a hole.
     """
-    folder = Path(folder)
     tokenizer = copy.deepcopy(tokenizer)
     first_free = max(tokenizer.get_vocab().values()) + 1
     tokenizer.add_special_tokens({"pad_token": REWARD_PAD})
@@ -256,9 +255,7 @@ def save_reward_model(
         "reward_mean": mean,
         "reward_std": std,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(folder)
-    _write_model(folder, config, tensors, dtype, shard_bytes)
+    _write_model(Path(folder), config, tensors, tokenizer, {}, dtype, shard_bytes)
 
 
 def _special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
@@ -267,38 +264,40 @@ def _special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
 
 
 def _write_model(
-    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], dtype: str | None, shard_bytes: int
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    tokenizer: PreTrainedTokenizerFast | None,
+    texts: Mapping[str, Mapping[str, Any]],
+    dtype: str | None,
+    shard_bytes: int,
 ) -> None:
-    """Writes config.json, then the weights. Each file is complete or not there."""
+    """Writes a model's folder: the old one, none or the new one is there. Files that are no model's stay in it."""
     from huggingface_hub import split_state_dict_into_shards_factory
     from safetensors.numpy import save_file
 
     if dtype not in (None, *DTYPES):
         raise UserError(f"the dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
-    folder.mkdir(parents=True, exist_ok=True)
     stored = {name: jnp.dtype(dtype) if dtype else tensor.dtype for name, tensor in tensors.items()}
-    _write(folder / "config.json", {**config, "dtype": str(next(iter(stored.values())))})
     plan = split_state_dict_into_shards_factory(
         {name: tensors[name].size * stored[name].itemsize for name in tensors},
         get_storage_size=lambda size: size,
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=shard_bytes,
     )
-    for file, names in plan.filename_to_tensors.items():
-        shard = {name: np.ascontiguousarray(tensors[name], stored[name]) for name in names}
-        temporary = folder / f"{file}.partial"
-        save_file(shard, temporary, metadata={"format": "pt"})
-        os.replace(temporary, folder / file)
-    written = set(plan.filename_to_tensors)
+    texts = {"config.json": {**config, "dtype": str(next(iter(stored.values())))}, **texts}
     if plan.is_sharded:
-        _write(folder / INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})
-        written.add(INDEX)
-    for old in {folder / INDEX, *folder.glob("model*.safetensors")}:  # of another model, or in other shards
-        if old.name not in written:
-            old.unlink(missing_ok=True)
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f"{path.name}.partial")
-    temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    os.replace(temporary, path)
+        texts[INDEX] = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+    with whole(folder) as partial:
+        if folder.exists():
+            weights = shutil.ignore_patterns("model*.safetensors", INDEX)  # of another model, or in other shards
+            shutil.copytree(folder, partial, ignore=weights)
+        else:
+            partial.mkdir()
+        if tokenizer is not None:
+            tokenizer.save_pretrained(partial)
+        for name, content in texts.items():
+            (partial / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        for file, names in plan.filename_to_tensors.items():
+            shard = {name: np.ascontiguousarray(tensors[name], stored[name]) for name in names}
+            save_file(shard, partial / file, metadata={"format": "pt"})

@@ -39,3 +39,13 @@ def test_a_margin_is_a_number():
 def test_a_preference_without_a_winner_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
         columns.reader(PAIR)({"q": "?", "good": "a", "bad": "b"} | changes)
+
+
+def test_an_entry_of_a_list_has_a_number():
+    """The first and the last message of a conversation, from either end."""
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    read = columns.reader({"prompt": "{messages.0.content}", "response": "{messages.-1.content}"})
+    assert read(row) == {"prompt": "q", "response": "a"}
+    for column in ("messages.2.content", "messages.-3.content", "messages.x"):
+        with pytest.raises(UserError, match=f"has no column '{column}'"):
+            columns.reader({"prompt": f"{{{column}}}", "response": ""})(row)

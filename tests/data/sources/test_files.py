@@ -1,7 +1,6 @@
 import gzip
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 
 from rlhf_jax.data.sources import files
@@ -57,28 +56,6 @@ def test_the_first_pattern_that_fits_is_taken(tmp_path):
 def test_a_place_without_the_files_is_one_sentence(tmp_path, path, pattern, message):
     with pytest.raises(UserError, match=message):
         files.locate(path or str(tmp_path), {"test": (pattern,)}, "; ask Ann")
-
-
-def test_what_is_wanted_is_downloaded_and_a_hub_that_does_not_answer_is_one_sentence(tmp_path, monkeypatch):
-    asked = []
-
-    def download(name, **wanted):
-        asked.append((name, wanted))
-        if name == "ann/cup":
-            raise huggingface_hub.errors.LocalEntryNotFoundError("two\nlines")
-        return write(tmp_path / "train.jsonl", ROWS).parent
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    patterns = {"train": ("train.jsonl", "t/*.json")}
-    assert files.locate("ann/tea@refs/convert/parquet", patterns) == {"train": [tmp_path / "train.jsonl"]}
-    wanted = {"repo_type": "dataset", "revision": "refs/convert/parquet", "allow_patterns": ["train.jsonl", "t/*.json"]}
-    assert asked == [("ann/tea", wanted)]
-    with pytest.raises(UserError) as error:
-        files.locate("ann/cup", patterns, "; set path to ...")
-    assert str(error.value) == (
-        "The dataset ann/cup is not on this machine and the hub did not give it (LocalEntryNotFoundError); "
-        "missing: train.jsonl or t/*.json; set path to ...."
-    )
 
 
 def test_numbered_files_say_how_many_they_are():

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from safetensors.numpy import load_file, save_file
 
 from rlhf_jax.errors import UserError
@@ -94,6 +95,29 @@ def test_shards_are_read_by_their_index(saved, folder):
         index.write_text(broken)
         with pytest.raises(UserError, match="model.safetensors.index.json"):
             load_pretrained(str(folder))
+
+
+def test_a_folder_that_is_written_anew_never_holds_parts_of_two_models(saved, folder, monkeypatch):
+    """Not even when the process is killed between two shards. What is no model's stays."""
+    (folder / "README.md").write_text("mine")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    model, params = tiny.network(seed=1)
+    written = []
+
+    def save_one(tensors, path, metadata):
+        written.append(path.name)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        save_file(tensors, path, metadata)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(safetensors.numpy, "save_file", save_one)
+        save_pretrained(folder, model, params, shard_bytes=20_000)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    save_pretrained(folder, model, params, shard_bytes=20_000)
+    assert not (folder / "model.safetensors").exists() and (folder / "README.md").read_text() == "mine"
+    tiny.assert_same(load_pretrained(str(folder))[1], params)
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
 def test_what_carries_no_information_may_be_there(saved, folder):
