@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rlhf_jax.data.tokenizer import train_tokenizer
 from tests import tiny
 
 PAGE = (Path(__file__).parents[1] / "docs" / "your_task.md").read_text()
@@ -47,9 +48,11 @@ def test_its_data_are_prepared_and_every_setting_is_checked(folder: Path) -> Non
 
 @pytest.mark.soak
 def test_it_ends_in_a_report(folder: Path) -> None:
-    """On a small random model, with few steps."""
+    """On a small random model that writes the rows' words, with few steps."""
     model = tiny.write_model(folder / "model")
+    train_tokenizer((folder / "tickets.jsonl").read_text().splitlines(), tiny.VOCABULARY).save_pretrained(model)
     small = ["--config.stages.sft.steps=4", "--config.stages.reward.steps=4", "--config.stages.ppo.num_rollouts=2"]
+    small.append("--config.stages.reward.response_buckets=(96,)")  # random tokens are read as more
     trained = [f"--config.stages.{stage}.model={model}" for stage in ("sft", "reward", "ppo")]
     sampled = [
         f"--config.stages.{stage}.sampling.model={model}" for stage in ("sample_pairs", "sample_sft", "sample_ppo")

@@ -10,8 +10,8 @@ import re
 from rlhf_jax.errors import UserError
 
 TAIL = "\nTL;DR:"
-# The names of text fields: of documentation, of a Reddit post, and of a news article, which has no header.
-_FIELD = re.compile(r"\nTEXT: |\nPOST: |\AARTICLE: ")
+# The names of text fields: of any text, of a Reddit post, and of a news article, which has no header.
+_FIELD = re.compile(r"(?:\A|\n)(?:TEXT|POST): |\AARTICLE: ")
 
 
 def docstring_prompt(package: str, name: str, text: str) -> str:

@@ -27,7 +27,7 @@ def test_the_text_field_comes_back(make, expected, text):
 
 @pytest.mark.parametrize(
     "prompt",
-    ["", "TEXT: a\nTL;DR:", "A: b\nTEXT: c", "A: b\nTL;DR:", "A: b\nTEXT: c\nTL;DR: d", "A: b\nARTICLE: c\nTL;DR:"],
+    ["", "A: b\nTEXT: c", "A: b\nTL;DR:", "A: b\nTEXT: c\nTL;DR: d", "A: b\nARTICLE: c\nTL;DR:"],
 )
 def test_a_prompt_without_the_field_is_refused(prompt):
     with pytest.raises(UserError, match="has no text field"):
