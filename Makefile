@@ -21,7 +21,7 @@ tiny: setup ## the same pipeline on a tiny random model, about a minute
 	$(STUDY) --config=configs/tiny.py --workdir=runs/tiny
 
 test: setup ## the tests
-	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTHON) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 soak: setup ## the long tests: studies killed, started twice, on full disks, on two hosts and on every mesh
 	$(PYTHON) -m pytest -m soak

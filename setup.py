@@ -57,6 +57,7 @@ EXTRAS = {
         "pytest>=9.2,<10",
         "pytest-xdist>=3.8,<4",
         "ruff>=0.17.6,<0.18",
+        "setuptools>=77",  # builds the wheel that is tested
         "wandb>=0.31,<1",  # its writer is tested, not skipped
     ],
 }
@@ -66,14 +67,31 @@ setup(
     version=VERSION,
     description="The whole RLHF study in JAX: SFT, reward model, PPO and best-of-N, and what they do to "
     "generalisation and diversity",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    keywords="rlhf jax flax tpu ppo best-of-n reward-model diversity generalisation language-models",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     license="Apache-2.0",
     license_files=["LICENSE"],
+    # `rlhf_jax/configs` is a link to `configs`, so that experiments are imported by one name in a clone and installed.
     packages=find_packages(include=["rlhf_jax", "rlhf_jax.*"]),
     package_data={
+        "rlhf_jax": ["py.typed"],
         "rlhf_jax.data": ["seed_tasks/*"],
         "rlhf_jax.judges": ["prompts/*.txt"],
         "rlhf_jax.report": ["*.j2"],
     },
+    entry_points={"console_scripts": ["rlhf-jax = rlhf_jax.main:command"]},
     python_requires=">=3.12",
     install_requires=INSTALL,
     extras_require=EXTRAS,

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from configs import prepare as prepare_configs
-from configs import sft as sft_config
 from rlhf_jax.config import parse, to_dict
+from rlhf_jax.configs import prepare as prepare_configs
+from rlhf_jax.configs import sft as sft_config
 from rlhf_jax.data import records, tokenise
 from rlhf_jax.data.batches import Batches, Buckets, Encoding
 from rlhf_jax.data.loading import Loading, load_splits, read_ahead

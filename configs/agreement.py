@@ -9,7 +9,7 @@ study compared 500 pairs, shuffled with seed 13.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from rlhf_jax.configs import common
 
 
 def get_config(data: str = "data/preferences.jsonl") -> ConfigDict:

@@ -11,7 +11,7 @@ Send annotation_page.html to your annotators and keep key.jsonl. Then judge and 
 
 from ml_collections import ConfigDict
 
-from configs import common
+from rlhf_jax.configs import common
 
 
 def get_config(argument: str = "runs/quickstart") -> ConfigDict:

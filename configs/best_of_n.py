@@ -8,8 +8,8 @@ the study's. SFT and PPO are sampled at 1, so part of best-of-n's lead is the te
 
 from ml_collections import ConfigDict
 
-from configs import common
-from configs.generate import sampling
+from rlhf_jax.configs import common
+from rlhf_jax.configs.generate import sampling
 
 
 def get_config(study: str = "runs/quickstart") -> ConfigDict:

@@ -11,7 +11,7 @@ PPO's do. Not run.
 
 from ml_collections import ConfigDict
 
-from configs import best_of_n, rows
+from rlhf_jax.configs import best_of_n, rows
 
 
 def stage(folder: str, preset: str, seed) -> ConfigDict:

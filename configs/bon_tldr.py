@@ -10,7 +10,7 @@ Expected by the study: it wins more often than PPO, in and out of distribution, 
 
 from ml_collections import ConfigDict
 
-from configs import best_of_n, rows
+from rlhf_jax.configs import best_of_n, rows
 
 
 def stage(folder: str, preset: str, seed) -> ConfigDict:

@@ -118,5 +118,6 @@ def llm(prompt: str, seed) -> ConfigDict:
             "cache": "",
             "endpoint": endpoint(temperature=0.0, max_tokens=100),
             "spending": {"prompt_price": 0.0, "answer_price": 0.0, "limit": 10.0},
+            "max_unparsable": 0.1,
         }
     )

@@ -18,9 +18,9 @@ from the test in distribution to AlpacaEval. On Sequential Instructions PPO is f
 
 from ml_collections import ConfigDict
 
-from configs import common, judge_llm, rows
-from configs import evaluate as evaluate_config
-from configs import report as report_config
+from rlhf_jax.configs import common, judge_llm, rows
+from rlhf_jax.configs import evaluate as evaluate_config
+from rlhf_jax.configs import report as report_config
 
 
 def judge(folder: str, seed, how: str) -> ConfigDict:

@@ -23,10 +23,10 @@ OPT-6.7B, per input (Table 11): EAD 0.07 and 0.79, Sentence-BERT 0.06 and 0.45. 
 
 from ml_collections import ConfigDict
 
-from configs import common, judge_llm, rows
-from configs import evaluate as evaluate_config
-from configs import judge as judge_config
-from configs import report as report_config
+from rlhf_jax.configs import common, judge_llm, rows
+from rlhf_jax.configs import evaluate as evaluate_config
+from rlhf_jax.configs import judge as judge_config
+from rlhf_jax.configs import report as report_config
 
 ENCODER = "sentence-transformers/bert-large-nli-stsb-mean-tokens"  # the study's
 WORDS = 40  # ours: what 48 tokens hold, so that the simulated scorer takes nothing off for length

@@ -8,7 +8,7 @@ temperature 1, from the whole vocabulary, are the study's setting for diversity.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from rlhf_jax.configs import common
 
 
 def get_config(study: str = "runs/quickstart") -> ConfigDict:

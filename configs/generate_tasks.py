@@ -13,7 +13,7 @@ them only `requests` is a limit. No run of this with a real model has been made 
 
 from ml_collections import ConfigDict
 
-from configs import common
+from rlhf_jax.configs import common
 
 TASKS = {"alpaca_farm_id_test": 1030, "sequential_instructions": 533}
 

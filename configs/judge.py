@@ -7,7 +7,7 @@ The argument is the folder of a study whose samples are there.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from rlhf_jax.configs import common
 
 
 def get_config(study: str = "runs/quickstart") -> ConfigDict:

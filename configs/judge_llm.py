@@ -10,7 +10,7 @@ there is no limit. `--config.llm.prompt` chooses another prompt: tldr, cnn_daily
 
 from ml_collections import ConfigDict
 
-from configs import common
+from rlhf_jax.configs import common
 
 
 def get_config(study: str = "runs/quickstart") -> ConfigDict:

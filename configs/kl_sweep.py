@@ -14,8 +14,8 @@ Not run. `configs/sweeps/kl.py` is the same question on documentation, for a lap
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
-from configs import common, evaluate_tldr, ppo_tldr, rows
-from configs import report as report_config
+from rlhf_jax.configs import common, evaluate_tldr, ppo_tldr, rows
+from rlhf_jax.configs import report as report_config
 
 COEFFICIENTS = (0.01, 0.025, 0.05, 0.1, 0.2)
 

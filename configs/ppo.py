@@ -13,7 +13,7 @@ Watch `kl_k1` and `score` together: a score that stands still while the KL grows
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
-from configs import common
+from rlhf_jax.configs import common
 
 
 def get_config(study: str = "runs/quickstart") -> ConfigDict:

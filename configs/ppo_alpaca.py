@@ -17,7 +17,7 @@ much better than SFT on Sequential Instructions. Not run.
 
 from ml_collections import ConfigDict
 
-from configs import rows
+from rlhf_jax.configs import rows
 
 
 def stage(folder: str, preset: str, seed) -> ConfigDict:

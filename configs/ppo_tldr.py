@@ -16,7 +16,7 @@ of the samples of one prompt (Fig. 5). Not run.
 
 from ml_collections import ConfigDict
 
-from configs import rows
+from rlhf_jax.configs import rows
 
 
 def stage(folder: str, preset: str, seed) -> ConfigDict:

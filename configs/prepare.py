@@ -15,7 +15,7 @@ Datasets are tokenised too, for SmolLM2. For another model it is `--config.token
 
 from ml_collections import ConfigDict
 
-from configs import common
+from rlhf_jax.configs import common
 
 OWN = {"train": "train", "validation": "validation", "id_test": "test"}
 REST = {name: name for name in ("ood_validation", "ood_test", "full_validation", "full_test")}

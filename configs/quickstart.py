@@ -23,7 +23,7 @@ outputs end.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
-from configs import (
+from rlhf_jax.configs import (
     best_of_n,
     common,
     evaluate,

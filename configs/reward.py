@@ -9,7 +9,7 @@ tenth of them mislabelled, it stays near 60 % on held-out pairs (docs/results.md
 
 from ml_collections import ConfigDict
 
-from configs import common
+from rlhf_jax.configs import common
 
 
 def get_config(study: str = "runs/quickstart") -> ConfigDict:

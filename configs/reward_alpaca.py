@@ -13,7 +13,7 @@ reward models the study used, of human or of simulated preferences, was not foun
 
 from ml_collections import ConfigDict
 
-from configs import common, reward, rows
+from rlhf_jax.configs import common, reward, rows
 
 
 def stage(folder: str, preset: str, seed) -> ConfigDict:

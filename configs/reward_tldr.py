@@ -15,7 +15,7 @@ The study's LLaMA-7B: 75.8 % of the pairs right on TL;DR, 71.6 % on CNN/DailyMai
 
 from ml_collections import ConfigDict
 
-from configs import common, reward, rows
+from rlhf_jax.configs import common, reward, rows
 
 
 def stage(folder: str, preset: str, seed) -> ConfigDict:

@@ -8,7 +8,7 @@ draws larger pools first.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from rlhf_jax.configs import common
 
 
 def get_config(study: str = "runs/quickstart") -> ConfigDict:

@@ -10,7 +10,7 @@ diversity of best-of-16, by simulated sets.
 
 from ml_collections import ConfigDict
 
-from configs import common, evaluate, generate, quickstart, reward_vs_kl
+from rlhf_jax.configs import common, evaluate, generate, quickstart, reward_vs_kl
 
 PROMPTS = {"id_test": 48, "ood_test": 48}
 

@@ -6,9 +6,9 @@
 
 from ml_collections import ConfigDict
 
-from configs import common
-from configs import generate as generate_config
-from configs import ppo as ppo_config
+from rlhf_jax.configs import common
+from rlhf_jax.configs import generate as generate_config
+from rlhf_jax.configs import ppo as ppo_config
 
 TINY = "tiny"
 

@@ -18,7 +18,7 @@ strict for these summaries (docs/results.md). Set `free_words` to 40 in `prefere
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
-from configs import common, prepare, quickstart, report, reward
+from rlhf_jax.configs import common, prepare, quickstart, report, reward
 
 TITLE = "RLHF on abstracts of papers: SmolLM2-135M, simulated judge"
 PROMPT, RESPONSE = 256, 48  # tokens: two of three abstracts are whole, and nearly all of their summaries

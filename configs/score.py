@@ -9,7 +9,7 @@ the one that the policy was trained against. It agrees with itself up to roundin
 
 from ml_collections import ConfigDict
 
-from configs import common
+from rlhf_jax.configs import common
 
 
 def get_config(study: str = "runs/quickstart") -> ConfigDict:

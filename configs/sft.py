@@ -8,7 +8,7 @@ App. E) where a comment names no reason of our own. `sft_tldr.py` and `sft_alpac
 
 from ml_collections import ConfigDict
 
-from configs import common
+from rlhf_jax.configs import common
 
 
 def get_config(study: str = "runs/quickstart") -> ConfigDict:

@@ -13,7 +13,7 @@ The study retrained none of this: it took AlpacaFarm's released LLaMA-7B models.
 
 from ml_collections import ConfigDict
 
-from configs import common, rows, sft
+from rlhf_jax.configs import common, rows, sft
 
 
 def stage(folder: str, preset: str, seed) -> ConfigDict:

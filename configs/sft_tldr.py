@@ -14,7 +14,7 @@ gives no figure for this stage alone. Not run.
 
 from ml_collections import ConfigDict
 
-from configs import common, rows, sft
+from rlhf_jax.configs import common, rows, sft
 
 
 def stage(folder: str, preset: str, seed) -> ConfigDict:

@@ -9,7 +9,7 @@ nothing.
 
 from ml_collections import ConfigDict
 
-from configs import common, tiny
+from rlhf_jax.configs import common, tiny
 
 TITLE = "The small study: a random model and a judge that wants few words"
 

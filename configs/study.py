@@ -29,7 +29,7 @@ Run whole: `tldr,tiny`, with a judge that answers by rule, and `alpaca,tiny,offl
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
-from configs import (
+from rlhf_jax.configs import (
     bon_alpaca,
     bon_tldr,
     common,

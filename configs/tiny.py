@@ -11,7 +11,7 @@ read from a few modules of the standard library. The gold scorer is lexical and 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
-from configs import common, initialize, prepare, quickstart, report
+from rlhf_jax.configs import common, initialize, prepare, quickstart, report
 
 MODEL = "{workdir}/initialize/model"
 TITLE = "The tiny study: random weights, for tests"

@@ -12,15 +12,49 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, get_type_hints
 
 from ml_collections import ConfigDict
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from rlhf_jax.errors import UserError
 
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+def _in_float32(value: float) -> float:
+    if value and not 1e-30 <= abs(value) <= 1e30:  # NaN is not either
+        raise ValueError("0 or a size from 1e-30 to 1e30, which float32 holds with room to compute")
+    return value
+
+
+def _ascending(lengths: tuple[int, ...]) -> tuple[int, ...]:
+    if not lengths or list(lengths) != sorted(set(lengths)):
+        raise ValueError("one or more lengths in ascending order")
+    return lengths
+
+
+def _not_empty[C: (tuple, dict)](values: C) -> C:
+    if not values:
+        raise ValueError("one or more")
+    return values
+
+
+def _finite(parameters: dict[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(parameters, allow_nan=False)
+    except ValueError:
+        raise ValueError("finite numbers alone") from None
+    return parameters
+
+
+# The domains of numbers. tests/test_configs.py refuses a number in a stage's config that has none.
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # JAX drops the bits above
+Positive = Annotated[float, Field(gt=0), AfterValidator(_in_float32)]
+NonNegative = Annotated[float, Field(ge=0), AfterValidator(_in_float32)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+FractionBelowOne = Annotated[float, Field(ge=0, le=1 - 2**-24)]  # nothing above is below 1 in float32
+Seconds = Annotated[float, Field(ge=0, le=1e9)]  # clocks of the operating system end there
+Lengths = Annotated[tuple[Count, ...], AfterValidator(_ascending)]
+Parameters = Annotated[dict[str, Any], AfterValidator(_finite)]  # of free choice, for a server to check
+NOT_EMPTY = AfterValidator(_not_empty)
 Content = Literal["data", "named data", "model", "encoder", "run"]
 
 
@@ -69,6 +103,18 @@ def parse[T](cls: type[T], mapping: Mapping[str, Any] | ConfigDict, where: str =
         raise UserError(f"{where} holds a value that JSON cannot hold: {error}") from None
 
 
+def require(domain: Any, value: Any, name: str) -> Any:
+    """An argument of a Python call as a number of a domain, `Count` and the like.
+
+    Raises:
+      UserError: it is none.
+    """
+    try:
+        return TypeAdapter(domain).validate_python(value)
+    except ValidationError as error:
+        raise UserError(f"{name} is {value!r}, expected {_expected(error.errors()[0])}") from None
+
+
 def to_dict(config: Any) -> Any:
     """Dataclasses, `ConfigDict`s and mappings as plain dicts, tuples as lists: what `json` writes and reads back."""
     if dataclasses.is_dataclass(config):
@@ -106,8 +152,11 @@ def _sentence(cls: type, value: Any, error: Mapping[str, Any], where: str) -> st
         where, value = f"{where}.{key}", value[key]
     elif isinstance(value, list) and isinstance(key, int) and key < len(value):
         where, value = f"{where}[{key}]", value[key]
-    expected = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{where} is {value!r} ({type(value).__name__}), expected {expected}"
+    return f"{where} is {value!r} ({type(value).__name__}), expected {_expected(error)}"
+
+
+def _expected(error: Mapping[str, Any]) -> str:
+    return error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
 
 
 def _class_of(cls: Any, name: Any) -> Any:

@@ -1,20 +1,23 @@
 """The command line: one stage of a study, or a pipeline of them.
 
-    python -m rlhf_jax.main --config=configs/NAME.py[:ARG] --workdir=DIR [--hosts=N] [--config.key=value ...]
+    rlhf-jax --config=EXPERIMENT[:ARG] --workdir=DIR [--hosts=N] [--config.key=value ...]
 
---config is the experiment and --config.key=value sets one of its keys. --workdir is the run's folder, and the same
-command again resumes the run. --hosts is how many processes, by default one, run this command as one run
-(rlhf_jax/parallel/hosts.py).
+--config is the experiment: the path of a config file, or the name of one that is shipped (`--help` lists them).
+--config.key=value sets one of its keys. --workdir is the run's folder, and the same command again resumes the run.
+--hosts is how many processes, by default one, run this command as one run (rlhf_jax/parallel/hosts.py).
+`python -m rlhf_jax.main` is the same command.
 
 Exit status: 0 done, 1 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM, 134 another process is gone.
 """
 
+import ast
 import contextlib
 import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +30,14 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.parallel import hosts
 from rlhf_jax.stages.runner import STAGES, run_stage
 
+PACKAGE = Path(__file__).parent
+SHIPPED = PACKAGE / "configs"
+
 
 def main(arguments: list[str]) -> int:
     """Runs what the command line `arguments` (the program's name first) ask for. Returns the exit status."""
     if "--help" in arguments:
-        print(__doc__)
+        print(usage())
         return 0
     try:
         config, workdir, processes = read_flags(arguments)
@@ -53,6 +59,30 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def command() -> None:
+    """The console command `rlhf-jax`."""
+    sys.exit(main(sys.argv))
+
+
+def usage() -> str:
+    """What `--help` prints: how to call the program, the stages, and the experiments that are shipped."""
+
+    def listed(folder: Path, names: Iterable[str]) -> str:
+        texts = {name: (folder / f"{name}.py").read_text(encoding="utf-8") for name in names}
+        docs = {name: ast.get_docstring(ast.parse(text)).splitlines()[0] for name, text in texts.items()}
+        return "\n".join(f"  {name:<22}{re.sub(r'^.*tage `.*`: ', '', doc)}" for name, doc in docs.items())
+
+    stages, experiments = listed(PACKAGE / "stages", STAGES), listed(SHIPPED, shipped())
+    return f"{__doc__}\nStages:\n\n{stages}\n\nExperiments, for --config=NAME:\n\n{experiments}"
+
+
+def shipped() -> list[str]:
+    """Names of the experiments that come with the package, as `--config` takes them ("quickstart", "paper/ppo")."""
+    files = sorted([*SHIPPED.glob("*.py"), *SHIPPED.glob("paper/*.py")])
+    named = [path for path in files if "def get_config(" in path.read_text(encoding="utf-8")]
+    return [path.relative_to(SHIPPED).with_suffix("").as_posix() for path in named]
+
+
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """Hides everything that is printed, but not errors. Errors are."""
@@ -67,6 +97,7 @@ def read_flags(arguments: list[str]) -> tuple[dict[str, Any], Path, int]:
       UserError: a flag or key that does not exist, a value of the wrong type, no such config file, or a flag missing.
         An error inside the config file is left to its traceback.
     """
+    arguments = _with_files(arguments)
     overrides = [argument for argument in arguments if re.match(r"--?(no)?config\.", argument)]
     config, *_ = _parse([argument for argument in arguments if argument not in overrides], positional=True)
     for override in overrides:
@@ -87,6 +118,18 @@ def prepare_process(stage: str | None) -> None:
     flags.FLAGS.mark_as_parsed()  # Grain's processes ask for flags of its own, which keep their defaults
 
 
+def _with_files(arguments: list[str]) -> list[str]:
+    """`arguments` with the file of a shipped experiment where `--config` has its name. A file of that name wins."""
+
+    def located(value: str) -> str:
+        name, *argument = value.split(":", 1)
+        file = SHIPPED / f"{name}.py"
+        return value if Path(name).is_file() or name not in shipped() else ":".join([str(file), *argument])
+
+    found = [re.sub(r"(?<=^--config=).+", lambda match: located(match[0]), word) for word in arguments]
+    return [located(word) if before == "--config" else word for before, word in pairwise(["", *found])]
+
+
 def _parse(arguments: list[str], positional: bool = False) -> tuple[ConfigDict, Path, int]:
     values = flags.FlagValues()
     config = config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=arguments)
@@ -98,12 +141,13 @@ def _parse(arguments: list[str], positional: bool = False) -> tuple[ConfigDict, 
         raise UserError(" ".join(str(error).split())) from error
     for flag in (config, workdir):
         if not values[flag.name].present:
-            raise UserError(f"--{flag.name} is missing: python -m rlhf_jax.main --config=configs/NAME.py --workdir=DIR")
+            raise UserError(f"--{flag.name} is missing: rlhf-jax --config=EXPERIMENT --workdir=DIR")
     if rest and not positional:
         raise UserError(f"unexpected argument {rest[0]!r}; expected --config, --workdir, --hosts or --config.key=value")
     path = Path(config_flags.get_config_filename(values["config"]).partition(":")[0])
     if not path.is_file():
-        raise UserError(f"--config names {path}, which is no file; expected configs/NAME.py or configs/NAME.py:ARG")
+        near = suggest(path.with_suffix("").as_posix().removeprefix("configs/"), shipped())
+        raise UserError(f"--config names {path}, which is neither a file nor a shipped experiment; {near}")
     if "://" in workdir.value:
         raise UserError(f"--workdir is {workdir.value}, expected a folder; mount the bucket to have one (docs/tpu.md)")
     return config.value, Path(workdir.value), processes.value

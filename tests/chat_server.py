@@ -1,4 +1,7 @@
-"""A chat completions API on this machine that misbehaves on purpose, and counts what it answers."""
+"""A chat completions API on this machine that misbehaves on purpose, and counts what it answers.
+
+A trouble is a status with an error's code behind it, a word of `TROUBLES`, or a status and the body itself.
+"""
 
 import email.utils
 import json
@@ -31,6 +34,7 @@ TROUBLES = ("429", "429 seconds", "500", "503", "no answer", "cut body", "cut co
 PROMPT_TOKENS, ANSWER_TOKENS = 100, 10
 
 type Messages = list[dict[str, str]]
+type Trouble = str | tuple[int, object] | None
 
 
 class ChatServer(ThreadingHTTPServer):
@@ -46,7 +50,7 @@ class ChatServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, answer: Callable[[Messages], str], trouble: Callable[[Messages, int], str | None]) -> None:
+    def __init__(self, answer: Callable[[Messages], str], trouble: Callable[[Messages, int], Trouble]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answer, self.trouble = answer, trouble
         self.attempts: Counter[str] = Counter()
@@ -84,20 +88,14 @@ class _Handler(BaseHTTPRequestHandler):
         trouble = server.trouble(body["messages"], attempt) if self.path == "/v1/chat/completions" else "404"
         if trouble is not None:
             return self._misbehave(trouble)
-        choice = {"index": 0, "message": {"role": "assistant", "content": server.answer(body["messages"])}}
-        completion = {
-            "id": "1",
-            "object": "chat.completion",
-            "model": "m",
-            "choices": [choice | {"finish_reason": "stop"}],
-        }
-        if server.usage:
-            completion["usage"] = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": ANSWER_TOKENS}
+        body = completion({"role": "assistant", "content": server.answer(body["messages"])}, usage=server.usage)
         with server.lock:
             server.answered[question] += 1
-        self._send(200, json.dumps(completion))
+        self._send(200, json.dumps(body))
 
-    def _misbehave(self, trouble: str) -> None:
+    def _misbehave(self, trouble: Trouble) -> None:
+        if isinstance(trouble, tuple):
+            return self._send(trouble[0], json.dumps(trouble[1]))
         code, _, rest = trouble.partition(" ")
         if trouble == "no answer":
             self.server.closing.wait(60)
@@ -137,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serving(
     answer: Callable[[Messages], str] | None = None,
-    trouble: Callable[[Messages, int], str | None] = lambda messages, attempt: None,
+    trouble: Callable[[Messages, int], Trouble] = lambda messages, attempt: None,
 ) -> Iterator[ChatServer]:
     """A server in a thread, and the key that its client needs in the environment."""
     server = ChatServer(answer or prefers_longer, trouble)
@@ -155,6 +153,12 @@ def serving(
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def completion(message: object, finish: str | None = "stop", usage: bool = True, **choice: object) -> dict:
+    """A completion whose message is anything at all."""
+    tokens = {"usage": {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": ANSWER_TOKENS}} if usage else {}
+    return {"choices": [{"index": 0, "message": message, "finish_reason": finish, **choice}], **tokens}
 
 
 def endpoint_config(server: ChatServer, **changes) -> EndpointConfig:

@@ -42,6 +42,11 @@ install_import_hook([f"rlhf_jax.{name}" for name in CHECKED], "beartype.beartype
 LONG = ("tests/test_study.py", "tests/models/test_split.py", "tests/models/test_scan.py", "tests/stages/test_ppo.py")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: some wait for processes that they started. Each takes 1.5 GB."""
+    return min(os.cpu_count() or 1, 4) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take long come first. The order within a file stays."""
     assert all(Path(__file__).parents[1].joinpath(name).is_file() for name in LONG)

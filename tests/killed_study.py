@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import annotation_page, common, export, tiny
+from rlhf_jax.configs import annotation_page, common, export, tiny
 
 
 def get_config() -> ConfigDict:

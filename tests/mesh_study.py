@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import common, tiny
+from rlhf_jax.configs import common, tiny
 
 STAGES = ("prepare", "initialize", "sft", "sample_pairs", "preferences", "reward", "ppo", "best_of_n")
 

@@ -1,17 +1,21 @@
 """Every config in configs/ is complete and fits its stage, so that any of its keys can be set on the command line."""
 
 import copy
+import dataclasses
 import functools
+import importlib
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
-from configs import rows, study
 from rlhf_jax.config import to_dict
+from rlhf_jax.configs import rows, study
 from rlhf_jax.errors import UserError
-from rlhf_jax.stages.runner import check, resolve
+from rlhf_jax.stages.runner import STAGES, check, resolve
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(
@@ -118,3 +122,78 @@ def find(config: dict, key: str):
             yield from find(value, key)
         elif name == key:
             yield value
+
+
+def numbers(hint: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """The type of every number inside a type, by the path of fields that leads to it. `Any` counts as a number."""
+    base = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    if base in (int, float, Any):
+        yield where, hint
+    elif dataclasses.is_dataclass(base):
+        for name, field in get_type_hints(base, include_extras=True).items():
+            if get_origin(field) is not ClassVar:
+                yield from numbers(field, f"{where}.{name}")
+    else:
+        for inner in get_args(base):
+            yield from numbers(inner, where)
+
+
+NUMBERS = {
+    path: hint
+    for stage in STAGES
+    for path, hint in numbers(importlib.import_module(f"rlhf_jax.stages.{stage}").Config, stage)
+}
+# Checked elsewhere: by the server that they are for, and as the config of a stage of their own.
+FREE = (".endpoint.parameters", "pipeline.stages")
+
+
+def test_every_number_of_every_stage_declares_its_domain():
+    """No domain is the whole line: all refuse what is not a number, and what is too large or too small to compute."""
+    assert len(NUMBERS) > 150 and NUMBERS["sft.optimizer.clip_norm"]
+    free = []
+    for path, hint in NUMBERS.items():
+        if hint is Any:
+            free.append(path)
+            continue
+        for text in ("NaN", "Infinity", "-Infinity", f"{10**40}", f"-{10**40}", "1e40", "-1e40", "-2", "true"):
+            with pytest.raises(ValidationError):
+                pytest.fail(f"{path} may be {TypeAdapter(hint).validate_json(text, strict=True)}")
+    assert all(path.endswith(FREE) for path in free)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("sft", {"optimizer.clip_norm": -1.0}, "config.optimizer.clip_norm is -1.0 .*greater than or equal to 0"),
+        ("sft", {"optimizer.learning_rate": -1e-3}, "config.optimizer.learning_rate is -0.001 "),
+        ("sft", {"optimizer.beta2": 1.0}, "config.optimizer.beta2 is 1.0 .*less than or equal to 0.99999"),
+        ("sft", {"optimizer.epsilon": 1e-60}, "config.optimizer.epsilon is 1e-60 .*expected 0 or a size from 1e-30"),
+        ("sft", {"seed": -1}, "config.seed is -1 "),
+        ("sft", {"seed": 2**32}, "config.seed is 4294967296 "),
+        (
+            "sft",
+            {"prompt_buckets": ()},
+            r"config.prompt_buckets is \[\] .*one or more lengths in ascending order",
+        ),
+        ("reward", {"response_buckets": (64, 32)}, r"config.response_buckets is \[64, 32\] .*ascending order"),
+        ("reward", {"prompt_buckets": (64, 64)}, r"config.prompt_buckets is \[64, 64\] .*ascending order"),
+        ("reward", {"prompt_buckets": (0, 64)}, r"config.prompt_buckets\[0\] is 0 "),
+        ("ppo", {"algorithm.missing_eos_penalty": -1.0}, "config.algorithm.missing_eos_penalty is -1.0 "),
+        ("ppo", {"algorithm.temperature": float("nan")}, "config.algorithm.temperature is nan "),
+        ("ppo", {"mesh.data": -2}, "config.mesh.data is -2 "),
+        ("generate", {"sampling.prompts": {}}, r"config.sampling.prompts is {} \(dict\), expected one or more"),
+        ("generate", {"sampling.prompts": {"id_test": -1}}, "config.sampling.prompts.id_test is -1 "),
+        ("preferences", {"gold.length_penalty": -0.1}, "config.gold.length_penalty is -0.1 "),
+        ("preferences", {"noise": 1.01}, "config.noise is 1.01 "),
+        ("judge_llm", {"llm.endpoint.timeout": 0.0}, "config.llm.endpoint.timeout is 0.0 "),
+        ("judge_llm", {"llm.endpoint.parameters": {"temperature": float("inf")}}, "parameters is .*finite numbers"),
+        ("report", {"runs": ()}, r"config.runs is \[\] .*expected one or more"),
+    ],
+)
+def test_a_number_outside_its_domain_is_named(name, changes, message):
+    _, config = load(name, None)
+    for path, value in changes.items():
+        *above, key = path.split(".")
+        functools.reduce(dict.__getitem__, above, config)[key] = value
+    with pytest.raises(UserError, match=message):
+        resolve(config)

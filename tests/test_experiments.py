@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import rows
+from rlhf_jax.configs import rows
 from tests import study_files
 from tests.chat_server import serving
 

@@ -142,6 +142,7 @@ def begins_late(lines: Iterable[str]) -> bool:
     return bool(steps) and steps[0] > 1
 
 
+@pytest.mark.soak
 def test_a_study_that_was_killed_ends_like_one_that_was_not(study, tmp_path):
     """Invariant 13: the real process, SIGKILL at two moments, the same command until it ends. In another folder.
 

@@ -9,8 +9,8 @@ released code also draws from the 50 likeliest tokens alone (docs/method.md, M11
 
 from ml_collections import ConfigDict
 
-from configs import bon_tldr, common
-from configs.paper.common import ROW, in_float32
+from rlhf_jax.configs import bon_tldr, common
+from rlhf_jax.configs.paper.common import ROW, in_float32
 
 
 def get_config(variant: str = "paper") -> ConfigDict:

@@ -15,8 +15,8 @@ this size. On eight v5e chips it fits in bfloat16 (docs/performance.md):
 
 from ml_collections import ConfigDict
 
-from configs import common, ppo_tldr
-from configs.paper.common import ROW, in_float32
+from rlhf_jax.configs import common, ppo_tldr
+from rlhf_jax.configs.paper.common import ROW, in_float32
 
 
 def get_config(variant: str = "table") -> ConfigDict:

@@ -11,8 +11,8 @@ has the command that prepares both). It has not been run at this size.
 
 from ml_collections import ConfigDict
 
-from configs import common, reward_tldr
-from configs.paper.common import ROW, in_float32
+from rlhf_jax.configs import common, reward_tldr
+from rlhf_jax.configs.paper.common import ROW, in_float32
 
 
 def get_config(variant: str = "table") -> ConfigDict:

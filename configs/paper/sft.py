@@ -11,8 +11,8 @@ so both are linear here. `configs/paper/common.py` has the command for the data.
 
 from ml_collections import ConfigDict
 
-from configs import common, sft_tldr
-from configs.paper.common import ROW, in_float32
+from rlhf_jax.configs import common, sft_tldr
+from rlhf_jax.configs.paper.common import ROW, in_float32
 
 
 def get_config(variant: str = "table") -> ConfigDict:

@@ -10,7 +10,7 @@ The rates are LLaMA-7B's: those for OPT were not found. Not run.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from rlhf_jax.configs import common
 
 SIZES = ("opt125m", "opt350m", "opt1_3b", "opt2_7b", "opt6_7b")
 

@@ -13,7 +13,7 @@ larger. Not run.
 
 from ml_collections import ConfigDict
 
-from configs import study
+from rlhf_jax.configs import study
 
 
 def get_config(row: str = "opt6_7b") -> ConfigDict:

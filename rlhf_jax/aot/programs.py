@@ -28,7 +28,7 @@ from rlhf_jax.sampling import rollouts, samples_file
 from rlhf_jax.sampling.score import make_raw_edge_score, make_score
 from rlhf_jax.stages import best_of_n, generate, ppo, reward, sft
 from rlhf_jax.training import optimizer
-from rlhf_jax.training.state import State, check_divides
+from rlhf_jax.training.state import State
 from rlhf_jax.training.train_step import make_train_step
 
 FREEZE = 0.8  # the study's, where a config leaves it to the run that it starts from
@@ -91,7 +91,7 @@ def list_programs(config: Any) -> list[Program]:
 
 
 def _sft(config: sft.Config) -> list[Program]:
-    check_divides("config.microbatch", config.microbatch, "config.batch_size", config.batch_size)
+    sft.check(config)
     sft.check_rows(config)
     model = Model(architecture(config.model), dtype(config.dtype), config.freeze, blocks=config.blocks)
     trunk, top = abstract.parameters(model)
@@ -116,7 +116,7 @@ def _sft(config: sft.Config) -> list[Program]:
 
 
 def _reward(config: reward.Config) -> list[Program]:
-    check_divides("config.microbatch", config.microbatch, "config.batch_size", config.batch_size)
+    reward.check(config)
     reward.check_rows(config)
     model = Model(architecture(config.model), dtype(config.dtype), FREEZE, blocks=config.blocks)
     trunk, top = abstract.parameters(model)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from rlhf_jax.encoders.bert import BUCKETS, Batch, read_json, read_tokenizer, run_batches
-from rlhf_jax.encoders.pooling import read_pooling, unit_vectors
+from rlhf_jax.encoders.pooling import longest_text, read_pooling, unit_vectors
 from rlhf_jax.errors import UserError
 
 REQUIRED = {"input_ids", "attention_mask"}
@@ -35,9 +35,9 @@ class OnnxEncoder:
         except ImportError:
             raise UserError(f"{network} needs onnxruntime, run: pip install 'rlhf_jax[onnx]'") from None
         self._pool = read_pooling(path)
-        self._width = read_json(path, "1_Pooling/config.json")["word_embedding_dimension"]
-        longest = read_json(path, "sentence_bert_config.json").get("max_seq_length") or BUCKETS[-1]
-        self._tokenizer = read_tokenizer(path, min(longest, BUCKETS[-1]))
+        pooling = read_json(path, "1_Pooling/config.json")
+        self._width = pooling.get("embedding_dimension") or pooling["word_embedding_dimension"]
+        self._tokenizer = read_tokenizer(path, min(longest_text(path) or BUCKETS[-1], BUCKETS[-1]))
         try:
             self._session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no common class

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from rlhf_jax import assets
-from rlhf_jax.encoders.bert import Bidirectional, Folder, read_json, run_batches
-from rlhf_jax.encoders.pooling import Pooling, read_pooling, unit_vectors
+from rlhf_jax.encoders.bert import Bidirectional, Folder, run_batches
+from rlhf_jax.encoders.pooling import Pooling, longest_text, read_pooling, unit_vectors
 from rlhf_jax.metrics.diversity import Encoder
 
 ONNX_FILES = ("model.onnx", "onnx/model.onnx")
@@ -32,7 +32,7 @@ class SentenceEncoder:
 
     def __init__(self, path: Path) -> None:
         pool = read_pooling(path)
-        folder = Folder(path, read_json(path, "sentence_bert_config.json").get("max_seq_length"))
+        folder = Folder(path, longest_text(path))
         self._tokenizer = folder.tokenizer
         self._width = folder.config.width
         cpu = jax.local_devices(backend="cpu")[0]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlhf_jax.config import content_of
+from rlhf_jax.config import CountOrZero, NonNegative, content_of
 from rlhf_jax.encoders.cached import EncodeOnce
 from rlhf_jax.metrics.diversity import Encoder
 from rlhf_jax.metrics.text import copied_fraction, length_in_words
@@ -38,9 +38,9 @@ class GoldConfig:
     """
 
     encoder: str = content_of("encoder")
-    copy_penalty: float = 0.25
-    free_words: int = 16
-    length_penalty: float = 0.02
+    copy_penalty: NonNegative = 0.25
+    free_words: CountOrZero = 16
+    length_penalty: NonNegative = 0.02
 
     @property
     def judge(self) -> str:

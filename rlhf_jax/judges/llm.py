@@ -1,19 +1,20 @@
 """A language model behind an endpoint as the judge of two outputs, in one order or in both."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from rlhf_jax.config import Count, content_of, may_change
+from rlhf_jax.config import Count, Fraction, Seed, content_of, may_change
 from rlhf_jax.data.formats import TAIL
+from rlhf_jax.errors import UserError
 from rlhf_jax.judges.parse_answer import parse_ranking
 from rlhf_jax.judges.prompt import REMINDER, load_prompt
-from rlhf_jax.llm_api.batch import Question, ask_all
+from rlhf_jax.llm_api.batch import Question, ask_all, forget
 from rlhf_jax.llm_api.budget import Spending, SpendingConfig
 from rlhf_jax.llm_api.cache import Answer, AnswerCache
-from rlhf_jax.llm_api.client import Endpoint, EndpointConfig
+from rlhf_jax.llm_api.client import REFUSALS, Endpoint, EndpointConfig
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,18 @@ class LlmJudgeConfig:
       cache: SQLite file of answers, also of other runs. "" is `answers.sqlite` in the run's folder.
       endpoint: the model.
       spending: its prices, and the limit.
+      max_unparsable: largest fraction of answers that may be unreadable, and count as ties. The run stops above it.
     """
 
     prompt: str = content_of("named data")
     prompts: dict[str, str] = content_of("named data")
     order: Literal["both", "single"]
     repeats: Count
-    seed: int
+    seed: Seed
     cache: str = may_change()
     endpoint: EndpointConfig
     spending: SpendingConfig
+    max_unparsable: Fraction = may_change(default=0.1)
 
 
 class Match(NamedTuple):
@@ -124,7 +127,7 @@ class LlmJudge:
           Per match its verdicts, one per order and repeat.
 
         Raises:
-          UserError: as `ask_all`.
+          UserError: more answers than `max_unparsable` could not be read, or as `ask_all`.
         """
         stripped = [Match(m.prompt.removesuffix(TAIL), m.output.strip(), m.opponent.strip(), m.split) for m in matches]
         asked = [
@@ -135,20 +138,37 @@ class LlmJudge:
             for repeat in range(self._config.repeats)
         ]
         questions = [self._question(*question) for question in asked]
-        answers = [answer.text for answer in self._ask(questions, "questions")]
-        unread = [index for index, answer in enumerate(answers) if parse_ranking(answer) is None]
-        reminders = [_remind(questions[index], answers[index]) for index in unread]
-        for index, answer in zip(unread, self._ask(reminders, "reminders"), strict=True):
-            answers[index] = answer.text
-        reminded = set(unread)
+        answers = self._ask(questions, "questions")
+        unread = [index for index in _unreadable(answers) if answers[index].finish not in REFUSALS]
+        reminders = {index: _remind(questions[index], answers[index].text) for index in unread}
+        for index, answer in zip(reminders, self._ask(list(reminders.values()), "reminders"), strict=True):
+            answers[index] = answer
+        self._require_readable(answers, questions, reminders)
         verdicts: dict[Match, list[Verdict]] = {}
         for index, (match, output_first, repeat) in enumerate(asked):
-            share = parse_ranking(answers[index])
+            share = parse_ranking(answers[index].text)
             if share is not None and not output_first:
                 share = 1 - share
-            verdict = Verdict(output_first, repeat, share, answers[index], index in reminded)
+            verdict = Verdict(output_first, repeat, share, answers[index].text, index in reminders)
             verdicts.setdefault(match, []).append(verdict)
         return [verdicts.get(match) or list(self._unasked(match)) for match in stripped]
+
+    def _require_readable(
+        self, answers: Sequence[Answer], questions: Sequence[Question], reminders: Mapping[int, Question]
+    ) -> None:
+        lost, allowed = _unreadable(answers), self._config.max_unparsable
+        if not lost or len(lost) / len(answers) <= allowed:
+            return
+        # The reason may pass, and then the same questions have to be asked again.
+        asked = [questions[index] for index in lost] + [reminders[index] for index in lost if index in reminders]
+        forget(asked, self._endpoint, self._cache)
+        first = answers[lost[0]]
+        said = f"{first.text[:200]!r}" if first.text else "no text"
+        raise UserError(
+            f"{len(lost)} of {len(answers)} answers of {self._endpoint.model} could not be read, and "
+            f"llm.max_unparsable is {allowed:g}; the first is {said} with finish_reason {first.finish!r}"
+            + (", cut by the limit on its tokens in endpoint.parameters." if first.finish == "length" else ".")
+        )
 
     def _ask(self, questions: Sequence[Question], what: str) -> list[Answer]:
         return ask_all(questions, self._endpoint, self._cache, self._spending, what) if questions else []
@@ -172,7 +192,11 @@ class LlmJudge:
                 yield Verdict(output_first, repeat, 0.5, None, False)
 
 
+def _unreadable(answers: Sequence[Answer]) -> list[int]:
+    return [index for index, answer in enumerate(answers) if parse_ranking(answer.text) is None]
+
+
 def _remind(question: Question, answer: str) -> Question:
     # Some endpoints refuse an empty message.
     said = [{"role": "assistant", "content": answer or "(no answer)"}, {"role": "user", "content": REMINDER}]
-    return Question([*question.messages, *said], question.repeat)
+    return Question([*question.messages, *said], question.repeat, follows=question)

@@ -9,11 +9,11 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal, NamedTuple, TypedDict
+from typing import Annotated, Literal, NamedTuple, TypedDict
 
 import numpy as np
 
-from rlhf_jax.config import content_of
+from rlhf_jax.config import NOT_EMPTY, content_of
 from rlhf_jax.data.records import read_objects
 from rlhf_jax.errors import UserError
 from rlhf_jax.judges.pairs import Contest, Judgement, pairs_of
@@ -33,7 +33,7 @@ class PeopleConfig:
     """
 
     key: str = content_of("data")
-    answers: tuple[str, ...] = content_of("data")
+    answers: Annotated[tuple[str, ...], NOT_EMPTY] = content_of("data")
 
 
 class Comparison(NamedTuple):

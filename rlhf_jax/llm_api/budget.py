@@ -61,6 +61,12 @@ class Spending:
         return (tokens.prompt * self.config.prompt_price + tokens.answer * self.config.answer_price) / 1e6
 
     @property
+    def is_within(self) -> bool:
+        """True if the limit still allows all that is reserved."""
+        with self._settled:
+            return self.spent + sum(map(self.cost, self._reserved)) <= self.config.limit
+
+    @property
     def spent(self) -> float:
         """US dollars spent so far."""
         return self.cost(self.tokens)
@@ -88,7 +94,7 @@ class Spending:
             self._settled.notify_all()
 
     def count(self, answer: Answer, estimated: Tokens) -> None:
-        """Adds an answer that was paid for earlier."""
+        """Adds an answer that was paid for earlier, or that is of no use."""
         with self._settled:
             self._count(answer, estimated)
 

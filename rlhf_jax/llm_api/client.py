@@ -2,18 +2,45 @@
 
 import json
 import os
+import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from rlhf_jax.config import Count, CountOrZero, Positive, may_change
+from pydantic import Field
+
+from rlhf_jax.config import Count, CountOrZero, Parameters, Seconds, may_change
 from rlhf_jax.errors import UserError
 from rlhf_jax.llm_api.cache import Answer, Message
 
+TOO_LONG = "context_length_exceeded"
 # The endpoint never answers such a question, however often it is sent. Other questions can still be asked.
-_REFUSALS = frozenset({"content_filter", "context_length_exceeded"})
+REFUSALS = frozenset({"content_filter", TOO_LONG})
+
+# How servers say that a question is too long. Only OpenAI and Azure have a code for it, and not always.
+_SAYS_TOO_LONG = re.compile(
+    r"maximum (context|model|prompt) length"  # OpenAI, vLLM, SGLang, Mistral, DeepSeek, OpenRouter, xAI
+    r"|reduce the length of the (messages|prompt|input)"  # OpenAI, Groq
+    r"|exceed[^.]*context.?(length|window|size|limit)"  # llama.cpp, Ollama, Anthropic
+    r"|context.?(length|window|size|limit)[^.]*exceed"  # LiteLLM, llama.cpp with status 500
+    r"|longer than the [^.]*context length"  # SGLang
+    r"|inputs\W* tokens \+ \W*max_new_tokens\W* must be|inputs\W* must have less than \d+ tokens"  # TGI
+    r"|input (length|tokens?)[^.]* exceeds? the"  # SGLang, Gemini, Azure
+    r"|(prompt|input|request|messages)( is| are)? too (long|large)|too large for model"  # Anthropic, Bedrock, Ollama
+    r"|too many (input )?tokens"  # Cohere, Bedrock
+    r"|max_\w+_len\b"  # TensorRT-LLM
+    r"|context (the )?overflows",  # LM Studio
+    re.IGNORECASE,
+)
+_CONTENT_TOO_LARGE = 413
+_MAY_SAY_TOO_LONG = (400, 422, 500)
+
+_FAILED = ("error", "abort")  # an answer's `finish` where the server, not the model, ended it
+# Some servers leave the thoughts of a reasoning model in its answer, with or without the opening tag.
+_THOUGHTS = re.compile(r"\A\s*<think>.*?(</think>|\Z)|\A((?!<think>).)*?</think>", re.DOTALL)
+_ECHOES = ("input", "messages", "prompt")  # keys of an error that repeat the question
 _PAUSE = 0.5
 
 
@@ -38,10 +65,10 @@ class EndpointConfig:
     base_url: str
     model: str
     key_variable: str = may_change()
-    parameters: dict[str, Any]
+    parameters: Parameters
     concurrency: Count = may_change()
     requests_per_minute: CountOrZero = may_change()
-    timeout: Positive = may_change()
+    timeout: Annotated[Seconds, Field(gt=0)] = may_change()
     attempts: Count = may_change()
 
 
@@ -96,13 +123,17 @@ class Endpoint:
         """Returns the body of a request. It and the address determine the answer."""
         return {"model": self.model, "messages": list(messages), **self.config.parameters}
 
-    def ask(self, messages: Sequence[Message]) -> Answer:
+    def ask(self, messages: Sequence[Message], discard: Callable[[Answer], None] = lambda paid: None) -> Answer:
         """Sends a question until it is answered.
 
         The openai client sends it again after connections that fail or are cut, time-outs, and status 408, 409, 429
-        and 5xx. It waits for `Retry-After`, or for a time that doubles. Bodies that are not a whole completion count
-        as attempts too. A question that the endpoint refuses for its content or its length is answered by "" with the
-        refusal as its `finish`.
+        and 5xx. It waits for `Retry-After`, or for a time that doubles. Bodies without an answer that can be read
+        count as attempts too. A question that the endpoint refuses for its content or its length is answered by ""
+        with the refusal as its `finish`.
+
+        Args:
+          messages: the question.
+          discard: called with the tokens of each completion that was made, and paid, and could not be read.
 
         Raises:
           UserError: any other status (the key, the model's name, a parameter), or no answer after all attempts.
@@ -120,12 +151,14 @@ class Endpoint:
                 )
                 return _read(response.text)
             except openai.APIStatusError as error:
-                if error.code in _REFUSALS:
-                    return Answer("", error.code, 0, 0)
-                raise self._failure(f"status {error.status_code}, {error.message}") from None
+                if refusal := _refusal(error):
+                    return Answer("", refusal, 0, 0)
+                raise self._failure(f"status {error.status_code}, {_complaint(error)}") from None
             except openai.APIConnectionError as error:
                 raise self._failure(f"{error.message.rstrip('.')} ({type(error.__cause__).__name__})") from None
-            except ValueError as error:
+            except _UnreadableError as error:
+                if error.paid is not None:
+                    discard(error.paid)
                 left -= 1 + response.retries_taken
                 if left < 1:
                     raise self._failure(str(error)) from None
@@ -147,28 +180,101 @@ class Endpoint:
             raise Stopped
 
 
+class _UnreadableError(Exception):
+    """A body without an answer that can be read. `paid` has the tokens of the completion in it, if there is one."""
+
+    def __init__(self, reason: str, body: str, paid: Answer | None) -> None:
+        super().__init__(f"{reason}, {body[:80]!r}")
+        self.paid = paid
+
+
 def _read(body: str) -> Answer:
     """Returns the answer in a completion's JSON.
 
-    The client library takes any JSON for a completion, so it is checked here. Raises ValueError.
+    The client library takes any JSON for a completion, so it is checked here.
+
+    Raises:
+      _UnreadableError: the body is not a completion, or one that the server ended by an error, or of an unknown form.
     """
     try:
         value = json.loads(body)
-        choice = value["choices"][0]
-        text, finish, usage = choice["message"]["content"], choice.get("finish_reason"), value.get("usage") or {}
-        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise ValueError(f"a body that is not a whole chat completion, {body[:80]!r}") from None
-    texts_fit = isinstance(text, str | None) and isinstance(finish, str | None)
-    if not texts_fit or not all(isinstance(count, int | None) for count in counts):
-        raise ValueError(f"a chat completion with fields of the wrong types, {body[:80]!r}")
-    return Answer(text or "", finish, *counts)
+        choices, usage = value.get("choices"), value.get("usage")
+    except (ValueError, AttributeError):
+        raise _UnreadableError("a body that is not a whole chat completion", body, None) from None
+    prompt_tokens = _count(usage, "prompt_tokens", "input_tokens")
+    answer_tokens = _count(usage, "completion_tokens", "output_tokens")
+    paid = Answer("", None, prompt_tokens, answer_tokens) if choices or usage else None
+    try:
+        choice = choices[0]
+        finish = choice.get("finish_reason")
+        text = _text(choice["message"], finish)
+    except (LookupError, TypeError, AttributeError):
+        raise _UnreadableError("a body that is not a whole chat completion", body, paid) from None
+    if finish in _FAILED or choice.get("error"):
+        raise _UnreadableError("a chat completion that failed", body, paid)
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # no half of a character
+    return Answer(text, finish if isinstance(finish, str | None) else str(finish), prompt_tokens, answer_tokens)
+
+
+def _count(usage: Any, *names: str) -> int | None:
+    found = [usage[name] for name in names if isinstance(usage, dict) and name in usage]
+    return found[0] if found and isinstance(found[0], int) and found[0] >= 0 else None
+
+
+def _text(message: Mapping[str, Any], finish: str | None) -> str:
+    """The text of a message: its content, as a string or in parts, or else its refusal.
+
+    The thoughts of a reasoning model are not in it, unless it came to its end and the server takes all that it said
+    for thoughts. Raises TypeError or AttributeError for a content of another form.
+    """
+    content = message.get("content")
+    if content is None:
+        content = message.get("refusal") or ""
+    parts = [content] if isinstance(content, str | dict) else content
+    text = _THOUGHTS.sub("", "".join(part if isinstance(part, str) else _part(part) for part in parts))
+    if not text and finish == "stop":
+        thoughts = message.get("reasoning_content") or message.get("reasoning")
+        return thoughts if isinstance(thoughts, str) else ""
+    return text
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    text = part.get("text", part.get("refusal", ""))  # a part of thoughts has neither
+    if not isinstance(text, str):
+        raise TypeError(f"a part's text is {text!r}")
+    return text
+
+
+def _refusal(error: Any) -> str | None:
+    """The member of `REFUSALS` that a status error of the openai client stands for."""
+    if (code := str(error.code)) in REFUSALS:
+        return code
+    status = error.status_code
+    says_so = status in _MAY_SAY_TOO_LONG and _SAYS_TOO_LONG.search(_complaint(error))
+    return TOO_LONG if says_so or status == _CONTENT_TOO_LARGE else None
+
+
+def _complaint(error: Any) -> str:
+    """What the server says in the body of a status error, whatever its form, without the question."""
+    return " ".join(_strings(error.body)) or error.message
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key not in _ECHOES:
+                yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)
 
 
 def _longest_answer(parameters: Mapping[str, Any]) -> int:
     """Returns the bound on an answer's tokens. Raises UserError without one, and for keys that this client sets."""
     longest = parameters.get("max_completion_tokens", parameters.get("max_tokens", 0))
-    if not isinstance(longest, int) or longest < 1:
+    if type(longest) is not int or longest < 1:  # a bool is an int too
         raise UserError(
             f"endpoint.parameters has {sorted(parameters)}, expected max_tokens or max_completion_tokens of 1 or more "
             "among them: it bounds the cost of an answer."

@@ -15,16 +15,18 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 from jax.sharding import AbstractDevice, AxisType, NamedSharding, PartitionSpec
+from pydantic import Field
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.parallel import hosts
 
 AXES = ("data", "fsdp", "tensor")
+AxisSize = Annotated[int, Field(ge=-1, lt=2**31)]
 BATCH = AXES[:2]  # what rows are divided over: all that is not `tensor`
 
 
@@ -71,9 +73,9 @@ class Mesh:
       UserError: a size that is not positive, or more than one -1.
     """
 
-    data: int
-    fsdp: int
-    tensor: int
+    data: AxisSize
+    fsdp: AxisSize
+    tensor: AxisSize
     rules: Rules = Rules()
 
     @property

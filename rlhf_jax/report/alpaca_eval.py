@@ -54,7 +54,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Annotation:
-    """Verdict of a judge on one output of `generator` against one of `reference_generator`."""
+    """Verdict of a judge on one output of `generator` against one of `reference_generator`. None: it gave none."""
 
     prompt: str
     generator: str
@@ -62,7 +62,7 @@ class Annotation:
     reference_generator: str
     reference_output: str
     annotator: str
-    preference: float
+    preference: float | None
 
 
 def prompt_id(prompt: str) -> str:
@@ -96,8 +96,8 @@ def read_outputs(path: str | Path) -> Outputs:
 def read_annotations(path: str | Path) -> list[Annotation]:
     """Reads AlpacaEval's `annotations.json`.
 
-    AlpacaEval stores an answer that it could not parse as a preference of null. It is refused, not dropped. The win
-    rate of the rest would be that of other prompts.
+    AlpacaEval stores an answer that it could not parse as a preference of null, and computes win rates without it. Here
+    its preference is None.
 
     Raises:
       UserError: the file is missing, empty or not a JSON array of objects, or a row lacks a field, has one of the wrong
@@ -106,10 +106,10 @@ def read_annotations(path: str | Path) -> list[Annotation]:
     annotations = []
     seen = set()
     for where, row in _rows(path, _Annotation):
-        if not is_preference(row["preference"]):
+        if row["preference"] is not None and not is_preference(row["preference"]):
             raise UserError(
-                f"{where} has preference = {row['preference']}, expected 0, or from 1 (output_1 won) to 2 (output_2 "
-                "won): judge that row again, verdicts are not dropped."
+                f"{where} has preference = {row['preference']}, expected null, 0, or from 1 (output_1 won) to 2 "
+                "(output_2 won)."
             )
         annotation = Annotation(
             prompt=_prompt(where, row),

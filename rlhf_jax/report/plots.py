@@ -202,6 +202,9 @@ def _bars(summary: Summary, metric: str, title: str) -> Plot:
                 value = shown[model][split]
                 if "mean" in value:
                     axes.barh(place + offset, value["mean"], 0.34, color=series(index), alpha=opacity, linewidth=0)
+                    # A bar of 0 % has no area. Its end is seen.
+                    end = {"markersize": 11, "markeredgewidth": 3, "clip_on": False, "zorder": 3}
+                    axes.plot(value["mean"], place + offset, "|", color=series(index), **end)
                     axes.errorbar(
                         value["mean"], place + offset, xerr=value["standard_error"], color=INK, elinewidth=0.9
                     )

@@ -84,8 +84,8 @@ class Algorithm:
     refresh_reference_every: CountOrZero
     score_scale: Positive
     score_clip: NonNegative
-    length_penalty: float
-    missing_eos_penalty: float
+    length_penalty: NonNegative
+    missing_eos_penalty: NonNegative
     whiten_rewards: bool
     gamma: Fraction
     gae_lambda: Fraction

@@ -9,11 +9,11 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import jax
 
-from rlhf_jax.config import Count, CountOrZero, NonNegative, content_of, may_change
+from rlhf_jax.config import NOT_EMPTY, Count, CountOrZero, NonNegative, Seed, content_of, may_change
 from rlhf_jax.data.records import Example, Samples, append, read
 from rlhf_jax.data.remote import local
 from rlhf_jax.data.tokenizer import decode, encode_prompt, id_count, load_tokenizer
@@ -59,7 +59,7 @@ class Sampling:
     policy: str = content_of("run")
     reward: str = content_of("run")
     data: str = content_of("data")
-    prompts: dict[str, CountOrZero]
+    prompts: Annotated[dict[str, CountOrZero], NOT_EMPTY]
     n: Count
     temperature: NonNegative
     top_k: CountOrZero
@@ -70,7 +70,7 @@ class Sampling:
     dtype: Literal["auto", "bfloat16", "float32"]
     mesh: sharding.Mesh = may_change()
     blocks: Blocks
-    seed: int
+    seed: Seed
 
 
 def select_examples(path: str, prompts: dict[str, int]) -> list[Example]:

@@ -4,11 +4,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from rlhf_jax.config import Count, content_of
+from rlhf_jax.config import NOT_EMPTY, Count, Seed, content_of
 from rlhf_jax.data.formats import source_text
 from rlhf_jax.data.records import Preference, read
 from rlhf_jax.errors import UserError
@@ -37,9 +37,9 @@ class Config:
 
     stage: str
     data: str = content_of("data")
-    splits: tuple[str, ...]
+    splits: Annotated[tuple[str, ...], NOT_EMPTY]
     pairs: Count
-    seed: int
+    seed: Seed
     gold: GoldConfig | None = None
     llm: LlmJudgeConfig | None = None
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from rlhf_jax.config import Count, CountOrZero, content_of
+from rlhf_jax.config import Count, CountOrZero, Seed, content_of
 from rlhf_jax.data.records import to_lines
 from rlhf_jax.errors import UserError
 from rlhf_jax.files import write_together
@@ -39,7 +39,7 @@ class Config:
     against_reference: bool
     prompts: CountOrZero
     pairs: Count
-    seed: int
+    seed: Seed
 
 
 def check(config: Config) -> None:

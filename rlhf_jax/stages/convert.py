@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from rlhf_jax.config import content_of
+from rlhf_jax.config import NonNegative, Seed, content_of
 from rlhf_jax.data.records import REFERENCE, Samples, to_line, to_lines
 from rlhf_jax.errors import UserError
 from rlhf_jax.files import write_together
@@ -36,16 +36,17 @@ class Config:
     outputs: str = content_of("data")
     references: str = content_of("data")
     annotations: str = content_of("data")
-    temperature: float
+    temperature: NonNegative
     finish: Literal["eos", "length"]
-    seed: int
+    seed: Seed
 
 
 def run(config: Config, workdir: Path) -> None:
     """Writes samples.jsonl and, with annotations, judgements.jsonl. `cat` joins the lines of several runs.
 
     Annotations against the reference's generator become judgements against "reference", others keep the opponent's
-    name. The annotator gives no scores, so each side's score is its win fraction.
+    name. The annotator gives no scores, so each side's score is its win fraction. An annotation without a preference
+    becomes no judgement, and how many there are is printed, since the win rate is then that of fewer prompts.
 
     Raises:
       UserError: as in `read_outputs` and `read_annotations`. Outputs and references are on different prompts. The
@@ -62,8 +63,6 @@ def run(config: Config, workdir: Path) -> None:
     judgements = _judgements(config, outputs, references) if config.annotations else None
     texts = {"judgements.jsonl": None if judgements is None else to_lines(judgements)}
     write_together(workdir, {**texts, path.name: "".join(map(to_line, samples))})
-    if judgements is not None:
-        print(f"{workdir / 'judgements.jsonl'}: {len(judgements)} judgements.")
     print(f"{path}: {len(samples)} prompts, {samples[0].n} output(s) each.")
 
 
@@ -113,7 +112,13 @@ def _judgements(config: Config, outputs: Outputs, references: Outputs) -> list[d
                 f"{config.annotations} lacks {len(prompts)} of {len(outputs.by_prompt)} prompts against {against}, the "
                 f"first is {min(prompts)[:60]!r}; expected an annotation of every prompt."
             )
-    return [_judgement(config, annotation, references.generator) for annotation in annotations]
+    judged = [annotation for annotation in annotations if annotation.preference is not None]
+    if not judged:
+        raise UserError(f"{config.annotations} has no annotation with a preference, expected one or more.")
+    unjudged = len(annotations) - len(judged)
+    left_out = f"; {unjudged} of {len(annotations)} annotations have no preference and are left out" if unjudged else ""
+    print(f"judgements.jsonl: {len(judged)} judgements{left_out}.")
+    return [_judgement(config, annotation, references.generator) for annotation in judged]
 
 
 def _require_of_these_outputs(

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from rlhf_jax.config import Count, CountOrZero, content_of
+from rlhf_jax.config import NOT_EMPTY, Count, CountOrZero, Seed, content_of
 from rlhf_jax.data.formats import source_text
 from rlhf_jax.data.records import Samples, read, read_by_split
 from rlhf_jax.encoders.cached import EncodeOnce
@@ -72,12 +72,12 @@ class Config:
     OUTPUTS: ClassVar[tuple[str, ...]] = ("evaluation.json",)
 
     stage: str
-    samples: dict[str, str] = content_of("data")
+    samples: Annotated[dict[str, str], NOT_EMPTY] = content_of("data")
     encoder: str = content_of("encoder")
     nli: Nli
     mode: Literal["default", "paper"]
     pools: dict[str, str] = content_of("data")
-    seed: int
+    seed: Seed
 
 
 def check(config: Config) -> None:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rlhf_jax.config import Count, content_of, may_change
+from rlhf_jax.config import Count, Seed, content_of, may_change
 from rlhf_jax.data import self_instruct
 from rlhf_jax.data.records import to_lines
 from rlhf_jax.data.self_instruct import Collection, Kind, Task
@@ -48,7 +48,7 @@ class Config:
     shown: Count
     tasks: Count
     requests: Count = may_change()
-    seed: int
+    seed: Seed
     cache: str = may_change()
     endpoint: EndpointConfig
     spending: SpendingConfig

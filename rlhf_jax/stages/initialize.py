@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.config import Count, content_of
+from rlhf_jax.config import Count, Seed, content_of
 from rlhf_jax.data.records import Example, read
 from rlhf_jax.data.tokenizer import train_tokenizer
 from rlhf_jax.errors import UserError
@@ -50,7 +50,7 @@ class Config:
     kv_heads: Count
     mlp_features: Count
     max_length: Count
-    seed: int
+    seed: Seed
 
 
 def check(config: Config) -> None:

@@ -8,9 +8,9 @@ the study stopped: a finished stage returns at once.
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from rlhf_jax.config import to_dict
+from rlhf_jax.config import NOT_EMPTY, Seed, to_dict
 from rlhf_jax.stages import runner
 
 
@@ -29,8 +29,8 @@ class Config:
 
     stage: str
     title: str
-    seed: int
-    stages: dict[str, dict[str, Any]]
+    seed: Seed
+    stages: Annotated[dict[str, dict[str, Any]], NOT_EMPTY]
 
 
 def run(config: Config, workdir: Path) -> None:

@@ -110,6 +110,13 @@ def run(config: Config, workdir: Path) -> None:
     check(config)
     if is_finished(workdir, config.num_rollouts):
         return
+    optimizer.warn_of_warmup(config.optimizer, planned_updates(config))
+    if (value_alone := config.algorithm.value_warmup_steps) >= config.num_rollouts:
+        print(
+            f"warning: config.algorithm.value_warmup_steps is {value_alone} and the run has {config.num_rollouts} "
+            "rollouts: the policy is never trained",
+            flush=True,
+        )
     with sharding.use(config.mesh):
         train(config, workdir)
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rlhf_jax.config import Count, Fraction, content_of
+from rlhf_jax.config import Count, Fraction, Seed, content_of
 from rlhf_jax.data.formats import source_text
 from rlhf_jax.data.records import Preference, Samples, read, write
 from rlhf_jax.errors import UserError
@@ -38,7 +38,7 @@ class Config:
     gold: GoldConfig
     noise: Fraction
     pairs_per_prompt: Count
-    seed: int
+    seed: Seed
 
 
 def check_here(config: Config) -> None:

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
-from rlhf_jax.config import CountOrZero
+from rlhf_jax.config import NOT_EMPTY, CountOrZero, Seed
 from rlhf_jax.data import docstrings, records, remote, tokenise
 from rlhf_jax.data.records import SPLITS, Example, Preference
 from rlhf_jax.data.sources import parts
@@ -43,8 +43,8 @@ class Config:
 
     stage: str
     task: Literal["docstrings", "examples", "preferences"]
-    splits: dict[str, CountOrZero]
-    seed: int
+    splits: Annotated[dict[str, CountOrZero], NOT_EMPTY]
+    seed: Seed
     packages: tuple[str, ...] = ()
     max_text: CountOrZero = 0
     sources: dict[str, Part] = field(default_factory=dict)

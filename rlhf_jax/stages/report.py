@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import rlhf_jax
+from rlhf_jax.config import NOT_EMPTY
 from rlhf_jax.data.records import REFERENCE, Samples
 from rlhf_jax.errors import UserError
 from rlhf_jax.files import write_together
@@ -54,7 +55,7 @@ class Config:
 
     stage: str
     title: str
-    runs: tuple[str, ...]
+    runs: Annotated[tuple[str, ...], NOT_EMPTY]
     evaluation: str
     judgements: str
     ood: str

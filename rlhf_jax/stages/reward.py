@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax.config import Count, NonNegative, content_of, may_grow
+from rlhf_jax.config import Count, Lengths, NonNegative, content_of, may_grow
 from rlhf_jax.data.batches import Batches, Buckets, Encoding, Item, in_order, real_tokens
 from rlhf_jax.data.loading import load_splits, read_ahead
 from rlhf_jax.data.records import Preference
@@ -67,7 +67,7 @@ class Config(TrainingConfig):
     Attributes:
       policy: folder of the run whose top the reward model starts from (the study: SFT).
       evaluate_splits: splits whose accuracy and calibration are measured.
-      response_buckets: lengths (tokens) that responses are padded to. Responses are never shortened.
+      response_buckets: ascending lengths (tokens) that responses are padded to. Responses are never shortened.
       separator: between prompt and response. Two spaces in the study (docs/method.md, M3).
       long_responses: "drop" drops and counts pairs with a too long response, "error" refuses them.
       batch_size: pairs per optimiser step.
@@ -82,7 +82,7 @@ class Config(TrainingConfig):
 
     policy: str = content_of("run")
     evaluate_splits: tuple[str, ...]
-    response_buckets: tuple[Count, ...]
+    response_buckets: Lengths
     separator: str
     long_responses: Literal["drop", "error"]
     batch_size: Count
@@ -150,7 +150,7 @@ def check_margins(config: Config, items: Sequence[Item]) -> None:
 
 
 def check(config: Config) -> None:
-    """Raises UserError for settings that do not fit each other."""
+    """Raises UserError for a microbatch that does not divide the batch, and as its sections' own `check`."""
     check_divides("config.microbatch", config.microbatch, "config.batch_size", config.batch_size)
     config.selection.check([f"eval/{split}/{name}" for split in config.evaluate_splits for name in MEASURED])
     config.logging.check()
@@ -169,6 +169,7 @@ def run(config: Config, workdir: Path) -> None:
     check(config)
     if is_finished(workdir, config.steps):
         return
+    optimizer.warn_of_warmup(config.optimizer, config.steps)
     with sharding.use(config.mesh):
         train(config, workdir)
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rlhf_jax.config import content_of
+from rlhf_jax.config import Seed, content_of
 from rlhf_jax.data.records import Samples, read_by_split
 from rlhf_jax.errors import UserError
 from rlhf_jax.files import write_together
@@ -48,7 +48,7 @@ class Config:
     title: str
     pools: dict[str, str] = content_of("data")
     policies: dict[str, str]
-    seed: int
+    seed: Seed
 
 
 def check(config: Config) -> None:

@@ -10,14 +10,13 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import Field
 
-from rlhf_jax.config import Count, CountOrZero, may_change, may_grow
+from rlhf_jax.config import Count, CountOrZero, FractionBelowOne, Lengths, may_change, may_grow
 from rlhf_jax.data.batches import Batches, Buckets, Encoding, Item, in_order, real_tokens
 from rlhf_jax.data.loading import load_splits, read_ahead
 from rlhf_jax.data.records import Example
@@ -53,7 +52,7 @@ class Config(TrainingConfig):
       evaluate_examples: maximum number of examples per split, the first ones.
       evaluate_samples: of those, how many are also sampled greedily and compared with the response by ROUGE-L.
       freeze: fraction of the blocks that is frozen with the embeddings and the LM head. 0 trains everything.
-      response_buckets: lengths (tokens) that responses are padded to. Responses are never shortened.
+      response_buckets: ascending lengths (tokens) that responses are padded to. Responses are never shortened.
       long_responses: "drop" drops and counts examples with a too long response, "error" refuses them.
       batch_size: examples per optimiser step.
       mean_over: tokens that the loss is a mean over: those of the "batch", or first of each "microbatch", as in the
@@ -68,8 +67,8 @@ class Config(TrainingConfig):
     evaluate_splits: tuple[str, ...]
     evaluate_examples: Count
     evaluate_samples: CountOrZero
-    freeze: Annotated[float, Field(ge=0, lt=1)]
-    response_buckets: tuple[Count, ...]
+    freeze: FractionBelowOne
+    response_buckets: Lengths
     long_responses: Literal["drop", "error"]
     batch_size: Count
     microbatch: Count = may_change(unless=lambda config: config.mean_over == "microbatch")
@@ -152,7 +151,7 @@ def measured(config: Config) -> list[str]:
 
 
 def check(config: Config) -> None:
-    """Raises UserError for settings that do not fit each other."""
+    """Raises UserError for a microbatch that does not divide the batch, and as its sections' own `check`."""
     check_divides("config.microbatch", config.microbatch, "config.batch_size", config.batch_size)
     config.selection.check(measured(config))
     config.logging.check()
@@ -172,6 +171,7 @@ def run(config: Config, workdir: Path) -> None:
     check(config)
     if is_finished(workdir, config.steps):
         return
+    optimizer.warn_of_warmup(config.optimizer, config.steps)
     with sharding.use(config.mesh):
         train(config, workdir)
 

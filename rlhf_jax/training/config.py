@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from rlhf_jax.config import Count, NonNegative, content_of, may_change
+from rlhf_jax.config import Count, Lengths, Seconds, Seed, content_of, may_change
 from rlhf_jax.data.loading import Loading
 from rlhf_jax.models.scan import Blocks
 from rlhf_jax.parallel import sharding
@@ -23,7 +23,7 @@ class TrainingConfig:
       dtype: of computation: "auto", "bfloat16" or "float32".
       mesh: devices that shard the batch, the parameters and the heads.
       blocks: how the network's blocks are stored, run and differentiated.
-      prompt_buckets: lengths (tokens) that prompts are padded to. A longer prompt is shortened to the largest.
+      prompt_buckets: ascending lengths (tokens) that prompts are padded to. A longer prompt is shortened to the last.
       truncation: the part that a too long prompt loses: "text", the end of its text field, or "left", its start but the
         BOS (docs/method.md, S1).
       microbatch: prompts of one forward and backward pass. Divides the batch.
@@ -42,12 +42,12 @@ class TrainingConfig:
     dtype: Literal["auto", "bfloat16", "float32"]
     mesh: sharding.Mesh = may_change()
     blocks: Blocks
-    prompt_buckets: tuple[Count, ...]
+    prompt_buckets: Lengths
     truncation: Literal["text", "left"]
     microbatch: Count = may_change()
     optimizer: optimizer.Config
     evaluate_every: Count = may_change()
     checkpoint_every: Count = may_change()
-    stop_grace: NonNegative = may_change()
+    stop_grace: Seconds = may_change()
     logging: Logging = may_change()
-    seed: int
+    seed: Seed

@@ -27,17 +27,15 @@ class Logging:
       wandb_project: project at Weights and Biases for the metrics, or "".
     """
 
-    profile_steps: tuple[int, ...] = ()
+    profile_steps: tuple[Count, ...] = ()
     signal_steps: Count = 3
     wandb_project: str = ""
 
     def check(self) -> None:
         """Raises UserError for wrong steps, or if the package of a chosen service is missing."""
         steps = self.profile_steps
-        if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
+        if steps and not (len(steps) == 2 and steps[0] <= steps[1]):
             raise UserError(f"config.logging.profile_steps is {steps}, expected () or a first and a last step")
-        if self.signal_steps < 1:
-            raise UserError(f"config.logging.signal_steps is {self.signal_steps}, expected 1 or more")
         if self.wandb_project and importlib.util.find_spec("wandb") is None:
             raise UserError(
                 f"config.logging.wandb_project is {self.wandb_project!r} and wandb is not installed; "

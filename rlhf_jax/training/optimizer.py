@@ -6,7 +6,7 @@ from typing import Any, Literal
 import jax
 import optax
 
-from rlhf_jax.config import CountOrZero, Fraction, NonNegative, Positive
+from rlhf_jax.config import CountOrZero, FractionBelowOne, NonNegative, Positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Config:
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: CountOrZero = 0
     weight_decay: NonNegative = 0.0
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
+    beta1: FractionBelowOne = 0.9
+    beta2: FractionBelowOne = 0.999
     epsilon: Positive = 1e-8
     clip_norm: NonNegative = 1.0
 
@@ -50,6 +50,17 @@ def make_optimizer(config: Config, total_steps: int) -> optax.GradientTransforma
         mask=_decayed,
     )
     return optax.chain(clip, adamw)
+
+
+def warn_of_warmup(config: Config, total_steps: int) -> None:
+    """Prints a warning if a run ends before its learning rate has reached `learning_rate`."""
+    if config.warmup_steps >= total_steps:
+        highest = learning_rate_at(config, total_steps, total_steps - 1)
+        print(
+            f"warning: config.optimizer.warmup_steps is {config.warmup_steps} and the run has {total_steps} updates: "
+            f"the learning rate ends at {highest:g} and never reaches {config.learning_rate:g}",
+            flush=True,
+        )
 
 
 def learning_rate_at(config: Config, total_steps: int, step: int) -> float:

@@ -207,6 +207,23 @@ def test_vectors_equal_the_equations_in_float64_pooled_as_the_models_config_says
     np.testing.assert_allclose(vectors, expected, atol=5e-6)
 
 
+@pytest.mark.parametrize("mode", ["cls", ["cls"]])
+def test_a_folder_that_sentence_transformers_6_wrote_is_the_same_encoder(bert, folder_of, mode):
+    """It has one key for the pooling, and its limit is the tokenizer's."""
+    newer, older = folder_of("bert", "mean_tokens"), folder_of("bert", "cls_token")
+    write_json(newer / "1_Pooling" / "config.json", {"embedding_dimension": WIDTH, "pooling_mode": mode})
+    write_json(newer / "sentence_bert_config.json", {"transformer_task": "feature-extraction"})
+    tokenizer = json.loads((newer / "tokenizer_config.json").read_text())
+    write_json(newer / "tokenizer_config.json", {**tokenizer, "model_max_length": 9})
+    write_json(older / "sentence_bert_config.json", {"max_seq_length": 9})
+    texts = numbered(3, 4) + numbered(3, 20)
+    np.testing.assert_array_equal(load_encoder(str(newer))(texts), load_encoder(str(older))(texts))
+    usage = {"prompts": {"query": "find: "}, "default_prompt_name": "query"}
+    write_json(newer / "config_sentence_transformers.json", usage)
+    with pytest.raises(UserError, match="puts the prompt 'find: ' before every text"):
+        load_encoder(str(newer))
+
+
 def test_more_texts_than_a_batch_in_any_order(encoder):
     texts = [text for words in (3, 20, 9, 30) for text in numbered(40, words, seed=words)]
     order = np.random.default_rng(0).permutation(len(texts))
@@ -238,7 +255,10 @@ def test_one_compilation_a_bucket(bert):
         ("config.json", {"model_type": "bert", "hidden_act": "relu"}, "has hidden_act = 'relu', expected \"gelu\""),
         ("modules.json", [{"type": "a.Transformer"}, {"type": "a.Pooling"}, {"type": "a.Dense"}], "Dense"),
         ("1_Pooling/config.json", {"pooling_mode_lasttoken": True}, "chooses pooling_mode_lasttoken, expected one of"),
-        ("1_Pooling/config.json", {}, "chooses nothing, expected one of pooling_mode_mean_tokens"),
+        ("1_Pooling/config.json", {}, "chooses nothing, expected one of mean, cls, max"),
+        ("1_Pooling/config.json", {"pooling_mode": ["mean", "max"]}, "chooses mean, max, expected one of mean, cls"),
+        ("1_Pooling/config.json", {"pooling_mode": "weightedmean"}, "chooses weightedmean, expected one of mean, cls"),
+        ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "has transformer_task 'fill-mask', expected"),
         ("tokenizer.json", None, "tokenizer.json is missing"),
         ("model.safetensors", None, "model.safetensors is missing"),
     ],

@@ -7,7 +7,7 @@ from rlhf_jax.data.formats import docstring_prompt
 from rlhf_jax.errors import UserError
 from rlhf_jax.judges.llm import LlmJudge, Match, Verdict, match_win_fraction
 from rlhf_jax.judges.prompt import REMINDER
-from tests.chat_server import judge_config, prefers_first, prefers_longer, ranking, serving, shown
+from tests.chat_server import completion, judge_config, prefers_first, prefers_longer, ranking, serving, shown
 
 PROMPT = docstring_prompt("scipy", "rotate", "Rotates the picture.")
 TEXTS = ["a", "bb", " bb\n", "ccc", "dddd", ""]
@@ -82,7 +82,7 @@ def test_an_unreadable_answer_is_asked_once_more_and_then_recorded_as_such(tmp_p
 
     matches = [Match(PROMPT, "talks", "other"), Match(PROMPT, "mute", "other")]
     with serving(answer) as server:
-        verdicts = answers(server, tmp_path, matches)
+        verdicts = answers(server, tmp_path, matches, max_unparsable=0.5)
     talks, mute = verdicts
     assert [(verdict.share, verdict.reminded) for verdict in talks] == [(1.0, True), (0.0, True)]
     assert [verdict.share for verdict in mute] == [None, None]
@@ -95,7 +95,7 @@ def test_an_unreadable_answer_is_asked_once_more_and_then_recorded_as_such(tmp_p
 
 def test_a_reminder_is_paid_and_cached_like_any_question(tmp_path):
     with serving(lambda messages: "neither") as server:
-        config = judge_config(server)
+        config = judge_config(server, max_unparsable=1.0)
         judge = LlmJudge(config, tmp_path)
         verdicts = judge.compare(MATCHES[:2])
         again = LlmJudge(config, tmp_path)
@@ -103,6 +103,51 @@ def test_a_reminder_is_paid_and_cached_like_any_question(tmp_path):
     assert len(server.requests) == 4
     assert again.spent() == judge.spent()
     assert judge.spent()["prompt_tokens"] == 400
+
+
+@pytest.mark.parametrize(
+    ("message", "finish", "said"),
+    [
+        ({"content": None, "reasoning_content": "Let me see"}, "length", "no text with finish_reason 'length', cut by"),
+        ({"content": ""}, "stop", "no text with finish_reason 'stop'"),
+        ({"content": "Service unavailable"}, "stop", "'Service unavailable' with finish_reason 'stop'"),
+        ({"content": None, "refusal": "I cannot judge."}, "stop", "'I cannot judge.'"),
+    ],
+)
+def test_a_judge_that_answers_nothing_ends_the_run_with_an_example_and_is_asked_anew(tmp_path, message, finish, said):
+    matches = [Match(PROMPT, f"one {index}", f"the other {index}") for index in range(3)]
+    with serving(prefers_longer, lambda messages, attempt: (200, completion(message, finish))) as server:
+        config = judge_config(server)
+        judge = LlmJudge(config, tmp_path)
+        with pytest.raises(
+            UserError, match=f"6 of 6 answers of judge-1 could not be read, .* 0.1; the first is {said}"
+        ):
+            judge.compare(matches)
+        paid = judge.spent()
+        server.trouble = lambda messages, attempt: None
+        again = LlmJudge(config, tmp_path)
+        assert [match_win_fraction(match) for match in again.compare(matches)] == [0.0] * 3
+    assert paid["usd"] == pytest.approx(12 * (100 * 10 + 10 * 20) / 1e6)
+    assert again.spent()["usd"] == pytest.approx(paid["usd"] * 1.5), "the first run's answers were paid too"
+
+
+def test_only_what_could_not_be_read_is_asked_anew(tmp_path):
+    """One match of ten is refused for its length: within the limit a tie, beyond it the end of the run."""
+    matches = [Match(PROMPT, f"one {index}", f"the other {index}") for index in range(10)]
+    too_long = (400, {"object": "error", "message": "This model's maximum context length is 9 tokens.", "code": 400})
+
+    def trouble(messages, attempt):
+        return too_long if "one 3" in messages[1]["content"] else None
+
+    with serving(prefers_longer, trouble) as server:
+        with pytest.raises(
+            UserError, match="2 of 20 answers .* 0.05; the first is no text .*'context_length_exceeded'"
+        ):
+            answers(server, tmp_path, matches, max_unparsable=0.05)
+        assert len(server.requests) == 20, "no reminder to a refusal"
+        verdicts = answers(server, tmp_path, matches, max_unparsable=0.1)
+        assert len(server.requests) == 22
+    assert [match_win_fraction(match) for match in verdicts] == [0.5 if index == 3 else 0.0 for index in range(10)]
 
 
 def test_repeats_are_asked_anew(tmp_path):

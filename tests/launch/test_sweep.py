@@ -116,7 +116,7 @@ def get_config():
 """
 CORPUS = """
 from ml_collections import ConfigDict
-from configs import prepare
+from rlhf_jax.configs import prepare
 
 def get_config():
     config = prepare.documentation(0)

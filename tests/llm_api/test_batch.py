@@ -13,10 +13,10 @@ import pytest
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.llm_api.batch import Question, ask_all
-from rlhf_jax.llm_api.budget import Spending, SpendingConfig, Tokens
+from rlhf_jax.llm_api.budget import Spending, SpendingConfig, Tokens, estimate
 from rlhf_jax.llm_api.cache import AnswerCache
 from rlhf_jax.llm_api.client import Endpoint
-from tests.chat_server import ANSWER_TOKENS, PROMPT_TOKENS, TROUBLES, endpoint_config, serving
+from tests.chat_server import ANSWER_TOKENS, PROMPT_TOKENS, TROUBLES, completion, endpoint_config, serving
 
 ROOT = Path(__file__).parents[2]
 PRICES = SpendingConfig(prompt_price=10.0, answer_price=100.0, limit=1.0)
@@ -53,7 +53,11 @@ def test_under_all_troubles_at_once_every_question_is_answered_once(tmp_path):
     assert answers == [f"QUESTION {index}" for index in range(40)]
     assert list(server.answered.values()) == [1] * 40
     assert sum(server.attempts.values()) == 40 + sum(map(len, plans.values()))
-    assert spending.tokens == Tokens(40 * PROMPT_TOKENS, 40 * ANSWER_TOKENS)
+    # A completion that could not be read was paid too. This server does not say how many tokens it took.
+    unread = [index for index in range(40) for kind in plans[f"question {index}"] if kind == "text is a number"]
+    estimated = sum(estimate(questions(40)[index].messages, 20).prompt for index in unread)
+    assert spending.tokens == Tokens(40 * PROMPT_TOKENS + estimated, 40 * ANSWER_TOKENS + 20 * len(unread))
+    assert spending.uncounted == len(unread) > 0
 
 
 def test_equal_questions_are_asked_once_and_repeats_anew(tmp_path):
@@ -110,6 +114,32 @@ def test_the_limit_stops_before_it_is_passed_and_a_higher_one_goes_on(tmp_path):
         assert len(server.answered) == 5, "what was paid before counts"
         assert len(ask(server, questions(20), path)) == 20
     assert list(server.answered.values()) == [1] * 20
+
+
+def test_what_was_paid_for_nothing_counts_towards_the_limit_also_in_the_next_run(tmp_path):
+    path = tmp_path / "answers.sqlite"
+    config = SpendingConfig(PRICES.prompt_price, PRICES.answer_price, limit=4 * USED)
+    with serving(echo, lambda messages, attempt: (200, completion({"content": 7}))) as server:
+        spending = Spending(config)
+        with pytest.raises(UserError, match="could pass spending.limit"):
+            ask(server, questions(1), path, spending, attempts=8)
+        sent = len(server.requests)
+        assert spending.spent == pytest.approx(sent * USED) and 2 <= sent <= 4
+        with pytest.raises(UserError, match="could pass spending.limit"):
+            ask(server, questions(1), path, Spending(config))
+        assert len(server.requests) == sent
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "stored"),
+    [("x", "stop", True), ("", "length", True), ("", "content_filter", True), ("", "stop", False), ("", None, False)],
+)
+def test_an_empty_answer_is_stored_only_with_a_reason_that_stays(tmp_path, text, finish, stored):
+    path, spending = tmp_path / "answers.sqlite", Spending(PRICES)
+    with serving(echo, lambda messages, attempt: (200, completion({"content": text}, finish))) as server:
+        assert ask(server, questions(1), path) == ask(server, questions(1), path, spending) == [text]
+    assert len(server.requests) == (1 if stored else 2)
+    assert spending.spent == pytest.approx(len(server.requests) * USED), "what was paid counts in each run"
 
 
 def test_answers_under_way_are_kept_when_another_question_fails_for_good(tmp_path):

@@ -1,11 +1,13 @@
+import json
 import time
+from pathlib import Path
 
 import pytest
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.llm_api.cache import Answer
 from rlhf_jax.llm_api.client import Endpoint, Stopped
-from tests.chat_server import ANSWER_TOKENS, PROMPT_TOKENS, TROUBLES, endpoint_config, serving
+from tests.chat_server import ANSWER_TOKENS, PROMPT_TOKENS, TROUBLES, completion, endpoint_config, serving
 
 MESSAGES = [{"role": "system", "content": "s"}, {"role": "user", "content": "Quelle est la réponse ?"}]
 
@@ -76,6 +78,88 @@ def test_once_stopped_nothing_is_sent():
 def test_a_question_that_is_refused_for_itself_has_an_empty_answer(code):
     with serving(say_yes, lambda messages, attempt: f"400 {code}") as server:
         assert Endpoint(endpoint_config(server)).ask(MESSAGES) == Answer("", code, 0, 0)
+
+
+# What servers say to a question that is too long, each in its own form and with its own status.
+TOO_LONG = [json.loads(line) for line in (Path(__file__).parent / "too_long.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("said", TOO_LONG, ids=[said["server"] for said in TOO_LONG])
+def test_a_question_that_is_too_long_is_settled_on_every_server(said):
+    with serving(say_yes, lambda messages, attempt: (said["status"], said["body"])) as server:
+        answer = Endpoint(endpoint_config(server, attempts=2)).ask(MESSAGES)
+    assert answer == Answer("", "context_length_exceeded", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "body"),
+    [
+        (400, "max_tokens must be 1", {"message": "max_tokens must be 1 or more", "code": 400}),
+        (404, "no such model", {"error": {"message": "no such model; the prompt is too long"}}),
+        (429, "a minute", {"error": {"message": "Too many tokens in a minute", "code": "rate_limit_exceeded"}}),
+        (403, "Forbidden", {"error": "Forbidden"}),
+        # FastAPI repeats what it was sent, here a text about context lengths.
+        (422, "Extra inputs", {"detail": [{"msg": "Extra inputs", "input": "The maximum context length is 9."}]}),
+    ],
+)
+def test_other_refusals_end_with_what_the_server_says(status, words, body):
+    failed = pytest.raises(UserError, match=f"status {status}, .*{words}")
+    with serving(say_yes, lambda messages, attempt: (status, body)) as server, failed:
+        Endpoint(endpoint_config(server, attempts=1)).ask(MESSAGES)
+
+
+PARTS = [{"type": "thinking", "thinking": [{"type": "text", "text": "no?"}]}, {"type": "text", "text": "yes"}]
+
+
+@pytest.mark.parametrize(
+    ("message", "finish", "text"),
+    [
+        ({"content": "yes"}, "stop", "yes"),
+        ({"content": [{"type": "text", "text": "ye"}, {"type": "text", "text": "s"}]}, "stop", "yes"),
+        ({"content": PARTS}, "stop", "yes"),
+        ({"content": ["yes"]}, "stop", "yes"),
+        ({"content": {"type": "text", "text": "yes"}}, "stop", "yes"),
+        ({"content": []}, "stop", ""),
+        ({"content": None, "refusal": "I will not."}, "stop", "I will not."),
+        ({"content": [{"type": "refusal", "refusal": "I will not."}]}, "stop", "I will not."),
+        ({"content": None}, "length", ""),
+        ({"content": None, "reasoning_content": "Is it yes"}, "length", ""),
+        ({"content": "", "reasoning": "Is it yes"}, "length", ""),
+        ({"content": "yes", "reasoning_content": "no?"}, "stop", "yes"),
+        ({"content": None, "reasoning_content": "yes"}, "stop", "yes"),
+        ({"content": "<think>no?</think>\nyes"}, "stop", "\nyes"),
+        ({"content": "no?</think>yes"}, "stop", "yes"),
+        ({"content": "<think>Is it yes"}, "length", ""),
+        ({"content": "The tag <think> is not </think> there."}, "stop", "The tag <think> is not </think> there."),
+        ({"role": "assistant"}, "content_filter", ""),
+    ],
+)
+def test_every_known_form_of_an_answer_is_read_and_paid_once(message, finish, text):
+    discarded = []
+    with serving(say_yes, lambda messages, attempt: (200, completion(message, finish))) as server:
+        answer = Endpoint(endpoint_config(server)).ask(MESSAGES, discarded.append)
+    assert answer == Answer(text, finish, PROMPT_TOKENS, ANSWER_TOKENS)
+    assert len(server.requests) == 1 and not discarded
+
+
+@pytest.mark.parametrize(
+    ("body", "paid"),
+    [
+        (completion({"content": 7}), (PROMPT_TOKENS, ANSWER_TOKENS)),
+        (completion({"content": [{"type": "text", "text": 7}]}), (PROMPT_TOKENS, ANSWER_TOKENS)),
+        (completion("yes", usage=False), (None, None)),
+        (completion({"content": ""}, "error"), (PROMPT_TOKENS, ANSWER_TOKENS)),
+        (completion({"content": "ye"}, None, error={"code": 502}), (PROMPT_TOKENS, ANSWER_TOKENS)),
+        ({"choices": [], "usage": {"input_tokens": 5, "output_tokens": -1}}, (5, None)),
+        ({"error": {"message": "overloaded"}}, None),
+        ([], None),
+    ],
+)
+def test_what_cannot_be_read_is_sent_again_and_its_tokens_are_told(body, paid):
+    discarded = []
+    with serving(say_yes, lambda messages, attempt: (200, body) if attempt < 2 else None) as server:
+        assert Endpoint(endpoint_config(server)).ask(MESSAGES, discarded.append).text == "yes"
+    assert [answer[2:] for answer in discarded] == ([paid] * 2 if paid else [])
 
 
 def test_a_server_that_is_not_there_is_told(monkeypatch):

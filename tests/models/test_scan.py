@@ -59,7 +59,7 @@ def log_probs_and_gradients(model, trunk, top):
     [
         ("float32", QWEN),
         pytest.param("float32", OPT, marks=pytest.mark.soak),
-        pytest.param("bfloat16", {}, marks=pytest.mark.optimised),
+        pytest.param("bfloat16", {}, marks=[pytest.mark.optimised, pytest.mark.soak]),
     ],
     ids=["qwen2 windows", "opt", "llama bfloat16"],
 )

@@ -17,13 +17,15 @@ from tests.families import FAMILIES, OPT
 
 BATCH = tiny.sequences([9, 4], [[7, 8], [1, 3]], prompt=9, response=8)
 REAL = np.asarray(BATCH.continuation()[1])
+LATER = pytest.mark.soak
 CUT = [
-    pytest.param(FAMILIES[name], dtype, cuts, id=f"{name}-{dtype}", marks=[pytest.mark.soak] if soaked else [])
-    for name, cuts in (
-        ("llama", (0.1, 0.4, 0.7)),
-        *((other, (0.4,)) for other in ("opt", "llama biases", "qwen3 windows", "opt 350m")),
+    pytest.param(FAMILIES[name], dtype, cuts, id=f"{name}-{dtype}", marks=marks)
+    for name, cuts, quick in (
+        ("llama", (0.1, 0.4, 0.7), ()),
+        *((name, (0.4,), ()) for name in ("qwen3 windows", "opt 350m")),
+        *((name, (0.4,), LATER) for name in ("opt", "llama biases")),
     )
-    for dtype, soaked in (("bfloat16", False), ("float32", name != "llama"))  # a cut would show in bfloat16 first
+    for dtype, marks in (("bfloat16", quick), ("float32", LATER))  # a cut shows in bfloat16 first
 ]
 
 
@@ -43,13 +45,11 @@ def test_cut_at_any_layer_is_the_whole(changes, dtype, freezes):
 
 # Windows that end before, inside and after the response, of a prompt of 10 tokens at most and 20 new ones.
 WINDOWS = {f"window of {w}": {"family": "mistral", "windows": (w, w, w)} for w in (5, 11, 12, 29)}
+ROUNDED = ("window of 11", "qwen3 windows", "opt 350m")
 SAMPLED = [
     pytest.param(changes, dtype, id=f"{name}-{dtype}", marks=marks)
-    for name, changes, rounded in (
-        *((name, changes, name == "window of 11") for name, changes in WINDOWS.items()),  # where it ends is no rounding
-        *((name, FAMILIES[name], True) for name in ("qwen2 windows", "qwen3 windows", "opt", "opt 350m")),
-    )
-    for dtype, marks in (("float32", ()), ("bfloat16", pytest.mark.optimised if rounded else pytest.mark.soak))
+    for name, changes in {**WINDOWS, **{name: FAMILIES[name] for name in ("qwen3 windows", "opt", "opt 350m")}}.items()
+    for dtype, marks in (("float32", ()), ("bfloat16", (pytest.mark.optimised, *(() if name in ROUNDED else [LATER]))))
 ]
 
 

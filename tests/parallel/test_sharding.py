@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import common
 from rlhf_jax.config import parse
+from rlhf_jax.configs import common
 from rlhf_jax.errors import UserError
 from rlhf_jax.parallel import sharding
 from rlhf_jax.parallel.sharding import Mesh, Rules

@@ -105,8 +105,7 @@ def test_annotations(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"preference": None}, "row 1 has preference = None, expected 0, or from 1"),
-        ({"preference": 3}, "row 1 has preference = 3"),
+        ({"preference": 3}, "row 1 has preference = 3.0, expected null, 0, or from 1"),
         ({"preference": "2"}, "row 1: the field 'preference' is"),
         ({"preference": float("nan")}, "row 1 has preference = nan"),
         ({"output_1": None}, "row 1: the field 'output_1' is null"),

@@ -46,7 +46,8 @@ def test_a_language_model_is_held_against_people(tmp_path, data, capsys):
 
 def test_a_judge_that_cannot_be_read_agrees_with_nobody(tmp_path, data):
     with serving(lambda messages: "?") as server:
-        found = run(data, tmp_path / "out", ("ood_test",), llm=judge_config(server))["splits"]["ood_test"]
+        config = judge_config(server, max_unparsable=1.0)
+        found = run(data, tmp_path / "out", ("ood_test",), llm=config)["splits"]["ood_test"]
     assert (found["accuracy"]["mean"], found["kappa"], found["ties"]) == (0.0, 0.0, 0)
     assert (found["n"], found["unparsable"]) == (3, 3)
     assert (found["verdicts"]["answers"], found["verdicts"]["unparsable"]) == (6, 6)

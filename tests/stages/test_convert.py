@@ -101,6 +101,13 @@ def test_an_opponent_that_is_not_the_reference_keeps_its_name(tmp_path):
     assert (line["preference"], line["score"], line["against_score"]) == (1.25, 0.25, 0.75)
 
 
+def test_an_annotation_without_a_preference_is_left_out_and_counted(tmp_path, capsys):
+    """As in AlpacaEval, most of whose published files have some."""
+    samples, judgements = converted(tmp_path, files([2.0, None, 1.0]))
+    assert [line["preference"] for line in judgements] == [1.0, 2.0] and len(samples) == 3
+    assert "2 judgements; 1 of 3 annotations have no preference and are left out" in capsys.readouterr().out
+
+
 def test_a_second_run_changes_nothing(tmp_path, capsys):
     rows = files([2.0])
     first = converted(tmp_path, rows)
@@ -140,7 +147,7 @@ def unnamed(row: dict) -> dict:
         ("annotations", lambda rows: changed(rows, generator_2="gpt"), "for gpt, expected alpaca-7b alone"),
         ("annotations", lambda rows: changed(rows, output_2="x"), "with an output_2 that is not in .*outputs.json"),
         ("annotations", lambda rows: changed(rows, output_1="x"), "with an output_1 that is not in .*references.json"),
-        ("annotations", lambda rows: changed(rows, preference=None), "row 0 has preference = None"),
+        ("annotations", lambda rows: [row | {"preference": None} for row in rows], "has no annotation with a pref"),
     ],
 )
 def test_files_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path, name, change, message):

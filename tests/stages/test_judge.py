@@ -185,7 +185,13 @@ def test_one_pair_is_the_first_of_each(tmp_path):
 
 
 def test_no_answer_is_dropped_and_what_could_not_be_read_is_counted(tmp_path, capsys):
-    lines, requests = by_llm(tmp_path, lambda messages: "Beide sind gut.", MODELS)
+    with pytest.raises(
+        UserError, match="8 of 8 answers of judge-1 could not be read, .* the first is 'Beide sind gut.'"
+    ):
+        by_llm(tmp_path, lambda messages: "Beide sind gut.", MODELS)
+    assert [path.name for path in (tmp_path / "judge").iterdir()] == ["answers.sqlite"]
+    (tmp_path / "judge" / "answers.sqlite").unlink()
+    lines, requests = by_llm(tmp_path, lambda messages: "Beide sind gut.", MODELS, max_unparsable=1.0)
     assert {line["preference"] for line in lines} == {1.5}
     assert sum(line["answers"] for line in lines) == sum(line["unparsable"] for line in lines) == 10
     assert requests == 2 * 8

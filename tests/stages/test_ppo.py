@@ -310,7 +310,7 @@ def state_of(config):
     )
 
 
-@pytest.mark.parametrize("kind", ["", "_elaborate"])
+@pytest.mark.parametrize("kind", ["", pytest.param("_elaborate", marks=pytest.mark.soak)])
 def test_a_run_that_crashed_goes_on_bit_for_bit(request, kind, tmp_path):
     """Invariant 13: in the third step, after its metrics and samples were written and before anything was saved."""
     config = request.getfixturevalue("elaborate" if kind else "config")

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from configs import judge, tiny
 from rlhf_jax.config import to_dict
+from rlhf_jax.configs import judge, tiny
 from rlhf_jax.errors import UserError
 from rlhf_jax.stages import runner
 from rlhf_jax.stages.resume import claim, differences, finish

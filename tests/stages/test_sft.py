@@ -214,7 +214,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(finished, config, t
             command, cwd=Path(__file__).parents[2], stdout=output, stderr=output, start_new_session=True
         )
         metrics = workdir / "metrics.jsonl"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         for lines, number in ((2, signal.SIGUSR1), (12, signal.SIGKILL)):
             while process.poll() is None and time.monotonic() < deadline:
                 if metrics.exists() and metrics.read_bytes().count(b"\n") >= lines:

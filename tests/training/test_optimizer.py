@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from rlhf_jax.training.optimizer import Config, learning_rate_at, make_optimizer
+from rlhf_jax.training.optimizer import Config, learning_rate_at, make_optimizer, warn_of_warmup
 
 FULL = Config(
     learning_rate=0.01,
@@ -71,6 +71,15 @@ def test_the_schedules_corner_values() -> None:
     cosine = rates("cosine", 4)
     np.testing.assert_allclose(cosine[4:], [(1 + math.cos(math.pi * i / 6)) / 2 for i in range(7)], atol=1e-6)
     assert all(rate > 0 for rate in cosine[:10])
+
+
+@pytest.mark.parametrize(("warmup", "total", "warned"), [(0, 1, False), (9, 10, False), (10, 10, True), (99, 10, True)])
+def test_a_schedule_that_never_leaves_its_warmup_warns(warmup: int, total: int, warned: bool, capsys) -> None:
+    config = Config(learning_rate=0.5, warmup_steps=warmup)
+    warn_of_warmup(config, total)
+    reached = max(learning_rate_at(config, total, step) for step in range(total)) == pytest.approx(0.5)
+    assert reached is not warned
+    assert capsys.readouterr().out.startswith("warning: config.optimizer.warmup_steps is") is warned
 
 
 def test_only_matrices_decay() -> None:

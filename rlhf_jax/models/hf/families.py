@@ -35,8 +35,8 @@ class Fields:
         return value
 
     def whole_or_none(self, key: str) -> int | None:
-        """The same, or None where the field is absent, null or 0."""
-        return self.whole(key) if self._values.get(key) not in (None, 0) else None
+        """The same, or None where the field is absent or null."""
+        return None if self._values.get(key) is None else self.whole(key)
 
     def number(self, key: str) -> float:
         """A positive number."""
@@ -69,11 +69,19 @@ class Family:
     required: Mapping[str, Any]  # fields that change the result, with the one value that this network computes
 
 
+# What transformers reads of the rotary parameters of these families, and the older names.
+_ROTARY_KEYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "low_freq_factor"}
+_ROTARY_KEYS |= {"high_freq_factor", "original_max_position_embeddings"}
+
+
 def _read_rotary(fields: Fields) -> Rotary:
     """From transformers 5's `rope_parameters`, or `rope_theta` and `rope_scaling` of 4, which count where both are."""
     stretch = fields.get("rope_scaling") or fields.get("rope_parameters") or {}
     if not isinstance(stretch, Mapping):
         raise ValueError(f"rope_scaling is {stretch!r}; expected an object")
+    for key in stretch:
+        if key not in _ROTARY_KEYS and stretch[key] is not None:
+            raise ValueError(f"the rotary positions have {key} {stretch[key]!r}, which is not supported")
     stretch = Fields(stretch, {"rope_theta": fields["rope_theta"]})
     kind = stretch.get("rope_type") or stretch.get("type") or "default"
     theta = stretch.number("rope_theta")
@@ -88,7 +96,8 @@ def _read_rotary(fields: Fields) -> Rotary:
         factors = [stretch.number(key) for key in ("factor", "low_freq_factor", "high_freq_factor")]
         if factors[1] >= factors[2]:
             raise ValueError(f"low_freq_factor is {factors[1]}; expected less than high_freq_factor, {factors[2]}")
-        return Rotary(theta, kind, *factors, stretch.whole("original_max_position_embeddings"))
+        original = fields if fields.get("original_max_position_embeddings") is not None else stretch
+        return Rotary(theta, kind, *factors, original.whole("original_max_position_embeddings"))
     raise ValueError(f"rope_type is {kind!r}; supported: 'default', 'linear', 'dynamic', 'llama3'")
 
 
@@ -123,6 +132,8 @@ def _write_sizes(a: Architecture) -> dict[str, Any]:
 
 def _read_llama_shaped(fields: Fields, family: str, **features: Any) -> Architecture:
     sizes = _read_sizes(fields)
+    if fields.whole_or_none("head_dim") is None and sizes["width"] % sizes["heads"]:
+        raise ValueError(f"{sizes['heads']} attention heads do not divide hidden_size {sizes['width']}")
     return Architecture(
         **sizes,
         kv_heads=fields.whole_or_none("num_key_value_heads") or sizes["heads"],
@@ -170,12 +181,14 @@ def _write_mistral(a: Architecture) -> dict[str, Any]:
 def _read_windows(fields: Fields) -> tuple[int | None, ...]:
     """Qwen's windows: of the layers that `layer_types` names, else of those from `max_window_layers` on."""
     window, layers = fields.whole_or_none("sliding_window"), fields.whole("num_hidden_layers")
-    if not fields.flag("use_sliding_window") or not window:
-        return ()
+    if not fields.flag("use_sliding_window"):
+        window = None
     default, first = ["full_attention", "sliding_attention"], fields.whole("max_window_layers", least=0)
-    types = fields.get("layer_types") or [default[layer >= first] for layer in range(layers)]
+    types = fields.get("layer_types") or [default[window is not None and layer >= first] for layer in range(layers)]
     if not isinstance(types, list) or len(types) != layers or not all(kind in default for kind in types):
         raise ValueError(f"layer_types is {types!r}; expected {layers} of 'full_attention' and 'sliding_attention'")
+    if window is None and "sliding_attention" in types:
+        raise ValueError("layer_types has 'sliding_attention', and use_sliding_window or sliding_window is off")
     windows = tuple(window if kind == "sliding_attention" else None for kind in types)
     return windows if any(windows) else ()
 
@@ -245,6 +258,10 @@ _ROTARY = {"rope_theta": 10000.0, "tie_word_embeddings": False}
 _QWEN = {**_ROTARY, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
 _OPT = {"tie_word_embeddings": True, "enable_bias": True, "do_layer_norm_before": True}
 
+# Of any family. Layers of these kinds are named in `layer_types` by Qwen alone.
+_REQUIRED = {"is_causal": True, "quantization_config": None}
+_ONE_KIND = {"layer_types": None}
+
 FAMILIES: dict[str, Family] = {
     "llama": Family(
         "LlamaForCausalLM",
@@ -252,7 +269,7 @@ FAMILIES: dict[str, Family] = {
         _read_llama,
         _write_llama,
         defaults={**_ROTARY, "attention_bias": False, "mlp_bias": False},
-        required={"hidden_act": "silu"},
+        required={"hidden_act": "silu", **_ONE_KIND},
     ),
     "mistral": Family(
         "MistralForCausalLM",
@@ -260,7 +277,7 @@ FAMILIES: dict[str, Family] = {
         _read_mistral,
         _write_mistral,
         defaults={**_ROTARY, "sliding_window": 4096, "num_key_value_heads": 8},
-        required={"hidden_act": "silu"},
+        required={"hidden_act": "silu", **_ONE_KIND},
     ),
     "qwen2": Family(
         "Qwen2ForCausalLM",
@@ -304,7 +321,7 @@ def from_hugging_face(config: Mapping[str, Any], source: str) -> Architecture:
     family = FAMILIES.get(kind) if isinstance(kind, str) else None
     if family is None:
         raise UserError(f"{source}: model_type is {kind!r}; supported: {', '.join(map(repr, FAMILIES))}")
-    for key, expected in {**family.required, "quantization_config": None}.items():
+    for key, expected in {**_REQUIRED, **family.required}.items():
         if config.get(key, expected) != expected:
             raise UserError(f"{source}: {key} is {config[key]!r}; only {expected!r} is supported")
     try:

@@ -1,5 +1,6 @@
 """Sources of tensors: a Hugging Face folder (safetensors or PyTorch's own format) or a GGUF file."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.models.architecture import Architecture
 from rlhf_jax.models.hf.families import read_config
 from rlhf_jax.models.hf.gguf import GGUFSource
+from rlhf_jax.models.hf.layout import entries
 from rlhf_jax.models.hf.torch_file import open_checkpoint
 
 
@@ -45,6 +47,15 @@ class FolderSource:
         # A checkpoint of the network without its head leaves the prefix out.
         bare = not any(name.startswith("model.") for name in stored)
         self._stored = {f"model.{name}" if bare and name != "lm_head.weight" else name: t for name, t in stored.items()}
+        if self.architecture.tied and self._has_own_head():
+            self.architecture = dataclasses.replace(self.architecture, tied=False)
+
+    def _has_own_head(self) -> bool:
+        """True if the weights have a head that is not the embedding. Then transformers does not tie them either."""
+        embedding = next(iter(next(entries(self.architecture, self.architecture.vocabulary)).tensors))
+        if not {embedding, "lm_head.weight"} <= self._stored.keys():
+            return False
+        return not np.array_equal(self.tensor(embedding), self.tensor("lm_head.weight"))
 
     def names(self) -> set[str]:
         """Names of all tensors."""

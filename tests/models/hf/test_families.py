@@ -7,6 +7,7 @@ import pytest
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.models.architecture import Rotary
+from rlhf_jax.models.hf import families
 from rlhf_jax.models.hf.families import from_hugging_face, read_config, to_hugging_face
 from tests import tiny
 from tests.families import FAMILIES, LLAMA3, OPT
@@ -56,6 +57,48 @@ def test_what_a_config_leaves_out_is_what_transformers_takes_for_it(family):
     assert minimal == from_hugging_face({**theirs, "model_type": family}, "config.json")
 
 
+class Recorded(dict):
+    """A dict that notes the keys it is asked for."""
+
+    def __init__(self, values):
+        super().__init__(values)
+        self.asked = set()
+
+    def __getitem__(self, key):
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key):
+        self.asked.add(key)
+        return super().get(key)
+
+
+# Training alone, or generation: the tokenizer has the ids.
+NO_EFFECT = {
+    "attention_dropout",
+    "dropout",
+    "layerdrop",
+    "initializer_range",
+    "init_std",
+    "use_cache",
+    "pretraining_tp",
+}
+NO_EFFECT |= {"bos_token_id", "eos_token_id", "pad_token_id"}
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "opt"])
+def test_no_field_of_transformers_config_class_is_passed_over(family):
+    """Each is read, has one value that is accepted, or changes no forward pass."""
+    import transformers
+
+    ours, theirs = families.FAMILIES[family], transformers.AutoConfig.for_model(family).to_dict()
+    own = theirs.keys() - transformers.PreTrainedConfig().to_dict().keys() - NO_EFFECT
+    fields = families.Fields(theirs | {"use_sliding_window": True}, ours.defaults)
+    fields._values = Recorded(fields._values)
+    ours.read(fields)
+    assert own - fields._values.asked - ours.required.keys() == set()
+
+
 def test_mistral_slides_unless_it_says_not_to():
     """The default of transformers is 4096. The later releases of the model say null."""
     config = {**LLAMA_7B, "model_type": "mistral"}
@@ -73,6 +116,16 @@ def test_the_stretched_frequencies_of_llama_3():
     np.testing.assert_allclose(stretched[turns < 1], plain[turns < 1] / 8, rtol=1e-6)
     np.testing.assert_array_equal(stretched[turns > 4], plain[turns > 4])
     np.testing.assert_allclose(stretched[between], plain[between] * (share + (1 - share) / 8), rtol=1e-6)
+
+
+def test_the_original_length_may_stand_beside_the_scaling():
+    """Where transformers, too, looks first."""
+    stretch = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    for config in (
+        {"rope_scaling": {**stretch, "original_max_position_embeddings": 512}},
+        {"rope_scaling": {**stretch, "original_max_position_embeddings": 9}, "original_max_position_embeddings": 512},
+    ):
+        assert from_hugging_face({**LLAMA_7B, **config}, "config.json").rotary.original_length == 512
 
 
 @pytest.mark.parametrize("changes", [OPT, {"rotary": Rotary(1e4, "dynamic", 2.0)}])
@@ -97,6 +150,16 @@ def test_rows_beyond_the_last_position_are_refused(changes):
         ({"vocab_size": "32000"}, "vocab_size is '32000'; expected a whole number of at least 1"),
         ({"attention_bias": 1}, "attention_bias is 1; expected true or false"),
         ({"model_type": "mistral", "sliding_window": -1}, "sliding_window is -1; expected a whole number"),
+        ({"model_type": "qwen2", "sliding_window": 0}, "sliding_window is 0; expected a whole number of at least 1"),
+        (
+            {"model_type": "qwen3", "layer_types": ["sliding_attention"] * 32},
+            "layer_types has 'sliding_attention', and",
+        ),
+        ({"layer_types": ["sliding_attention"] * 32}, "layer_types is .*; only None is supported"),
+        ({"is_causal": False}, "is_causal is False; only True is supported"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "the rotary positions have full_attention "),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0, "attention_factor": 2.0}}, "the rotary positions have att"),
+        ({"num_attention_heads": 33}, "33 attention heads do not divide hidden_size 4096"),
         ({"head_dim": 33}, "head_dim is 33; rotary positions need an even one"),
         ({"num_key_value_heads": 5}, "5 key-value heads do not divide 32 attention heads"),
     ],

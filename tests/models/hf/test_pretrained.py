@@ -133,6 +133,18 @@ def test_what_carries_no_information_may_be_there(saved, folder):
     tiny.assert_same(load_pretrained(str(folder))[1], load_pretrained(str(saved[0]))[1])
 
 
+def test_a_tied_network_with_another_head_in_its_file_has_that_head(saved, folder, tmp_path):
+    """As in transformers, which warns. And an export keeps it."""
+    _, tensors = saved
+    head = tensors["model.embed_tokens.weight"][::-1].copy()
+    save_file({**tensors, "lm_head.weight": head}, folder / "model.safetensors")
+    model, params = load_pretrained(str(folder))
+    np.testing.assert_array_equal(model.head_table(params), head)
+    save_pretrained(tmp_path / "out", model, params)
+    assert not json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"]
+    np.testing.assert_array_equal(load_file(tmp_path / "out" / "model.safetensors")["lm_head.weight"], head)
+
+
 def test_missing_and_unexpected_tensors_are_named(saved, folder):
     _, tensors = saved
     for tensor, message in {
