@@ -43,6 +43,10 @@ def test_reads_the_config_its_argument_and_overrides(config_file: Path) -> None:
     [
         ("--workdir=x", "--config is missing"),
         ("--config=FILE", "--workdir is missing"),
+        (
+            "--config=FILE --workdir=gs://bucket/run",
+            "--workdir is gs://bucket/run, expected a folder; mount the bucket",
+        ),
         ("--config=none.py --workdir=x", "--config names none.py, which is neither a file nor a shipped experi"),
         ("--config=FILE --workdir=x --config.sed=1", "--config.sed=1: config has no key 'sed'; did you mean 'seed'?"),
         ("--config=FILE --workdir=x --config.seed=a", "flag --config.seed=a: invalid literal for int()"),

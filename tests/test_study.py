@@ -4,13 +4,7 @@ import contextlib
 import hashlib
 import io
 import os
-import random
-import re
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +16,6 @@ from rlhf_jax.main import main
 from rlhf_jax.training.checkpoint import load_top
 from rlhf_jax.training.load import load_base
 from tests import tiny
-from tests.kills import arrays
 
 ROOT = Path(__file__).parents[1]
 MODEL_STAGES = ["sft", "sample_pairs", "preferences", "reward", "ppo", "sample_sft", "sample_ppo", "best_of_n"]
@@ -114,67 +107,3 @@ def test_the_same_command_again_changes_nothing(study):
     after = contents(study.folder)
     assert sorted(after) == sorted(before)
     assert [name for name in before if after[name] != before[name]] == []
-
-
-CLOCKS = ("timing.jsonl", "starts.jsonl")
-
-
-def results(folder: Path) -> dict[str, str]:
-    """What a study's stages wrote, without clock readings."""
-    files = [path for path in folder.glob("*/*") if path.suffix in (".json", ".jsonl", ".html", ".md", ".tex", ".svg")]
-    return {str(path.relative_to(folder)): path.read_text() for path in files if path.name not in CLOCKS}
-
-
-def progress(lines: Iterable[str]) -> Iterator[tuple[tuple[int, int], str]]:
-    """Lines with where the study stands: the stages that have ended, and the step or prompt of the present one."""
-    ended = number = 0
-    for line in lines:
-        if found := re.match(r"\[(\d+)/14\]", line):
-            ended, number = int(found[1]), 0
-        elif found := re.search(r"^\w+: (?:step|prompt) (\d+)/", line):
-            number = int(found[1])
-        yield (ended, number), line
-
-
-def begins_late(lines: Iterable[str]) -> bool:
-    """Whether the first step of training that is told is not a run's first."""
-    steps = [int(found[1]) for line in lines if (found := re.search(r"^\w+: step (\d+)/", line))]
-    return bool(steps) and steps[0] > 1
-
-
-@pytest.mark.soak
-def test_a_study_that_was_killed_ends_like_one_that_was_not(study, tmp_path):
-    """Invariant 13: the real process, SIGKILL at two moments, the same command until it ends. In another folder.
-
-    A moment is a step of training behind a checkpoint, and a tenth of a second at most after its line of progress.
-    `test_kills` has moments of every kind.
-    """
-    rng, folder = random.Random(2), tmp_path / "elsewhere"
-    moments = rng.sample([(2, 3), (2, 4), (5, 3), (5, 4), (6, 3)], 2)  # a checkpoint is made at step 2
-    resumed = 0
-    command = [sys.executable, "-m", "rlhf_jax.main", "--config=configs/tiny.py", f"--workdir={folder}"]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    for moment in sorted(moments):
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        printed = []
-        for point, line in progress(process.stdout):
-            printed.append(line)
-            if point >= moment:
-                break
-        time.sleep(rng.uniform(0, 0.1))
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, f"it was to be killed, not to end: {printed}"
-        resumed += begins_late(printed)
-    last = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert last.returncode == 0, last.stderr
-    assert resumed + begins_late(last.stdout.splitlines() + last.stderr.splitlines()), "no run went on in mid-training"
-    for stage in ("sft", "reward", "ppo"):
-        expected, found = arrays(study.folder / stage), arrays(folder / stage)
-        assert sorted(found) == sorted(expected)
-        assert [name for name in expected if expected[name].tobytes() != found[name].tobytes()] == [], stage
-    expected, found = results(study.folder), results(folder)
-    assert sorted(found) == sorted(expected)
-    assert [name for name in expected if expected[name] != found[name]] == []

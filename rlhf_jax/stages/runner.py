@@ -120,14 +120,11 @@ def check_here(
 
 @contextlib.contextmanager
 def _named(where: str) -> Iterator[None]:
-    """Stages name their keys as `config.KEY`. Here `config` is the whole study."""
+    """Names the stage in errors, whose `config` is the stage's own."""
     try:
         yield
     except UserError as error:
-        said = str(error)
-        raise UserError(
-            f"{where}{said.removeprefix('config')}" if said.startswith("config.") else f"{where}: {said}"
-        ) from error
+        raise UserError(f"{where}: {error}") from error
 
 
 def run_stage(config: Mapping[str, Any], workdir: Path, study: Path | None = None, where: str = "config") -> None:

@@ -117,12 +117,15 @@ def test_a_stage_that_failed_may_be_changed_and_finished_ones_stay(ran: list[str
 
 # Keys of the tiny study's late stages, a value that cannot be, and what is said of it.
 WRONG = [
-    ({"stages.ppo.microbatch": 3}, "config.stages.ppo.microbatch is 3, which does not divide"),
-    ({"stages.ppo.algorithm.num_mini_batches": 3}, "config.stages.ppo.algorithm.num_mini_batches is 3, which does not"),
+    ({"stages.ppo.microbatch": 3}, "config.stages.ppo: config.microbatch is 3, which does not divide"),
+    ({"stages.ppo.algorithm.num_mini_batches": 3}, "config.stages.ppo: config.algorithm.num_mini_batches is 3, which"),
     ({"stages.ppo.mesh.data": 64}, "config.stages.ppo: the mesh is data 64 x fsdp 1 x tensor 1, which does not fit"),
-    ({"stages.reward.selection.metric": "loss"}, "config.stages.reward.selection.metric is 'loss', expected ''"),
+    (
+        {"stages.reward.selection.metric": "loss"},
+        "config.stages.reward: config.selection.metric is 'loss', expected ''",
+    ),
     ({"stages.best_of_n.sampling.mesh.tensor": 64}, "config.stages.best_of_n: the mesh is data 1 x fsdp 1 x tensor 64"),
-    ({"stages.best_of_n.sampling.reward": ""}, "config.stages.best_of_n.sampling.reward is empty"),
+    ({"stages.best_of_n.sampling.reward": ""}, "config.stages.best_of_n: config.sampling.reward is empty"),
     ({"stages.best_of_n.sampling.policy": "{workdir}/sfd"}, "config.stages.best_of_n.sampling.policy is TMP/sfd: "),
     ({"stages.sample_ppo.sampling.policy": "{workdir}/judge"}, "policy is TMP/judge: TMP/judge/checkpoints holds no"),
     ({"stages.ppo.reward": "{workdir}/prepare"}, "ppo.reward is TMP/prepare, which prepare does not write; it writes"),
@@ -134,7 +137,10 @@ WRONG = [
     ({"stages.judge.baseline": "sfd"}, 'config.stages.judge: baseline is "sfd", expected one of'),
     ({"stages.judge.gold.encoder": "none/at/all"}, "config.stages.judge: The model 'none/at/all' is not there"),
     ({"stages.evaluate.encoder": "openai:small"}, "config.stages.evaluate: The environment has no OPENAI_API_KEY"),
-    ({"stages.evaluate.pools.bonn": "x"}, "config.stages.evaluate.pools has 'bonn', expected some of bon, ppo, sft"),
+    (
+        {"stages.evaluate.pools.bonn": "x"},
+        "config.stages.evaluate: config.pools has 'bonn', expected some of bon, ppo, sft",
+    ),
     ({"stages.reward_vs_kl.policies.ppo": "{workdir}/pp"}, "reward_vs_kl.policies.ppo is TMP/pp: "),
     ({"stages.report.evaluation": "evaluat/evaluation.json"}, "report.evaluation is TMP/evaluat/evaluation.json: "),
     ({"stages.report.samples.ppo": "sample_ppo/s.jsonl"}, "report.samples.ppo is TMP/sample_ppo/s.jsonl, which sample"),

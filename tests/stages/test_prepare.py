@@ -10,10 +10,11 @@ import pytest
 
 from rlhf_jax.configs import prepare as prepare_configs
 from rlhf_jax.data import docstrings, records
-from rlhf_jax.data.records import Example, write_text
+from rlhf_jax.data.records import Example
 from rlhf_jax.data.tokenizer import train_tokenizer
 from rlhf_jax.encoders.classifier import load_sentiment
 from rlhf_jax.errors import UserError
+from rlhf_jax.files import write_text
 from rlhf_jax.stages import prepare
 from rlhf_jax.stages.runner import run_stage
 from tests.data.sources.layouts import write

@@ -1,6 +1,7 @@
 import json
 import math
 import re
+import shutil
 import statistics
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
@@ -340,8 +341,9 @@ def test_console_is_aligned_within_120_columns(study: Path, tmp_path: Path, caps
         assert [line.split()[0] for line in table[3 : 3 + len(names)]] == names
 
 
-def test_same_input_gives_the_same_bytes(study: Path, workdir: Path, tmp_path: Path) -> None:
-    report.run(make_config(study), tmp_path)
+def test_same_input_gives_the_same_bytes_wherever_it_is(study: Path, workdir: Path, tmp_path_factory) -> None:
+    tmp_path = tmp_path_factory.mktemp("again")
+    report.run(make_config(shutil.copytree(study, tmp_path_factory.mktemp("elsewhere") / "moved")), tmp_path)
     names = {"report.html", "report.json", "report.md", "tables.tex"}
     for name in names:
         assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes()

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import os
 import sys
 import types
 import typing
@@ -11,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from rlhf_jax.config import to_dict
+from rlhf_jax.configs import tiny
 from rlhf_jax.errors import UserError
+from rlhf_jax.lock import locked
 from rlhf_jax.parallel.sharding import Mesh
 from rlhf_jax.stages import runner
 
@@ -93,6 +97,16 @@ def test_a_config_that_was_refused_does_not_hold_its_folder(ran: list[Any], tmp_
     runner.run_stage({"stage": "fake", "seed": 2}, tmp_path)
     with pytest.raises(UserError, match=r"seed: 2 -> 3"):
         runner.run_stage({"stage": "fake", "seed": 3}, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pipeline", *tiny.get_config().stages])
+def test_a_second_start_of_any_stage_is_refused_before_it_does_anything(name: str, tmp_path: Path) -> None:
+    study = to_dict(tiny.get_config())
+    with locked(tmp_path):
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(UserError, match=f"{tmp_path} is in use by process {os.getpid()} on .* since "):
+            runner.run_stage(study if name == "pipeline" else study["stages"][name], tmp_path)
+        assert sorted(tmp_path.iterdir()) == before
 
 
 def test_the_stages_with_a_mesh_run_on_every_host() -> None:
