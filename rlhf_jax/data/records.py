@@ -1,11 +1,17 @@
-"""The three kinds of JSONL records between stages, and their files."""
+"""The three kinds of JSONL records between stages, and their files.
 
+Every text that enters is valid Unicode: JSON's escapes can hold half of a character (`"\\ud83d"`), which no file, no
+tokenizer and no server takes.
+"""
+
+import contextlib
 import dataclasses
 import functools
 import gzip
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +26,7 @@ SPLITS = ("train", "validation", "id_test", "ood_test")
 REFERENCE = "reference"
 """The side of `Samples.reference` in judgements."""
 
+_HALF = re.compile("[\ud800-\udfff]")
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -33,6 +40,7 @@ class Example:
     response: str
 
     def __post_init__(self) -> None:
+        require_unicode(vars(self))
         _require(self.prompt.strip(), "the prompt is empty, expected text")
         _require(self.response.strip(), "the response is empty, expected text")
 
@@ -52,6 +60,7 @@ class Preference:
     margin: Number | None = None
 
     def __post_init__(self) -> None:
+        require_unicode(vars(self))
         _require(self.prompt.strip(), "the prompt is empty, expected text")
         same = self.chosen.strip() == self.rejected.strip()  # white space around a response is not read
         _require(not same, "chosen and rejected are the same text, expected two different ones")
@@ -82,6 +91,7 @@ class Samples:
     kl_k3: list[Number] | None = None
 
     def __post_init__(self) -> None:
+        require_unicode(vars(self))
         count = len(self.outputs)
         _require(self.prompt.strip(), "the prompt is empty, expected text")
         _require(count > 0, "outputs is empty, expected at least one")
@@ -115,8 +125,8 @@ def read[R: Record](path: str | Path, kind: type[R], *, partial: bool = False) -
         `append` removes it), and a file that does not exist has no records.
 
     Raises:
-      UserError: the file is missing, or a line is not a JSON object, lacks a field, has a wrong type or an unknown
-        field, breaks a rule of the record, or repeats an id.
+      UserError: the file is missing, or a line is not a JSON object, lacks a field, has a wrong type, an unknown field
+        or a text that is not valid Unicode, breaks a rule of the record, or repeats an id.
     """
     path = Path(path)
     if path.is_dir():
@@ -179,11 +189,11 @@ def read_objects(path: str | Path, kind: type | None = None) -> list[dict[str, A
     objects = []
     opened = gzip.open if path.suffix == ".gz" else open
     # Only line feeds end a line: a text may contain other separators.
-    with opened(path, "rt", encoding="utf-8") as file:
+    with opened(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                value = json.loads(line)
-            except ValueError as error:
+                value = json.loads(line.decode("utf-8-sig"))
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{path}:{number} does not parse as JSON ({error}).") from None
             if not isinstance(value, dict):
                 raise UserError(f"{path}:{number} holds a JSON {type(value).__name__}; expected an object.")
@@ -239,12 +249,36 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def is_unicode(text: str) -> bool:
+    """True if a text is valid Unicode, without half of a surrogate pair."""
+    return text.isascii() or not _HALF.search(text)
+
+
+def require_unicode(value: object, field: str = "") -> None:
+    """Raises UserError, which names the field, if a text anywhere in a JSON value is not valid Unicode."""
+    if isinstance(value, str) and not is_unicode(value):
+        raise UserError(
+            f"the field {field!r} is {_short(value)}, half of a character at position {_HALF.search(value).start()}, "
+            "expected valid Unicode"
+        )
+    if isinstance(value, list):
+        for index, inner in enumerate(value):
+            require_unicode(inner, f"{field}[{index}]")
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            require_unicode(inner, f"{field}.{key}".removeprefix("."))
+
+
 def check[T](kind: type[T], value: object, where: str) -> T:
     """Returns an object of a JSON file if it fits `kind`, a TypedDict. It may have more keys.
 
     Raises:
-      UserError: the first field that does not fit, after `where`.
+      UserError: the first field that does not fit or is not valid Unicode, after `where`.
     """
+    try:
+        require_unicode(value)
+    except UserError as error:
+        raise UserError(f"{where}: {error}.") from None
     try:
         return _adapter(kind).validate_python(value, strict=True, extra="allow")
     except ValidationError as error:
@@ -260,6 +294,8 @@ def _parse[R: Record](line: bytes, kind: type[R]) -> R:
     try:
         return _adapter(kind).validate_json(line, strict=True, extra="forbid")
     except ValidationError as error:
+        with contextlib.suppress(ValueError, RecursionError):
+            require_unicode(json.loads(line))  # pydantic refuses it too, but does not name the field
         raise UserError(_sentence(error, kind)) from None
 
 

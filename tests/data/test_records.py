@@ -119,6 +119,36 @@ def test_a_record_that_contradicts_itself_is_refused(tmp_path, kind, changes, me
         records.read(path, kind)
 
 
+HALF = "\\ud83d"  # half of an emoji, as JSON has it
+
+
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        ('{"id": "b", "split": "train", "prompt": "p", "response": "r HALF"}', "response"),
+        ('{"id": "HALF", "split": "train", "prompt": "p", "response": "r"}', "id"),
+        ('{"id": "b", "split": "train", "prompt": "\\ude00 p", "response": "r"}', "prompt"),
+    ],
+)
+def test_half_of_a_character_is_refused_with_file_line_and_field(tmp_path, line, field):
+    path = tmp_path / "examples.jsonl"
+    path.write_text(GOOD + line.replace("HALF", HALF) + "\n")
+    with pytest.raises(UserError, match=rf"examples\.jsonl:2: the field '{field}' is .* half of a character"):
+        records.read(path, Example)
+    with pytest.raises(UserError, match=rf"w: the field '{field}' is .* half of a character"):
+        records.check(dict, json.loads(line.replace("HALF", HALF)), "w")
+    with pytest.raises(UserError, match=r"the field 'outputs\[1\]' is .* half of a character at position 2"):
+        samples(outputs=["x", "ab\ud83dc"])
+    assert samples(outputs=["x", "ab\U0001f600c", ""][:2]).outputs[1] == "ab😀c"
+
+
+def test_objects_of_a_file_that_is_not_utf_8_are_refused_with_their_line(tmp_path):
+    path = tmp_path / "objects.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\n{"a": "\xff"}\n')
+    with pytest.raises(UserError, match=r"objects\.jsonl:2 does not parse as JSON .*invalid start byte"):
+        records.read_objects(path)
+
+
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"none\.jsonl does not exist"):
         records.read(tmp_path / "none.jsonl", Samples)

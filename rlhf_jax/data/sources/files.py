@@ -1,5 +1,6 @@
 """The files of a dataset, in a local folder or on the Hugging Face hub, and the rows in them."""
 
+import codecs
 import gzip
 import json
 import re
@@ -112,11 +113,11 @@ def _read_parquet(file: Path) -> list[Row]:
 
 def _read_json(file: Path) -> list[Row]:
     opened = gzip.open if file.suffix == ".gz" else open
-    with opened(file, "rt", encoding="utf-8-sig") as text:
-        if text.read().lstrip()[:1] != "[":
-            return records.read_objects(file)
-        text.seek(0)
-        rows = json.load(text)
+    with opened(file, "rb") as stream:
+        text = stream.read().removeprefix(codecs.BOM_UTF8)
+    if text.lstrip()[:1] != b"[":
+        return records.read_objects(file)
+    rows = json.loads(text.decode())
     if wrong := [number for number, row in enumerate(rows, start=1) if not isinstance(row, dict)]:
         raise ValueError(f"entry {wrong[0]} is no JSON object")
     return rows
