@@ -28,6 +28,7 @@ INSTALL = [
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
     "pydantic>=2.14,<3",
+    "regex>=2026.11",
     "rouge-score>=0.1.2,<0.2",
     "safetensors>=0.8,<0.9",
     "scikit-learn>=1.9,<2",

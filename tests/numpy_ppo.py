@@ -121,7 +121,7 @@ def gradients(
     sums = {"loss": 0.0, "approximate_kl": 0.0, "tokens": 0.0}
     seen = rollout["advantages"]
     if settings.paper.whiten_microbatches:
-        seen = (seen - seen.mean()) / seen.std()
+        seen = (seen - seen.mean()) / (1e-8 + seen.std(ddof=1))
     clip = settings.cliprange
     for b, n, t in np.argwhere(sampled.mask):
         cell = {name: array[b, n, t] for name, array in rollout.items() if np.ndim(array) == 3}

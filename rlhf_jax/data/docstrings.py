@@ -191,7 +191,7 @@ def _split(module: str) -> str:
 
 def _example(package: str, name: str, split: str, summary: str, body: str, max_text: int) -> Iterator[Example]:
     """One example, or none where the summary or the text is not one."""
-    if _NO_SUMMARY.search(summary.strip()):
+    if _NO_SUMMARY.search(summary.strip()) or not records.is_unicode(summary + body):
         return
     summary = prose.plain(summary)
     if len(summary.split()) < _MIN_SUMMARY_WORDS or len(summary) not in _SUMMARY_CHARACTERS:

@@ -1,15 +1,25 @@
-"""The three kinds of JSONL records between stages, and their files."""
+"""The three kinds of JSONL records between stages, and their files.
 
+Every text that enters is valid Unicode: JSON's escapes can hold half of a character (`"\\ud83d"`), which no file, no
+tokenizer and no server takes.
+"""
+
+import bz2
+import codecs
+import contextlib
 import dataclasses
 import functools
 import gzip
 import hashlib
 import json
+import lzma
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -21,6 +31,7 @@ SPLITS = ("train", "validation", "id_test", "ood_test")
 REFERENCE = "reference"
 """The side of `Samples.reference` in judgements."""
 
+_HALF = re.compile("[\ud800-\udfff]")
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -34,6 +45,7 @@ class Example:
     response: str
 
     def __post_init__(self) -> None:
+        require_unicode(vars(self))
         _require(self.prompt.strip(), "the prompt is empty, expected text")
         _require(self.response.strip(), "the response is empty, expected text")
 
@@ -53,6 +65,7 @@ class Preference:
     margin: Number | None = None
 
     def __post_init__(self) -> None:
+        require_unicode(vars(self))
         _require(self.prompt.strip(), "the prompt is empty, expected text")
         same = self.chosen.strip() == self.rejected.strip()  # white space around a response is not read
         _require(not same, "chosen and rejected are the same text, expected two different ones")
@@ -83,6 +96,7 @@ class Samples:
     kl_k3: list[Number] | None = None
 
     def __post_init__(self) -> None:
+        require_unicode(vars(self))
         count = len(self.outputs)
         _require(self.prompt.strip(), "the prompt is empty, expected text")
         _require(count > 0, "outputs is empty, expected at least one")
@@ -116,8 +130,8 @@ def read[R: Record](path: str | Path, kind: type[R], *, partial: bool = False) -
         `append` removes it), and a file that does not exist has no records.
 
     Raises:
-      UserError: the file is missing, or a line is not a JSON object, lacks a field, has a wrong type or an unknown
-        field, breaks a rule of the record, or repeats an id.
+      UserError: the file is missing, or a line is not a JSON object, lacks a field, has a wrong type, an unknown field
+        or a text that is not valid Unicode, breaks a rule of the record, or repeats an id.
     """
     path = Path(path)
     if path.is_dir():
@@ -126,12 +140,14 @@ def read[R: Record](path: str | Path, kind: type[R], *, partial: bool = False) -
         if partial:
             return []
         raise UserError(f"{path} does not exist, expected a JSONL file of {kind.__name__} records.")
-    *lines, last = path.read_bytes().split(b"\n")
+    *lines, last = content(path).split(b"\n")
     if last and not partial:
         lines.append(last)
     records: list[R] = []
     first_seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
             record = _parse(line, kind)
             _require(record.id not in first_seen, f"repeats the id {record.id!r} of line {first_seen.get(record.id)}")
@@ -165,31 +181,59 @@ def read_by_split(path: Path) -> dict[str, list[Samples]]:
 
 
 def read_objects(path: str | Path, kind: type | None = None) -> list[dict[str, Any]]:
-    """Reads the objects of a JSONL file that holds no records. It may be compressed, as `.gz`.
+    """Reads the objects of a JSONL file that holds no records. Blank lines are passed over.
 
     Args:
       path: the file.
       kind: a TypedDict that each object has to fit. It may have more keys.
 
     Raises:
-      UserError: the file is missing, or a line is not a JSON object of that kind.
+      UserError: the file is missing or cannot be read, or a line is not a JSON object of that kind.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist, expected a JSONL file.")
     objects = []
-    opened = gzip.open if path.suffix == ".gz" else open
     # Only line feeds end a line: a text may contain other separators.
-    with opened(path, "rt", encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                value = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{path}:{number} does not parse as JSON ({error}).") from None
-            if not isinstance(value, dict):
-                raise UserError(f"{path}:{number} holds a JSON {type(value).__name__}; expected an object.")
-            objects.append(check(kind, value, f"{path}:{number}") if kind else value)
+    for number, line in enumerate(content(path).split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line.decode())
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}:{number} does not parse as JSON ({error}).") from None
+        if not isinstance(value, dict):
+            raise UserError(f"{path}:{number} holds a JSON {type(value).__name__}; expected an object.")
+        objects.append(check(kind, value, f"{path}:{number}") if kind else value)
     return objects
+
+
+def content(path: Path) -> bytes:
+    """The bytes of a file without a UTF-8 byte order mark, decompressed if its name ends in .gz, .bz2, .xz or .zst.
+
+    Raises:
+      UserError: it cannot be read to its end.
+    """
+    try:
+        with _OPENED.get(path.suffix, open)(path, "rb") as file:
+            return file.read().removeprefix(codecs.BOM_UTF8)
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())[:200]}).") from error
+
+
+def _open_zstandard(path: Path, _: str) -> IO[bytes]:
+    import pyarrow
+
+    return pyarrow.input_stream(str(path), compression="zstd")
+
+
+_OPENED: dict[str, Callable[[Path, str], IO[bytes]]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": _open_zstandard,
+}
+COMPRESSED = tuple(_OPENED)
 
 
 def to_lines(objects: Iterable[Mapping[str, Any]]) -> str:
@@ -232,12 +276,36 @@ def fingerprint(records: Iterable[Record]) -> str:
     return hashlib.sha256("".join(map(to_line, records)).encode()).hexdigest()
 
 
+def is_unicode(text: str) -> bool:
+    """True if a text is valid Unicode, without half of a surrogate pair."""
+    return text.isascii() or not _HALF.search(text)
+
+
+def require_unicode(value: object, field: str = "") -> None:
+    """Raises UserError, which names the field, if a text anywhere in a JSON value is not valid Unicode."""
+    if isinstance(value, str) and not is_unicode(value):
+        raise UserError(
+            f"the field {field!r} is {_short(value)}, half of a character at position {_HALF.search(value).start()}, "
+            "expected valid Unicode"
+        )
+    if isinstance(value, list):
+        for index, inner in enumerate(value):
+            require_unicode(inner, f"{field}[{index}]")
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            require_unicode(inner, f"{field}.{key}".removeprefix("."))
+
+
 def check[T](kind: type[T], value: object, where: str) -> T:
     """Returns an object of a JSON file if it fits `kind`, a TypedDict. It may have more keys.
 
     Raises:
-      UserError: the first field that does not fit, after `where`.
+      UserError: the first field that does not fit or is not valid Unicode, after `where`.
     """
+    try:
+        require_unicode(value)
+    except UserError as error:
+        raise UserError(f"{where}: {error}.") from None
     try:
         return _adapter(kind).validate_python(value, strict=True, extra="allow")
     except ValidationError as error:
@@ -253,6 +321,8 @@ def _parse[R: Record](line: bytes, kind: type[R]) -> R:
     try:
         return _adapter(kind).validate_json(line, strict=True, extra="forbid")
     except ValidationError as error:
+        with contextlib.suppress(ValueError, RecursionError):
+            require_unicode(json.loads(line))  # pydantic refuses it too, but does not name the field
         raise UserError(_sentence(error, kind)) from None
 
 

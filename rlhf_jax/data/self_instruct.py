@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from rlhf_jax.data.records import read_objects
+from rlhf_jax.data.records import is_unicode, read_objects
 from rlhf_jax.errors import UserError
 
 Kind = Literal["alpaca_farm_id_test", "sequential_instructions"]
@@ -66,8 +66,10 @@ def _seed_task(path: Path, line: int, row: dict[str, Any]) -> Task:
     instances = row.get("instances")
     fields = {**row, **instances[0]} if instances else row
     texts = [fields.get(name) for name in Task._fields]
-    if not all(isinstance(text, str) for text in texts):
-        raise UserError(f"{path}:{line} has {', '.join(row)}, expected the texts {', '.join(Task._fields)}.")
+    if not all(isinstance(text, str) and is_unicode(text) for text in texts):
+        raise UserError(
+            f"{path}:{line} has {', '.join(row)}, expected the texts {', '.join(Task._fields)}, in valid Unicode."
+        )
     return Task(*texts)
 
 

@@ -100,7 +100,7 @@ def apply[R: (Example, Preference)](
         if split in _HELD_OUT:
             found[_FULL + split] = [replace(record, id=f"{record.id}/full") for record in rows.values()]
         if shift.name in RANDOM:
-            found[split] = list(rows.values()) if split == "test" else _draw(shift, list(rows.values()))
+            found[split] = list(rows.values()) if split == "test" else _draw(shift, rows, counts[split])
             continue
         inside = _inside(shift, split, rows, counts[split], is_positive)
         found[split] = [record for number, record in rows.items() if number in inside]
@@ -133,15 +133,17 @@ def _inside(
     return {number for number, record in rows.items() if formats.subreddit(record.prompt) == shift.name}
 
 
-def _draw[R: (Example, Preference)](shift: Shift, records: list[R]) -> list[R]:
-    percent, count = RANDOM[shift.name], len(records)
-    size = count * percent // 100
+def _draw[R: (Example, Preference)](shift: Shift, rows: Mapping[int, R], count: int) -> list[R]:
+    """Some of a split's records. `paper` draws row numbers below `count`, of which those without a record are lost."""
+    percent = RANDOM[shift.name]
     random = np.random.default_rng(percent)  # the released code's seeds
     if shift.mode == "default":
-        return [records[index] for index in sorted(random.permutation(count)[:size])]
+        records = list(rows.values())
+        return [records[index] for index in sorted(random.permutation(len(rows))[: len(rows) * percent // 100])]
     drawn, times = [], Counter[int]()
-    for index in random.integers(0, count, size).tolist():
-        record = records[index]
-        drawn.append(replace(record, id=f"{record.id}/{times[index]}") if times[index] else record)
-        times[index] += 1
+    for number in random.integers(0, count, count * percent // 100).tolist():
+        if number in rows:
+            record = rows[number]
+            drawn.append(replace(record, id=f"{record.id}/{times[number]}") if times[number] else record)
+            times[number] += 1
     return drawn

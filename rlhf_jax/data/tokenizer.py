@@ -80,6 +80,12 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTok
     )
 
 
+def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """The ids of a text, special tokens at the start as the tokenizer adds them, without the EOS that some add."""
+    ids = tokenizer(text, split_special_tokens=True).input_ids
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+
+
 def encode_prompt(
     tokenizer: PreTrainedTokenizerFast, prompt: str, max_length: int, truncation: Truncation = "text"
 ) -> list[int]:
@@ -92,7 +98,7 @@ def encode_prompt(
       UserError: by "text", the prompt is too long and has no text field, or the rest of it alone is too long.
     """
     if truncation == "left":
-        return _cut_left(tokenizer, _encode(tokenizer, prompt), max_length)
+        return _cut_left(tokenizer, encode(tokenizer, prompt), max_length)
     return _shorten(tokenizer, prompt, max_length)[1]
 
 
@@ -114,11 +120,11 @@ def encode_pair(
       UserError: the prompt's ids are no prefix of the joined text's, or as `encode_prompt`.
     """
     if truncation == "left":
-        prompt_ids = _encode(tokenizer, prompt)
+        prompt_ids = encode(tokenizer, prompt)
     else:
         prompt, prompt_ids = _shorten(tokenizer, prompt, max_prompt)
     response = response.strip()
-    joined = _encode(tokenizer, f"{prompt}{separator}{response}") if response else prompt_ids
+    joined = encode(tokenizer, f"{prompt}{separator}{response}") if response else prompt_ids
     if joined[: len(prompt_ids)] != prompt_ids:
         raise UserError(
             f"The tokenizer merges the end of the prompt {prompt[-20:]!r} with the response {response[:20]!r}, "
@@ -136,11 +142,6 @@ def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
 
 
-def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    ids = tokenizer(text, split_special_tokens=True).input_ids
-    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
-
-
 def _cut_left(tokenizer: PreTrainedTokenizerFast, ids: list[int], max_length: int) -> list[int]:
     """The last ids of a prompt, behind its BOS if it has one. A prompt that fits stays as it is."""
     if len(ids) <= max_length:
@@ -151,7 +152,7 @@ def _cut_left(tokenizer: PreTrainedTokenizerFast, ids: list[int], max_length: in
 
 def _shorten(tokenizer: PreTrainedTokenizerFast, prompt: str, max_length: int) -> tuple[str, list[int]]:
     """A prompt that fits, and its ids: the text field loses its end in characters, so the ids are those of a text."""
-    ids = _encode(tokenizer, prompt)
+    ids = encode(tokenizer, prompt)
     if len(ids) <= max_length:
         return prompt, ids
     header, text = split_prompt(prompt)
@@ -159,7 +160,7 @@ def _shorten(tokenizer: PreTrainedTokenizerFast, prompt: str, max_length: int) -
     # Token counts are not quite additive over a cut, so it moves left by a token until the prompt fits.
     for end in [end for _, end in reversed(offsets[:max_length]) if end >= len(header)]:
         shorter = (header + text)[:end].rstrip() + TAIL
-        ids = _encode(tokenizer, shorter)
+        ids = encode(tokenizer, shorter)
         if len(ids) <= max_length:
             return shorter, ids
     raise UserError(f"The prompt {prompt[:60]!r}... needs more than {max_length} tokens without any of its text.")

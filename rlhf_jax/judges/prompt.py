@@ -47,7 +47,11 @@ def load_prompt(name: str) -> PairwisePrompt:
         raise UserError(
             f"The judge's prompt {name!r} does not exist, expected {', '.join(known)} or the path of a file."
         )
-    sections = _SECTIONS.fullmatch(path.read_text(encoding="utf-8").strip())
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error}), expected a prompt in it.") from None
+    sections = _SECTIONS.fullmatch(text.strip())
     if sections is None:
         raise UserError(f"{path} has no line [system] at its start and line [user] below it, expected both.")
     found = sorted(_FIELD.findall(sections["user"]))

@@ -16,6 +16,7 @@ import numpy as np
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics.statistics import mean_and_interval, percentiles
+from rlhf_jax.metrics.text import split_words
 
 if TYPE_CHECKING:
     from rlhf_jax.data.records import Samples
@@ -42,8 +43,9 @@ def expectation_adjusted_distinct(
     / K. The value can pass 1 a little.
 
     The modes differ in two points. For words, `paper` deletes "." and line breaks, which joins the words around them,
-    and splits at spaces. `default` splits at "." and at any white space. An n longer than every output counts as 0 in
-    `paper`, and `default` leaves it out of the mean. In both, outputs without a single n-gram score 0.
+    and splits at spaces. `default` splits at "." and at any white space, and around every character of a script
+    without spaces (`text.split_words`). An n longer than every output counts as 0 in `paper`, and `default` leaves it
+    out of the mean. In both, outputs without a single n-gram score 0.
 
     Args:
       outputs: the texts.
@@ -81,9 +83,9 @@ def distinct_n(outputs: Sequence[str], n: int, mode: Mode = "default") -> float:
 
 
 def mean_distinct(outputs: Sequence[str], ngrams: Sequence[int] = (1, 2, 3, 4, 5), mode: Mode = "default") -> float:
-    """Returns the mean of `distinct_n` over n. An n longer than every output is left out, as in EAD's `default`."""
+    """Returns the mean of `distinct_n` over n. An n longer than every output counts as 0 in `paper`, as in EAD."""
     values = [distinct_n(outputs, n, mode) for n in _checked(ngrams)]
-    found = [value for value in values if value]
+    found = [value for value in values if value or mode == "paper"]
     return math.fsum(found) / len(found) if found else 0.0
 
 
@@ -93,8 +95,9 @@ def ngram_cosine_diversity(
     """1 minus the mean cosine over unordered pairs of texts of their counts of n-grams, the mean over n.
 
     As in `pairwise_similarity_diversity` no pair is visited: with unit vectors e of n texts the mean cosine is
-    `(|sum e|^2 - n) / (n (n - 1))`. A text without an n-gram counts as orthogonal to the others. An n longer than
-    every text is left out of the mean, and texts without a single n-gram score 0.
+    `(|sum e|^2 - n) / (n (n - 1))`. A text without an n-gram counts as orthogonal to the others. So in `paper` an n
+    longer than every text counts as 1. `default` leaves it out of the mean, and texts without a single n-gram score 0.
+    The released script reports n = 3 alone.
 
     Args:
       outputs: the texts.
@@ -118,6 +121,8 @@ def ngram_cosine_diversity(
             units = sum(map(bool, counts))
             square = math.fsum(weight * weight for weight in total.values())
             values.append(1 - (square - units) / (len(texts) * (len(texts) - 1)))
+        elif mode == "paper":
+            values.append(1.0)
     return math.fsum(values) / len(values) if values else 0.0
 
 
@@ -138,7 +143,7 @@ def _count_ngrams(outputs: Sequence[str], n: int, mode: Mode) -> tuple[int, int]
 
 def _words(text: str, mode: Mode) -> list[str]:
     if mode == "default":
-        return text.replace(".", " ").split()
+        return split_words(text.replace(".", " "))
     if mode == "paper":
         return [word for word in text.replace(".", "").replace("\n", "").split(" ") if word]
     raise UserError(f'diversity mode is "{mode}", expected "default" or "paper".')
@@ -198,8 +203,8 @@ def across_input(samples: Sequence[Samples] | Sequence[Sequence[str]], metric: M
     error is a jackknife that leaves out one of g = 20 groups of inputs in turn (g = n below 20 inputs):
     `sqrt((g - 1) / g * sum (value_without_group - their mean)^2)`. The 95 % interval has the percentiles of random
     half-samples, drawn without replacement. A mean over half of the inputs is as far from that over all as that is
-    from the truth. Deviations are from the mean of the halves, since the metrics depend on the size of a set
-    (Wu, 1990; Politis and Romano, 1994).
+    from the truth (Wu, 1990; Politis and Romano, 1994). The metrics depend on the size of a set, so the halves are
+    moved to have the value of the whole as their mean. They stay within the range of the metric (`_centred`).
 
     Args:
       samples: records, or one list of outputs per input.
@@ -256,14 +261,31 @@ def _across(inputs: int, value: Callable[[np.ndarray], float], seed: int) -> dic
     if inputs > 3:
         rng, half = np.random.default_rng(seed), inputs // 2
         halves = np.array([value(rng.permutation(inputs) < half) for _ in range(HALF_SAMPLES)])
-        deviations = (halves - halves.mean()) * math.sqrt(half / (inputs - half))
-        interval = tuple(map(float, percentiles(mean + deviations, 0.95)))
+        around = mean + (_centred(halves, mean) - mean) * math.sqrt(half / (inputs - half))
+        interval = tuple(map(float, percentiles(around, 0.95)))
     return {
         "mean": mean,
         "standard_error": None if math.isnan(error) else error,
         "n": inputs,
         "interval": None if math.isnan(sum(interval)) else list(interval),
     }
+
+
+def _centred(values: np.ndarray, mean: float) -> np.ndarray:
+    """Moves values of random halves to the mean of the whole, within the range of the metric.
+
+    If their own mean differs by no more than chance, the metric does not depend on the size of a set, and they stay.
+    If the metric falls with size, they move down. Then those above their mean stay below where they were. The distance
+    of the others is bent, `room (1 - exp(-distance / room))`, so that they do not pass 0, or the lowest value if that
+    is lower. No metric here grows with size. One that did would have no known bound, and its values are shifted.
+    """
+    before = values.mean()
+    if abs(mean - before) <= 4 * values.std() / math.sqrt(len(values)):
+        return values
+    if mean > before:
+        return values + (mean - before)
+    distance, room = np.maximum(before - values, 0.0), max(mean - min(values.min(), 0.0), np.finfo(float).tiny)
+    return mean + np.maximum(values - before, 0.0) + room * np.expm1(-distance / room)
 
 
 def _outputs(samples: Sequence[Samples] | Sequence[Sequence[str]]) -> list[list[str]]:

@@ -17,8 +17,11 @@ type Classifier = Callable[[Sequence[tuple[str, str]]], np.ndarray]
 
 
 def sentences(text: str) -> list[str]:
-    """Splits a text after ".", "!" or "?" before white space, and at line breaks. An empty text is one sentence."""
-    found = [sentence.strip() for sentence in re.split(r"(?<=[.!?])\s+|\n+", text)]
+    """Splits a text at line breaks, after "。", "！" and "？", and after other ends of sentences before white space.
+
+    Those are ".", "!", "?", "…", and their signs in Arabic and in scripts of India. An empty text is one sentence.
+    """
+    found = [sentence.strip() for sentence in re.split(r"(?<=[.!?…؟۔।॥])\s+|(?<=[。！？])|\n+", text)]
     return [sentence for sentence in found if sentence] or [""]
 
 

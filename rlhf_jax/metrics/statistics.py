@@ -32,6 +32,38 @@ def mean_and_interval(values: Sequence[float] | np.ndarray, seed: int = 0) -> di
     return {**mean_and_error(values), "interval": interval}
 
 
+def t_interval(
+    values: Sequence[float] | np.ndarray, low: float = -math.inf, high: float = math.inf, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Student's interval of the mean of a few values, within the bounds of what they measure.
+
+    It is on a scale without bounds, by the delta method: log-odds between two bounds, the logarithm above one.
+
+    Args:
+      values: two or more, independent.
+      low, high: the bounds. One above alone is not known here.
+      confidence: fraction of intervals that cover the mean, in (0, 1).
+
+    Raises:
+      UserError: fewer than two values, or a confidence outside (0, 1).
+    """
+    from scipy.special import expit
+    from scipy.stats import t
+
+    _check(confidence)
+    if len(values) < 2:
+        raise UserError(f"There are {len(values)} value(s) for an interval, expected two or more.")
+    found = mean_and_error(values)
+    mean, half = found["mean"], t.ppf((1 + confidence) / 2, len(values) - 1) * found["standard_error"]
+    if math.isinf(low) or not low < mean < high:  # equal values may be a bound
+        return float(mean - half), float(mean + half)
+    below, above = mean - low, high - mean
+    if math.isinf(high):
+        return tuple(float(low + below * math.exp(side * half / below)) for side in (-1, 1))
+    odds, width = math.log(below / above), half * (1 / below + 1 / above)
+    return tuple(float(low + (high - low) * expit(odds + side * width)) for side in (-1, 1))
+
+
 def bootstrap_interval(
     *samples: Sequence[float] | np.ndarray, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:

@@ -70,6 +70,9 @@ class Model:
       vocabulary_multiple: the embedding and the LM head are stored with V rounded up to a multiple of this, so that a
         mesh divides them. The rows past V are padding.
       blocks: storage, execution and differentiation of the blocks.
+
+    Raises:
+      UserError: the tokenizer has more ids than V.
     """
 
     architecture: Architecture
@@ -78,6 +81,10 @@ class Model:
     ids: int | None = None
     vocabulary_multiple: int = 1
     blocks: Blocks = UNROLLED
+
+    def __post_init__(self) -> None:
+        if self.known_ids > (rows := self.architecture.vocabulary):
+            raise UserError(f"the tokenizer knows {self.ids} ids and the embedding has {rows} rows, expected as many")
 
     @property
     def rows(self) -> int:

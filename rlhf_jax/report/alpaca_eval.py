@@ -16,7 +16,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 from pydantic import BeforeValidator, Field
 
-from rlhf_jax.data.records import Samples, check
+from rlhf_jax.data.records import Samples, check, content
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics.winrate import is_preference
 
@@ -151,7 +151,7 @@ def _rows(path: str | Path, kind: type) -> Iterator[tuple[str, dict[str, Any]]]:
     if not path.is_file():
         raise UserError(f"{path} does not exist, expected a JSON array of objects as AlpacaEval writes it.")
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(content(path).decode())
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}), expected an array of objects.") from None
     if not isinstance(rows, list) or not rows:

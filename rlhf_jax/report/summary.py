@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from scipy.stats import norm, t
+from scipy.stats import norm
 
 from rlhf_jax.data.records import REFERENCE
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics.best_of_n import best_of_n_kl
 from rlhf_jax.metrics.length_control import length_controlled_win_rate
 from rlhf_jax.metrics.ranking import bradley_terry
-from rlhf_jax.metrics.statistics import mean_and_error, mean_and_interval
+from rlhf_jax.metrics.statistics import mean_and_error, mean_and_interval, t_interval
 from rlhf_jax.metrics.winrate import generalisation_gap, preferences_by_prompt, win_fractions
 from rlhf_jax.report.study import ID, OOD, Study
 
@@ -162,7 +162,7 @@ def _length_controlled(study: Study, model: str, split: str) -> Metric:
         return {"not_computed": str(error).rstrip(".")}
     except KeyError as missing:
         return {"not_computed": f"the samples of {model} have no prompt {missing}"}
-    return {"mean": result["win_rate"], "standard_error": result["standard_error"], "n": result["n"]}
+    return {"mean": result["win_rate"], **{name: result[name] for name in ("standard_error", "n", "interval")}}
 
 
 def _strengths(study: Study) -> dict[str, dict[str, Any] | str]:
@@ -266,13 +266,31 @@ def values(metrics: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, f
 def _over_seeds(rows: Sequence[Row]) -> Row:
     if len(rows) == 1:
         return rows[0]
-    return {name: {part: _mean([row[name][part] for row in rows]) for part in parts} for name, parts in rows[0].items()}
+    return {
+        name: {part: _mean([row[name][part] for row in rows], *_bounds(name, part)) for part in parts}
+        for name, parts in rows[0].items()
+    }
 
 
-def _mean(metrics: Sequence[Metric]) -> Metric:
+def _bounds(name: str, part: str) -> tuple[float, float]:
+    """The lowest and highest value that a part of a metric can have."""
+    if part == "gap":
+        return (-100.0, 100.0)
+    if name in ("win_rate", "head_to_head", "length_controlled", "accuracy", "consistency"):
+        return (0.0, 100.0)
+    if name in ("rouge_l", "copied", "finished", "calibration_error"):
+        return (0.0, 1.0)
+    if name.endswith("_sentence_bert"):
+        return (0.0, 2.0)
+    if name.endswith("_nli"):
+        return (-2.0, 2.0)
+    signed = name in ("reward", "strength") or part == "k1"
+    return (-math.inf if signed else 0.0, math.inf)
+
+
+def _mean(metrics: Sequence[Metric], low: float, high: float) -> Metric:
     missing = [metric for metric in metrics if "not_computed" in metric]
     if missing:
         return missing[0]
-    mean = mean_and_error([metric["mean"] for metric in metrics])
-    half = t.ppf(0.975, len(metrics) - 1) * mean["standard_error"]
-    return {**mean, "interval": (mean["mean"] - half, mean["mean"] + half)}
+    means = [metric["mean"] for metric in metrics]
+    return {**mean_and_error(means), "interval": t_interval(means, low, high)}

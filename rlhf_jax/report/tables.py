@@ -1,5 +1,6 @@
 """Tables of the report: their columns and cells, and a renderer for a console."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -8,6 +9,7 @@ from rlhf_jax.report.study import ID, OOD
 from rlhf_jax.report.summary import DIVERSITY, Metric, Row, Summary
 
 _GAP = "  "
+WIDTH = 120  # columns of a console
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,8 @@ def make_tables(summary: Summary) -> list[Table]:
         Column(f"KL to {baseline}, nats", "k1", "kl", "k1", 2),
         Column(f"KL to {baseline}, nats", "k3", "kl", "k3", 2),
     ]
-    against = "length-controlled wins against the reference, %"
     further = [
-        *_splits(against, "length_controlled", 1),
+        *_LENGTH_CONTROLLED,
         Column("gap", "95 % interval", "win_rate", "gap", 1, signed=True, interval=True),
         *_splits("strength, log-odds", "strength", 2),
     ]
@@ -119,13 +120,15 @@ def make_tables(summary: Summary) -> list[Table]:
 
 
 def wide_tables(summary: Summary) -> list[Table]:
-    """Makes tables too wide for a console: 95 % intervals of diversity, and a language model as the judge."""
+    """Makes tables too wide for a console: 95 % intervals, and a language model as the judge."""
     intervals = [
         _table(f"{title}, 95 % intervals", [replace(column, interval=True) for column in columns], summary.rows)
         for title, columns in _diversity(summary).items()
     ]
     judge = _table("Language model as the judge", _JUDGE, summary.judging, _OF_JUDGE)
-    return [*intervals, judge] if summary.judging else intervals
+    columns = [replace(column, interval=True) for column in _LENGTH_CONTROLLED]
+    wins = _table("Win rates at equal length, 95 % intervals", columns, summary.rows)
+    return [wins, *intervals, judge] if summary.judging else [wins, *intervals]
 
 
 def _diversity(summary: Summary) -> dict[str, list[Column]]:
@@ -140,6 +143,9 @@ def _splits(group: str, metric: str, decimals: int) -> list[Column]:
     return [Column(group, "ID", metric, ID, decimals), Column(group, "OOD", metric, OOD, decimals)]
 
 
+_LENGTH_CONTROLLED = _splits("length-controlled wins against the reference, %", "length_controlled", 1)
+
+
 def meaning_of_errors(summary: Summary) -> str:
     """Returns a sentence about the meaning of ± in every table and plot."""
     if summary.runs == 1:
@@ -148,8 +154,8 @@ def meaning_of_errors(summary: Summary) -> str:
 
     factor = t.ppf(0.975, summary.runs - 1)
     return (
-        f"Means over {summary.runs} seeds; ± is one standard error over seeds, and {factor:.1f} times that "
-        f"is a 95 % t interval."
+        f"Means over {summary.runs} seeds; ± is one standard error over seeds, and {factor:.1f} times that is a 95 % t "
+        "interval, on the scale of log-odds or logarithms for what has bounds."
     )
 
 
@@ -173,7 +179,7 @@ def console(table: Table) -> str:
         header,
         _line("model".ljust(first), [column.name for column in table.columns], widths),
         *(_line(name.ljust(first), map(str, cells), widths) for name, cells in table.rows.items()),
-        *table.below(),
+        *(part for line in table.below() for part in textwrap.wrap(line, WIDTH, subsequent_indent="    ")),
     ]
     return "\n".join(lines)
 

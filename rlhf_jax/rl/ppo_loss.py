@@ -10,7 +10,6 @@ from jaxtyping import Array, Bool, Float
 from rlhf_jax.models import heads
 from rlhf_jax.models.sequences import Sequences
 from rlhf_jax.models.transformer import Edge, Model, Params, merge
-from rlhf_jax.rl import masked
 from rlhf_jax.rl.kl_penalty import kl_loss
 from rlhf_jax.rl.ppo_config import Algorithm
 from rlhf_jax.rl.rollout import Rollout
@@ -109,7 +108,7 @@ def ppo_loss(
     log_probs, entropy, values = policy_and_value(model, trunk, top, sequences, rollout.edge, settings.temperature)
     advantages = rollout.advantages
     if settings.paper.whiten_microbatches:
-        advantages = masked.whiten(advantages, jnp.ones_like(mask))
+        advantages = (advantages - advantages.mean()) / (1e-8 + advantages.std(ddof=1))  # as the study's code does
     policy_loss, metrics = clipped_policy_loss(log_probs, rollout.log_probs, advantages, mask, settings.cliprange)
     value_loss, value_metrics = clipped_value_loss(
         values, rollout.values, rollout.returns, mask, settings.cliprange_value

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import jax
 
-from rlhf_jax.data.tokenizer import decode, id_count
+from rlhf_jax.config import Count, Seed, require
+from rlhf_jax.data.records import require_unicode
+from rlhf_jax.data.tokenizer import decode, encode, id_count
 from rlhf_jax.errors import UserError
 from rlhf_jax.models.transformer import Model, Params
 from rlhf_jax.sampling import rollouts
@@ -43,26 +45,28 @@ def generate(
       n responses for each prompt, without special tokens.
 
     Raises:
-      UserError: a prompt is empty, n or max_new_tokens is below 1, or the temperature is negative.
+      UserError: a prompt is empty or not valid Unicode, a number is outside its domain, or the tokenizer has no EOS
+        token or more ids than the embedding has rows.
     """
-    for name, value in {"n": n, "max_new_tokens": max_new_tokens}.items():
-        if value < 1:
-            raise UserError(f"{name} is {value}, expected 1 or more")
+    n, max_new_tokens = require(Count, n, "n"), require(Count, max_new_tokens, "max_new_tokens")
     for index, prompt in enumerate(prompts):
-        if not prompt:
+        if not prompt.strip():
             raise UserError(f"prompts[{index}] is empty, expected a text")
+        require_unicode(prompt, f"prompts[{index}]")
     eos = tokenizer.eos_token_id
+    if eos is None:
+        raise UserError("the tokenizer names no EOS token, expected one: it ends a response")
     model = dataclasses.replace(model, ids=id_count(tokenizer))
     sample = rollouts.make_sample(model, samples=n, max_new_tokens=max_new_tokens, temperature=temperature, eos_id=eos)
     batches = rollouts.sample_prompts(
         sample,
         {},
         params,
-        [tokenizer(prompt, split_special_tokens=True).input_ids for prompt in prompts],
+        [encode(tokenizer, prompt) for prompt in prompts],
         [rollouts.prompt_id(prompt) for prompt in prompts],
         batch_size=min(len(prompts), max(1, 64 // n)) or 1,
         pad_id=eos,
-        key=jax.random.key(seed),
+        key=jax.random.key(require(Seed, seed, "seed")),
     )
     by_index = {index: responses.tokens for batch in batches for index, responses in batch}
     return [[decode(tokenizer, tokens) for tokens in by_index[i]] for i in range(len(prompts))]

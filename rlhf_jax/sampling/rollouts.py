@@ -1,5 +1,6 @@
 """Sampling for stages: many prompts through the jitted sampler, in batches of few shapes, with scores if asked for."""
 
+import math
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -59,10 +60,12 @@ def make_sample(
     """Builds the sampling programs. The keyword arguments are those of `sampling.sampler.decode`.
 
     Raises:
-      UserError: the temperature is negative.
+      UserError: the temperature is negative or not finite, or `top_k` is more than there are tokens.
     """
-    if temperature < 0:
+    if not 0 <= temperature < math.inf:
         raise UserError(f"the temperature is {temperature}, expected 0 (greedy) or more")
+    if top_k > model.known_ids:
+        raise UserError(f"top_k is {top_k}, expected at most {model.known_ids}, the tokens that there are")
     sizes = {"samples": samples, "max_new_tokens": max_new_tokens, "eos_id": eos_id, "top_k": top_k}
 
     def prefill(trunk: Params, top: Params, *arguments: jax.Array) -> Prefilled:

@@ -23,12 +23,11 @@ from rlhf_jax.report import plots
 from rlhf_jax.report.pages import SERIES, embedded, render
 from rlhf_jax.report.study import Study, read_study, require_seeds_of_one_study, with_ood
 from rlhf_jax.report.summary import Summary, summarise
-from rlhf_jax.report.tables import Table, console, make_tables, meaning_of_errors, wide_tables
+from rlhf_jax.report.tables import WIDTH, Table, console, make_tables, meaning_of_errors, wide_tables
 from rlhf_jax.stages.inputs import Input
 
 PROMPTS_PER_SPLIT = 40
 EMBEDDED_BYTES = 1_500_000
-CONSOLE_WIDTH = 120
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "tokenizers", "numpy", "matplotlib")
 
 
@@ -103,7 +102,7 @@ def run(config: Config, workdir: Path) -> None:
         "report.html": _html(config, studies, summary, tables),
     }
     write_together(workdir, pages)
-    wrapped = [textwrap.fill(text, CONSOLE_WIDTH) for text in [*texts["reading"], *texts["about"]]]
+    wrapped = [textwrap.fill(text, WIDTH) for text in [*texts["reading"], *texts["about"]]]
     paragraphs = [config.title, *map(console, printed), *wrapped]
     print("\n\n".join(paragraphs), f"\nreport: {workdir / 'report.html'}", sep="\n")
 

@@ -1,3 +1,5 @@
+import codecs
+import gzip
 import json
 
 import pytest
@@ -68,6 +70,17 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_what_editors_and_tools_add_is_passed_over(tmp_path):
+    """A byte order mark, blank lines, a compression."""
+    path = tmp_path / "examples.jsonl.gz"
+    text = GOOD + "\n" + GOOD.replace('"a"', '"b"') + " \n"
+    path.write_bytes(gzip.compress(codecs.BOM_UTF8 + text.encode()))
+    assert [record.id for record in records.read(path, Example)] == ["a", "b"]
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"examples\.jsonl\.gz cannot be read"):
+        records.read(path, Example)
+
+
 GOOD = '{"id": "a", "split": "train", "prompt": "p", "response": "r"}\n'
 
 
@@ -75,7 +88,6 @@ GOOD = '{"id": "a", "split": "train", "prompt": "p", "response": "r"}\n'
     ("second_line", "message"),
     [
         ("{", "is not JSON"),
-        ("", "is not JSON"),
         ("[1]", r"found \[1\], expected an object"),
         ('{"id": "b", "split": "train", "prompt": "p"}', "no field 'response'"),
         ('{"id": "b", "split": "train", "prompt": "p", "response": 3}', "'response' is 3, expected a valid string"),
@@ -119,6 +131,36 @@ def test_a_record_that_contradicts_itself_is_refused(tmp_path, kind, changes, me
         records.read(path, kind)
 
 
+HALF = "\\ud83d"  # half of an emoji, as JSON has it
+
+
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        ('{"id": "b", "split": "train", "prompt": "p", "response": "r HALF"}', "response"),
+        ('{"id": "HALF", "split": "train", "prompt": "p", "response": "r"}', "id"),
+        ('{"id": "b", "split": "train", "prompt": "\\ude00 p", "response": "r"}', "prompt"),
+    ],
+)
+def test_half_of_a_character_is_refused_with_file_line_and_field(tmp_path, line, field):
+    path = tmp_path / "examples.jsonl"
+    path.write_text(GOOD + line.replace("HALF", HALF) + "\n")
+    with pytest.raises(UserError, match=rf"examples\.jsonl:2: the field '{field}' is .* half of a character"):
+        records.read(path, Example)
+    with pytest.raises(UserError, match=rf"w: the field '{field}' is .* half of a character"):
+        records.check(dict, json.loads(line.replace("HALF", HALF)), "w")
+    with pytest.raises(UserError, match=r"the field 'outputs\[1\]' is .* half of a character at position 2"):
+        samples(outputs=["x", "ab\ud83dc"])
+    assert samples(outputs=["x", "ab\U0001f600c", ""][:2]).outputs[1] == "ab😀c"
+
+
+def test_objects_of_a_file_that_is_not_utf_8_are_refused_with_their_line(tmp_path):
+    path = tmp_path / "objects.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\n{"a": "\xff"}\n')
+    with pytest.raises(UserError, match=r"objects\.jsonl:2 does not parse as JSON .*invalid start byte"):
+        records.read_objects(path)
+
+
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"none\.jsonl does not exist"):
         records.read(tmp_path / "none.jsonl", Samples)
@@ -128,7 +170,7 @@ def test_objects_end_at_line_feeds_alone(tmp_path):
     path = tmp_path / "objects.jsonl"
     path.write_text('{"a": "one\u2028two"}\n{"a": 1}\n', encoding="utf-8")
     assert records.read_objects(path) == [{"a": "one\u2028two"}, {"a": 1}]
-    for text, message in (("{}\n[1]\n", ":2 holds a JSON list"), ("{}\n\n", ":2 does not parse")):
+    for text, message in (("{}\n[1]\n", ":2 holds a JSON list"), ("{}\n\n{", ":3 does not parse")):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             records.read_objects(path)

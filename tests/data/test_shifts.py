@@ -80,6 +80,9 @@ def test_paper_mode_draws_with_replacement(name, percent, distinct):
     assert numbers(drawn) == expected.tolist()
     assert len({record.id for record in drawn}) == len(drawn), "a row drawn again has an id of its own"
     assert len(set(numbers(drawn))) / 5000 == pytest.approx(distinct, abs=0.01)
+    del rows["train"][expected[0]], rows["train"][expected[7]]
+    left = [number for number in expected.tolist() if number in rows["train"]]
+    assert numbers(apply(Shift(name, "", "paper"), rows)["train"]) == left, "a row without a record moves no other"
 
 
 @pytest.mark.parametrize(

@@ -268,3 +268,98 @@ def test_mean_distinct_leaves_out_what_no_text_has():
     texts = ["a b a", "a b"]
     assert mean_distinct(texts) == pytest.approx(np.mean([2 / 5, 2 / 3, 1.0]))
     assert mean_distinct(["", ""]) == 0.0
+
+
+def released_words(text: str) -> list[str]:
+    """What utils.lines_to_ngrams of the study's released code makes of a text."""
+    return [word for word in text.replace(".", "").replace("\n", "").split(" ") if word != ""]
+
+
+def released_ngrams(text: str, n: int) -> list[tuple[str, ...]]:
+    words = released_words(text)
+    return [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
+
+
+def released_ead(texts: list[str], n: int) -> float:
+    ngrams = [ngram for text in texts for ngram in released_ngrams(text, n)]
+    return ead(len(set(ngrams)), len(ngrams)) if ngrams else 0.0
+
+
+def released_distinct(texts: list[str], n: int) -> float:
+    ngrams = [ngram for text in texts for ngram in released_ngrams(text, n)]
+    return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
+def released_cosine(texts: list[str], n: int) -> float:
+    """1 minus the mean over pairs. Texts that share no n-gram have similarity 0, also where neither has one."""
+    similarities = []
+    for a, b in itertools.combinations([released_ngrams(text, n) for text in texts], 2):
+        space = sorted({*a, *b})
+        x, y = (np.array([ngrams.count(ngram) for ngram in space], float) for ngrams in (a, b))
+        similarities.append(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)) if set(a) & set(b) else 0.0)
+    return 1 - float(np.mean(similarities))
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["Yes", "No", "Yes"],
+        ["Yes", "Yes"],
+        ["", ""],
+        ["", "a b c d e f"],
+        [".", "\n", "..."],
+        ["one.two\nthree  four", "onetwothree four"],
+        ["a b", "a b c", "a b c d e f g"],
+        ["a\tb\u00a0c", "a\tb\u00a0c d"],
+        ["no no no no no no", "no no"],
+        ["Да", "да", "日本語"],
+    ],
+)
+def test_paper_mode_is_the_released_code_also_on_short_texts(texts):
+    def mean(metric):
+        return pytest.approx(np.mean([metric(texts, n) for n in range(1, 6)]), rel=1e-9, abs=1e-12)
+
+    assert expectation_adjusted_distinct(texts, mode="paper") == mean(released_ead)
+    assert mean_distinct(texts, mode="paper") == mean(released_distinct)
+    assert ngram_cosine_diversity(texts, mode="paper") == mean(released_cosine)
+    assert ngram_cosine_diversity(texts, (3,), mode="paper") == pytest.approx(released_cosine(texts, 3), abs=1e-12)
+
+
+def test_words_of_scripts_without_spaces_are_characters():
+    assert distinct_n(["日本語。日本", "ab cd"], 1) == 6 / 8
+    assert distinct_n(["สวัสดี", "สวัสดี"], 1) == 3 / 8  # a consonant with its vowel is a character
+    assert distinct_n(["Привет, мир", "Привет, Мир"], 1) == 0.75
+
+
+REPEATED = [["ha " * int(count)] for count in np.random.default_rng(0).integers(1, 40, 40)]
+FOREIGN = [[f"word{index} other{index}"] for index in range(12)]
+UNEVEN = [["yes " * 100], *([f"word{index}"] for index in range(39))]
+RARE = [["same" if index else "else"] for index in range(20)]
+
+
+@pytest.mark.parametrize(
+    "inputs", [REPEATED, FOREIGN, UNEVEN, RARE, RARE[::-1], REPEATED[:4], [["yes"]] * 9, [[""]] * 5]
+)
+@pytest.mark.parametrize(
+    ("metric", "high"),
+    [
+        (expectation_adjusted_distinct, 1.2),
+        (mean_distinct, 1.0),
+        (ngram_cosine_diversity, 1.0),
+        (lambda texts: ngram_cosine_diversity(texts, mode="paper"), 1.0),
+        (lambda texts: pairwise_similarity_diversity(texts, unit_vectors), 2.0),
+    ],
+)
+def test_across_input_interval_stays_within_the_range_of_the_metric(inputs, metric, high):
+    found = across_input(inputs, metric)
+    low, up = found["interval"]
+    assert -1e-12 <= low <= up <= high + 1e-12
+    assert low <= found["mean"] + 1e-3 and found["mean"] - 1e-3 <= up
+
+
+@given(st.lists(st.floats(-1, 1), min_size=6, max_size=6))
+def test_across_input_of_pairs_stays_between_its_values(values):
+    pairs = np.array(list(itertools.combinations(range(4), 2)))
+    found = across_input_of_pairs([["a"], ["b"], ["c"], ["d"]], lambda texts: (pairs, np.array(values)))
+    low, high = found["interval"]
+    assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9

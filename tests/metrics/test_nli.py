@@ -44,6 +44,12 @@ def folder_of(tmp_path_factory):
     return write
 
 
+def test_sentences_end_in_other_scripts_too():
+    assert sentences("これは。本当？はい") == ["これは。", "本当？", "はい"]
+    assert sentences("यह है। सच? हाँ") == ["यह है।", "सच?", "हाँ"]
+    assert sentences("هل هذا؟ نعم.") == ["هل هذا؟", "نعم."]
+
+
 @pytest.mark.parametrize("family", NAMES)
 def test_probabilities_equal_the_equations_in_float64(folder_of, family):
     pairs = [("w1 w2", "w3"), ("w3", "w1 w2"), ("w4 " * 10, "w5 w6 w7"), ("", "w9")]

@@ -2,10 +2,17 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.stats import sem, t
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics import statistics
-from rlhf_jax.metrics.statistics import bootstrap_interval, mean_and_error, mean_and_interval, sign_flip_p_value
+from rlhf_jax.metrics.statistics import (
+    bootstrap_interval,
+    mean_and_error,
+    mean_and_interval,
+    sign_flip_p_value,
+    t_interval,
+)
 
 
 def test_mean_and_error():
@@ -19,6 +26,24 @@ def test_mean_and_interval():
     expected = {**mean_and_error(values), "interval": list(bootstrap_interval(values, seed=5))}
     assert mean_and_interval(values, seed=5) == expected
     assert mean_and_interval([1.0])["interval"] is None
+
+
+def test_t_interval_is_students_and_stays_within_bounds():
+    values = [0.30, 0.34, 0.31]
+    plain = t.interval(0.95, 2, np.mean(values), sem(values))
+    assert t_interval(values) == pytest.approx(plain)
+    assert t_interval(values, 0, 1) == pytest.approx(plain, abs=0.003), "far from bounds they hardly matter"
+    assert t_interval([50 + 9 * value for value in values], 0, 100)[0] == pytest.approx(50 + 9 * plain[0], abs=0.01)
+    low, high = t_interval([97.0, 99.5, 100.0], 0, 100)
+    assert 50 < low < 98.8 < high < 100
+    mirrored = t_interval([3.0, 0.5, 0.0], 0, 100)
+    assert [100 - mirrored[1], 100 - mirrored[0]] == pytest.approx([low, high])
+    low, high = t_interval([0.0, 1.0, 5.0], 0)
+    assert 0 < low < 2 < high
+    assert low * high == pytest.approx(2 * 2), "symmetric in the logarithm"
+    assert t_interval([1.0, 1.0], 0, 1) == (1.0, 1.0)
+    with pytest.raises(UserError, match=r"1 value\(s\)"):
+        t_interval([1.0])
 
 
 def test_bootstrap_interval_is_near_the_normal_one_and_repeats():

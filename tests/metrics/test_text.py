@@ -1,4 +1,7 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
 
 from rlhf_jax.metrics.text import copied_fraction, length_in_words, repetition, rouge_l
 
@@ -17,6 +20,38 @@ def test_rouge_l_stems_and_ignores_case():
 @pytest.mark.parametrize(("output", "reference"), [("", "a b"), ("a b", ""), ("", "")])
 def test_rouge_l_of_an_empty_text_is_zero(output, reference):
     assert rouge_l(output, reference) == 0.0
+
+
+@given(st.text(st.characters(max_codepoint=127)), st.text(st.characters(max_codepoint=127)))
+def test_rouge_l_of_ascii_is_that_of_rouge_score(output, reference):
+    expected = RougeScorer(["rougeL"], use_stemmer=True).score(reference, output)["rougeL"].fmeasure
+    assert rouge_l(output, reference) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "half"),
+    [
+        ("Привет, мир", "привет"),  # Cyrillic
+        ("χαίρε κόσμε", "Χαίρε"),  # Greek
+        ("नमस्ते दुनिया", "नमस्ते"),  # Devanagari, with vowel signs
+        ("مرحبا بالعالم", "مرحبا"),  # Arabic
+        ("안녕 세상", "안녕"),  # Hangul
+        ("日本", "日"),  # Han
+        ("สวัสดีครับนะ", "สวัสดี"),  # Thai, 4 of 9 consonants
+        ("naïve café", "naïve"),  # e and an accent, composed or not
+    ],
+)
+def test_rouge_l_holds_for_every_script(text, half):
+    assert rouge_l(text, text) == 1.0
+    assert 0.5 < rouge_l(half, text) < 0.8
+    assert rouge_l("☃", text) == 0.0
+
+
+def test_words_of_other_scripts():
+    assert length_in_words("日本語 text") == 4
+    assert copied_fraction("日本語文", "日本語文。") == 1.0
+    assert copied_fraction("нет слов", "Слов нет") == 0.0
+    assert repetition("哈哈哈哈哈") == 0.5
 
 
 def test_length_counts_words():

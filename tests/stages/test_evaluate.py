@@ -115,7 +115,7 @@ def test_diversity_by_inference_is_that_of_the_function_and_its_error_a_jackknif
 
 
 def test_intervals_of_diversity_are_drawn_from_the_seed(tmp_path):
-    samples = [sample(str(i), [f"word{i * i % 7} is", f"a word{i % 3} " + "is " * (i % 4)]) for i in range(9)]
+    samples = [sample(str(i), [f"word{i * i % 7} is", f"a word{i % 3} " + "is " * (i % 4)]) for i in range(25)]
     intervals = []
     for i, seed in enumerate((0, 0, 1)):
         (folder := tmp_path / f"{i}").mkdir()

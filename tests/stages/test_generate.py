@@ -4,9 +4,10 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 import rlhf_jax
-from rlhf_jax.data.records import Samples, read
+from rlhf_jax.data.records import Example, Samples, read, write
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.models.hf.pretrained import load_pretrained
@@ -115,6 +116,7 @@ def test_top_k_and_truncation_reach_the_sampler(config, tmp_path):
         ({"prompts": {"test": 3}}, "has no example of the split 'test'"),
         ({"policy": "/nowhere"}, "/nowhere/checkpoints holds no complete checkpoint"),
         ({"max_prompt": 4}, "needs more than 4 tokens without any of its text"),
+        ({"top_k": tiny.VOCABULARY + 1}, "top_k is 301, expected at most 300"),
     ],
 )
 def test_bad_input_is_a_sentence_and_no_samples(config, tmp_path, changes, message):
@@ -141,10 +143,49 @@ def test_the_python_call(config):
     assert greedy[0][0] == greedy[0][1]
     assert call([]) == []
     for arguments, message in (
-        (dict(prompts=["Copy", ""]), r"prompts\[1\] is empty"),
-        (dict(prompts=["Copy"], n=0), "n is 0, expected 1 or more"),
+        (dict(prompts=["Copy", " \n"]), r"prompts\[1\] is empty"),
+        (dict(prompts=["Copy", "\ud83d"]), r"the field 'prompts\[1\]' is .* half of a character"),
+        (dict(prompts=["Copy"], n=0), "n is 0, expected greater than or equal to 1"),
+        (dict(prompts=["Copy"], n=1.5), "n is 1.5, expected a valid integer"),
         (dict(prompts=["Copy"], max_new_tokens=0), "max_new_tokens is 0"),
         (dict(prompts=["Copy"], temperature=-0.5), "the temperature is -0.5"),
+        (dict(prompts=["Copy"], temperature=float("nan")), "the temperature is nan"),
+        (dict(prompts=["Copy"], seed=-1), "seed is -1"),
     ):
         with pytest.raises(UserError, match=message):
             call(**arguments)
+
+
+def test_the_python_call_is_the_stage_whatever_the_tokenizer_adds(tmp_path):
+    """One that ends every text in EOS, as some do, and then one with a token that the embedding has no row for."""
+    folder = tiny.write_model(tmp_path / "model", vocabulary=tiny.VOCABULARY)
+    tokenizer = load_tokenizer(folder)
+    both = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+    tokenizer.backend_tokenizer.post_processor = both
+    tokenizer.save_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer("Copy").input_ids[-1] == tokenizer.eos_token_id
+    prompts = ["Sort the array.", "Copy"]  # names of records too, which random numbers are folded from
+    write(tmp_path / "examples.jsonl", [Example(prompt, "id_test", prompt, "r") for prompt in prompts])
+    settings = {"n": 2, "temperature": 0.8, "seed": 5, "max_new_tokens": 6}
+    sampling = Sampling(
+        model=folder,
+        policy="",
+        reward="",
+        data=str(tmp_path / "examples.jsonl"),
+        prompts={"id_test": 0},
+        batch_size=2,
+        **tiny.SAMPLING | settings,
+    )
+    generate.run(generate.Config("generate", "base", sampling), tmp_path)
+    model, params = load_pretrained(folder)
+    expected = [record.outputs for record in read(tmp_path / "samples.jsonl", Samples)]
+    assert rlhf_jax.generate(model, params, tokenizer, prompts, **settings) == expected
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(folder)
+    (tmp_path / "more").mkdir()
+    refused = f"the tokenizer knows {tiny.VOCABULARY + 1} ids and the embedding has {tiny.VOCABULARY} rows"
+    with pytest.raises(UserError, match=refused):
+        rlhf_jax.generate(model, params, tokenizer, prompts, **settings)
+    with pytest.raises(UserError, match=refused):
+        generate.run(generate.Config("generate", "base", sampling), tmp_path / "more")

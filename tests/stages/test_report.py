@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import t
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics.length_control import length_controlled_win_rate
 from rlhf_jax.metrics.ranking import bradley_terry
+from rlhf_jax.metrics.statistics import t_interval
 from rlhf_jax.metrics.winrate import generalisation_gap, preferences_by_prompt
 from rlhf_jax.report.study import read_study, require_seeds_of_one_study, with_ood
 from rlhf_jax.report.summary import summarise
@@ -308,7 +308,7 @@ def test_a_language_model_as_the_judge_has_a_table(tmp_path: Path, capsys: pytes
 def test_latex_tables_have_their_columns_and_no_bare_special_character(workdir: Path) -> None:
     text = (workdir / "tables.tex").read_text()
     tabulars = re.findall(r"\\begin\{tabular\}\{l(r+)\}(.*?)\\end\{tabular\}", text, re.DOTALL)
-    assert [len(columns) for columns, _ in tabulars] == [9, 5, 8, 8, 4, 8]
+    assert [len(columns) for columns, _ in tabulars] == [9, 5, 8, 8, 4, 2, 8]
     for columns, body in tabulars:
         for line in body.split(r"\midrule")[1].splitlines()[1:-1]:
             assert line.count(" & ") == len(columns) and line.endswith(r" \\")
@@ -369,7 +369,7 @@ def test_page_can_be_used_without_sight_or_mouse(workdir: Path) -> None:
     targets = {attributes["href"][1:] for tag, attributes in parsed.tags if tag == "a"}
     assert named | targets <= set(ids)
     counts = {name: sum(tag == name for tag, _ in parsed.tags) for name in ("caption", "svg", "h1", "main")}
-    assert counts["caption"] == 6 and counts["h1"] == 1 and counts["main"] == 1
+    assert counts["caption"] == 7 and counts["h1"] == 1 and counts["main"] == 1
     alternatives = [attributes["aria-label"] for _, attributes in parsed.tags if attributes.get("role") == "img"]
     assert len(alternatives) == counts["svg"] == 13 and all(alternatives)
     assert all(attributes.get("scope") for tag, attributes in parsed.tags if tag == "th")
@@ -470,9 +470,12 @@ def test_seeds_are_averaged_with_the_error_over_seeds(tmp_path: Path) -> None:
         means, found = [one["ppo"][name][part]["mean"] for one in single], merged["ppo"][name][part]
         assert (found["n"], found["mean"]) == (3, pytest.approx(statistics.fmean(means)))
         assert found["standard_error"] == pytest.approx(statistics.stdev(means) / math.sqrt(3))
-    gap = merged["ppo"]["win_rate"]["gap"]
-    half = t.ppf(0.975, 2) * gap["standard_error"]
-    assert gap["interval"] == pytest.approx([gap["mean"] - half, gap["mean"] + half])
+    gaps = [one["ppo"]["win_rate"]["gap"]["mean"] for one in single]
+    assert merged["ppo"]["win_rate"]["gap"]["interval"] == pytest.approx(t_interval(gaps, -100, 100))
+    for row in merged.values():
+        for part in (*row["win_rate"].values(), *row["per_input_sentence_bert"].values(), row["kl"]["k3"]):
+            low, high = part.get("interval", (0, 0))
+            assert -100 <= low <= high <= 100 and (low >= 0 or part is row["win_rate"]["gap"])
     judging = json.loads((tmp_path / "report" / "report.json").read_text())["reward_models"]["reward"]
     accuracy = judging["accuracy"]["validation"]
     assert (accuracy["mean"], accuracy["standard_error"]) == pytest.approx((61.0, 1 / math.sqrt(3)))

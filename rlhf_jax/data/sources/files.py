@@ -1,9 +1,8 @@
 """The files of a dataset, in a local folder or on the Hugging Face hub, and the rows in them."""
 
-import gzip
+import io
 import json
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -87,38 +86,53 @@ def missing(files: Sequence[Path]) -> list[Path]:
 def read_rows(file: Path) -> list[Row]:
     """The rows of one file.
 
-    `.parquet`, `.json` (one array, or an object a line) and `.jsonl`, both also as `.gz`, and ArrayRecord as TFDS
-    writes it (`.array_record-00000-of-00001`, with `features.json` beside it. TensorFlow is not needed).
+    `.parquet`, `.json` (one array, or an object a line), `.jsonl`, `.ndjson`, `.csv` and `.tsv` (the first line names
+    the columns), compressed or not (`records.content`), and ArrayRecord as TFDS writes it
+    (`.array_record-00000-of-00001`, with `features.json` beside it. TensorFlow is not needed).
 
     Raises:
       UserError: the file is of another kind, or it cannot be read to its end.
     """
-    name = file.name.removesuffix(".gz")
+    kind = Path(file.stem if file.suffix in records.COMPRESSED else file.name).suffix
     try:
-        if name.endswith(".parquet"):
+        if kind == ".parquet":
             return _read_parquet(file)
-        if name.endswith((".json", ".jsonl")):
+        if kind in (".json", ".jsonl", ".ndjson"):
             return _read_json(file)
-        if _ARRAY_RECORD in name:
+        if kind in (".csv", ".tsv"):
+            return _read_table(file, {".csv": ",", ".tsv": "\t"}[kind])
+        if _ARRAY_RECORD in file.name:
             return _read_array_record(file)
-    except (OSError, EOFError, ValueError, RuntimeError, zlib.error) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{file} cannot be read ({' '.join(str(error).split())[:200]}).") from error
-    raise UserError(f"{file} is of an unknown kind, expected .parquet, .json, .jsonl or .array_record.")
+    raise UserError(
+        f"{file} is of an unknown kind, expected .parquet, .json, .jsonl, .ndjson, .csv, .tsv or .array_record."
+    )
 
 
 def _read_parquet(file: Path) -> list[Row]:
     from pyarrow import parquet
 
-    return parquet.read_table(file).to_pylist()
+    return parquet.read_table(io.BytesIO(records.content(file))).to_pylist()
+
+
+def _read_table(file: Path, separator: str) -> list[Row]:
+    import pyarrow
+    from pyarrow import csv
+
+    text = records.content(file)
+    reading = csv.ReadOptions(block_size=max(1, len(text)))  # a row may be of any length
+    parsing = csv.ParseOptions(delimiter=separator, newlines_in_values=True)
+    names = csv.open_csv(io.BytesIO(text), reading, parsing).schema.names
+    as_written = csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()))  # "007" is no number
+    return csv.read_csv(io.BytesIO(text), reading, parsing, as_written).to_pylist()
 
 
 def _read_json(file: Path) -> list[Row]:
-    opened = gzip.open if file.suffix == ".gz" else open
-    with opened(file, "rt", encoding="utf-8-sig") as text:
-        if text.read().lstrip()[:1] != "[":
-            return records.read_objects(file)
-        text.seek(0)
-        rows = json.load(text)
+    text = records.content(file)
+    if text.lstrip()[:1] != b"[":
+        return records.read_objects(file)
+    rows = json.loads(text.decode())
     if wrong := [number for number, row in enumerate(rows, start=1) if not isinstance(row, dict)]:
         raise ValueError(f"entry {wrong[0]} is no JSON object")
     return rows

@@ -74,12 +74,10 @@ def load(
     """
     path = assets.resolve(name)
     source = open_source(path) if source is None else source
-    vocabulary = source.architecture.vocabulary
-    if ids is not None and ids > vocabulary:
-        raise UserError(
-            f"{path}: the tokenizer knows {ids} ids and the embedding has {vocabulary} rows, expected as many"
-        )
-    model = Model(source.architecture, dtype, freeze, ids, vocabulary_multiple, blocks)
+    try:
+        model = Model(source.architecture, dtype, freeze, ids, vocabulary_multiple, blocks)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     entries = list(layout.entries(source.architecture, model.rows))
     _check_names(source, entries, path)
     axes = model.logical_axes()

@@ -1,12 +1,20 @@
 """Files of a dataset's layout, with texts made up for the tests."""
 
+import bz2
+import csv
 import gzip
 import json
+import lzma
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+
 type Row = dict[str, Any]
+
+COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+COMPRESS[".zst"] = lambda text: pyarrow.compress(text, codec="zstd", asbytes=True)
 
 
 def write(file: Path, rows: Sequence[Row]) -> Path:
@@ -14,14 +22,18 @@ def write(file: Path, rows: Sequence[Row]) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     if file.name.endswith(".parquet"):
-        import pyarrow
         from pyarrow import parquet
 
         parquet.write_table(pyarrow.Table.from_pylist(list(rows)), file)
     elif ".array_record-" in file.name:
         _write_array_record(file, rows)
-    elif file.name.endswith(".gz"):
-        file.write_bytes(gzip.compress(lines.encode()))
+    elif file.suffix in (".csv", ".tsv"):
+        with file.open("w", encoding="utf-8", newline="") as text:
+            table = csv.DictWriter(text, rows[0], delimiter="," if file.suffix == ".csv" else "\t")
+            table.writeheader()
+            table.writerows(rows)
+    elif file.suffix in COMPRESS:
+        file.write_bytes(COMPRESS[file.suffix](lines.encode()))
     else:
         file.write_text(json.dumps(list(rows)) if file.suffix == ".json" else lines, encoding="utf-8")
     return file

@@ -1,3 +1,4 @@
+import codecs
 import gzip
 from pathlib import Path
 
@@ -7,15 +8,27 @@ from rlhf_jax.data.sources import files
 from rlhf_jax.errors import UserError
 from tests.data.sources.layouts import write
 
-ROWS = [{"id": "a", "text": "Tee – one\u2028pot"}, {"id": "b", "text": "two\nlines"}, {"id": "c", "text": ""}]
+ROWS = [
+    {"id": "a", "text": "Tee – one\u2028pot"},
+    {"id": "007", "text": 'two\nlines, "quoted"'},
+    {"id": "c", "text": ""},
+]
 
 
 @pytest.mark.parametrize(
     "name",
-    ["rows.parquet", "rows.json", "rows.jsonl", "rows.jsonl.gz", "set-train.array_record-00000-of-00001"],
+    [
+        *(f"rows.{kind}" for kind in ("parquet", "json", "jsonl", "ndjson", "csv", "tsv")),
+        *(f"rows.jsonl.{kind}" for kind in ("gz", "bz2", "xz", "zst")),
+        "set-train.array_record-00000-of-00001",
+    ],
 )
 def test_the_same_rows_come_from_every_kind_of_file(tmp_path, name):
-    assert files.read_rows(write(tmp_path / name, ROWS)) == ROWS
+    file = write(tmp_path / name, ROWS)
+    assert files.read_rows(file) == ROWS
+    if file.suffix in (".json", ".jsonl", ".csv"):  # as editors and spreadsheets leave them
+        file.write_bytes(codecs.BOM_UTF8 + file.read_bytes() + b"\n")
+        assert files.read_rows(file) == ROWS
 
 
 @pytest.mark.parametrize(
@@ -26,7 +39,9 @@ def test_the_same_rows_come_from_every_kind_of_file(tmp_path, name):
         ("a.jsonl", b'{"a": 1}\n[2]\n', ":2 holds a JSON list"),
         ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:-9], "cannot be read"),
         ("a.array_record-00000-of-00001", b"x" * 100, "cannot be read"),
-        ("a.csv", b"a,b", "of an unknown kind, expected .parquet"),
+        ("a.jsonl.zst", b"x" * 9, "cannot be read"),
+        ("a.csv", b"a,b\n1,2\n3\n", "cannot be read .*Expected 2 columns, got 1"),
+        ("a.xlsx", b"a,b", "of an unknown kind, expected .parquet"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
