@@ -92,17 +92,13 @@ def test_a_study_that_was_killed_ends_like_one_that_was_not(
     assert_identical(folder, whole)
 
 
-def stage_command(study: Path, stage: str) -> list[str]:
-    return [*COMMAND, f"--config=tests/one_stage.py:{study},{stage}", f"--workdir={study / stage}"]
-
-
 @pytest.mark.soak
 def test_of_two_starts_at_once_one_runs(whole: Path, tmp_path: Path) -> None:
     """Every stage of the study. The first start is stopped while it holds the folder, so that they do meet."""
     study = shutil.copytree(whole, tmp_path / "study")
     for stage in json.loads((study / "config.json").read_text())["stages"]:
         shutil.rmtree(study / stage)
-        words = stage_command(study, stage)
+        words = [sys.executable, "-m", "tests.one_stage", str(study), stage]
         first = subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:
             while not (study / stage / LOCK).exists() or not (study / stage / LOCK).read_text():

@@ -142,15 +142,18 @@ def _features(kind: type[Example] | type[Preference]) -> tfds.features.FeaturesD
 def _write_shard(encoding: Encoding, path: Path, records: Sequence[Example | Preference]) -> np.ndarray:
     """One file of tokenised records, in their order. Returns their lengths as `lengths_of`."""
     from array_record.python.array_record_module import ArrayRecordWriter
+    from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
     kind = type(records[0])
     items, _ = (from_examples if kind is Example else from_preferences)(encoding, records)
     features = _features(kind)
+    serializer = ExampleSerializer(features.get_serialized_info())
     writer = ArrayRecordWriter(str(path), "group_size:1")  # a record can be read without its neighbours
     for record, item in zip(records, items, strict=True):
         row = {"id": record.id, "prompt": item.prompt, **dict(zip(RESPONSES[kind], item.responses, strict=True))}
         if kind is Preference:
             row["margin"] = math.nan if item.margin is None else item.margin
-        writer.write(features.serialize_example(row))
+        example = serializer.get_tf_example(features.encode_example(row))
+        writer.write(example.SerializeToString(deterministic=True))  # the same bytes in every process
     writer.close()
     return lengths_of(items)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from absl import flags
+from array_record.python.array_record_module import ArrayRecordReader
+from tensorflow_datasets.proto import tf_example_pb2
 
 from rlhf_jax.data import tokenise
 from rlhf_jax.data.batches import Batches, Buckets, Encoding
@@ -59,6 +61,15 @@ def prepare(folder: Path, records: list, config: tokenise.Config) -> None:
     splits = {split: [r for r in records if r.split == split] for split in SPLITS}
     tokenise.write(folder, splits, fingerprint(records), config)
     (folder / "corpus.json").write_text(json.dumps({"fingerprint": fingerprint(records)}))
+
+
+def test_a_record_has_the_same_bytes_in_every_process(prepared):
+    """The order of its features is that of their names, not that of a hash that every process draws anew."""
+    for path in (prepared[0] / "tokens").glob("*.array_record*"):
+        reader = ArrayRecordReader(str(path))
+        for record in reader.read_all():
+            assert tf_example_pb2.Example.FromString(record).SerializeToString(deterministic=True) == record
+        reader.close()
 
 
 def both(prepared, limit: int | None = None):
