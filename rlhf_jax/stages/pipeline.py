@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rlhf_jax.config import NOT_EMPTY, Seed
-from rlhf_jax.stages.runner import check, run_stage
+from rlhf_jax.stages import runner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +40,10 @@ def run(config: Config, workdir: Path) -> None:
       UserError: a stage's config is wrong (before any stage has run), or a stage refuses its input.
     """
     for name, stage in config.stages.items():
-        check(stage, workdir, f"config.stages.{name}")
+        runner.check(stage, workdir, f"config.stages.{name}")
     start = time.monotonic()
     for index, (name, stage) in enumerate(config.stages.items(), start=1):
         stage_start = time.monotonic()
-        run_stage(stage, workdir / name, study=workdir, where=f"config.stages.{name}")
+        runner.run_stage(stage, workdir / name, study=workdir, where=f"config.stages.{name}")
         print(f"[{index}/{len(config.stages)}] {name}: {time.monotonic() - stage_start:.1f} s", flush=True)
     print(f"all {len(config.stages)} stages are complete in {workdir} ({time.monotonic() - start:.1f} s)", flush=True)
