@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from rlhf_jax.config import parse
+from rlhf_jax.config import CountOrZero, Number, Seed, parse
 from rlhf_jax.errors import UserError
 from rlhf_jax.main import read_flags
 from rlhf_jax.stages.runner import check
@@ -62,8 +62,8 @@ class Range:
     """
 
     key: str
-    low: float
-    high: float
+    low: Number
+    high: Number
     scale: Literal["linear", "log"]
 
 
@@ -84,9 +84,9 @@ class Sweep:
     config: str
     arguments: tuple[str, ...]
     axes: tuple[Choice | Range, ...]
-    draws: int
-    draw_seed: int
-    seeds: tuple[int, ...]
+    draws: CountOrZero
+    draw_seed: Seed
+    seeds: tuple[Seed, ...]
 
 
 def combinations(sweep: Sweep) -> list[dict[str, Any]]:
@@ -96,8 +96,6 @@ def combinations(sweep: Sweep) -> list[dict[str, Any]]:
       UserError: nothing varies, or a key twice. A grid over a range. A range that is none. An axis without values.
     """
     keys = [axis.key for axis in sweep.axes]
-    if sweep.draws < 0:
-        raise UserError(f"config.draws is {sweep.draws}, expected 0 for the grid or a number of combinations")
     if not keys and not sweep.seeds and not sweep.arguments:
         raise UserError("config.arguments, config.axes and config.seeds are empty; expected something that varies")
     for axis in sweep.axes:

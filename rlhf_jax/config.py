@@ -47,6 +47,7 @@ def _finite(parameters: dict[str, Any]) -> dict[str, Any]:
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # JAX drops the bits above
+Number = Annotated[float, AfterValidator(_in_float32)]
 Positive = Annotated[float, Field(gt=0), AfterValidator(_in_float32)]
 NonNegative = Annotated[float, Field(ge=0), AfterValidator(_in_float32)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -134,6 +135,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 def _sentence(cls: type, value: Any, error: Mapping[str, Any], where: str) -> str:
     """One sentence for pydantic's first complaint about `value`."""
+    if error["type"] == "json_invalid":  # `json` wrote it, so only its texts can be wrong
+        return f"{where} holds a text that is not valid Unicode ({error['msg'].removeprefix('Invalid JSON: ')})"
     *sections, key = error["loc"] or (None,)
     for section in sections:
         if not isinstance(value, dict | list) or isinstance(section, str) != isinstance(value, dict):

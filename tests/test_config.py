@@ -99,6 +99,11 @@ def test_what_does_not_fit_is_named(changes: dict[str, Any], message: str) -> No
     assert "\n" not in str(error.value)
 
 
+def test_a_text_that_is_not_unicode_is_told() -> None:
+    with pytest.raises(UserError, match=r"^config holds a text that is not valid Unicode \(lone leading surrogate"):
+        parse(Outer, minimal(samples={"sft": "caf\udce9.jsonl"}))
+
+
 def test_a_missing_key_is_named() -> None:
     with pytest.raises(UserError, match=r"^study lacks the key 'steps'$"):
         parse(Outer, {"stage": "sft", "optimizer": {"learning_rate": 1.0}}, where="study")

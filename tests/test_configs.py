@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hint
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from launch.sweep import Sweep
 from rlhf_jax.config import to_dict
 from rlhf_jax.configs import rows, study
 from rlhf_jax.errors import UserError
@@ -138,13 +139,10 @@ def numbers(hint: Any, where: str) -> Iterator[tuple[str, Any]]:
             yield from numbers(inner, where)
 
 
-NUMBERS = {
-    path: hint
-    for stage in STAGES
-    for path, hint in numbers(importlib.import_module(f"rlhf_jax.stages.{stage}").Config, stage)
-}
-# Checked elsewhere: by the server that they are for, and as the config of a stage of their own.
-FREE = (".endpoint.parameters", "pipeline.stages")
+CLASSES = {stage: importlib.import_module(f"rlhf_jax.stages.{stage}").Config for stage in STAGES} | {"sweep": Sweep}
+NUMBERS = {path: hint for name, config in CLASSES.items() for path, hint in numbers(config, name)}
+# Checked elsewhere: by the server that they are for, as the config of a stage of their own, and by the runs they make.
+FREE = (".endpoint.parameters", "pipeline.stages", "sweep.axes.values")
 
 
 def test_every_number_of_every_stage_declares_its_domain():
@@ -155,7 +153,9 @@ def test_every_number_of_every_stage_declares_its_domain():
         if hint is Any:
             free.append(path)
             continue
-        for text in ("NaN", "Infinity", "-Infinity", f"{10**40}", f"-{10**40}", "1e40", "-1e40", "-2", "true"):
+        signed = path.startswith("sweep.axes.")  # the range of another number
+        texts = ("NaN", "Infinity", "-Infinity", f"{10**40}", f"-{10**40}", "1e40", "-1e40", "true", "-2")
+        for text in texts[: -1 if signed else None]:
             with pytest.raises(ValidationError):
                 pytest.fail(f"{path} may be {TypeAdapter(hint).validate_json(text, strict=True)}")
     assert all(path.endswith(FREE) for path in free)

@@ -70,6 +70,9 @@ def test_what_a_stage_itself_refuses_is_found_before_the_first_one_runs(
     with pytest.raises(UserError, match=r"^config.stages.again.text is a"):
         runner.run_stage(study(), tmp_path)
     assert ran == []
+    outer = {"stage": "pipeline", "title": "", "seed": 0, "stages": {"inner": study()}}
+    with pytest.raises(UserError, match=r"^config.stages.inner.stages.again: config.text is a"):
+        runner.check(outer, tmp_path)
 
 
 def test_stages_run_in_order_and_read_what_earlier_ones_wrote(
