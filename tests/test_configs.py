@@ -197,3 +197,25 @@ def test_a_number_outside_its_domain_is_named(name, changes, message):
         functools.reduce(dict.__getitem__, above, config)[key] = value
     with pytest.raises(UserError, match=message):
         resolve(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "warnings"),
+    [
+        ("sft", {"optimizer.warmup_steps": 10**6}, ["config.optimizer.warmup_steps"]),
+        ("reward", {"optimizer.warmup_steps": 10**6}, ["config.optimizer.warmup_steps"]),
+        ("ppo", {"optimizer.warmup_steps": 10**6}, ["config.optimizer.warmup_steps"]),
+        ("ppo", {"algorithm.value_warmup_steps": 10**6}, ["config.algorithm.value_warmup_steps"]),
+        ("ppo", {}, []),
+    ],
+)
+def test_a_run_that_never_leaves_its_warmup_says_so(name, changes, warnings, monkeypatch, tmp_path, capsys):
+    _, config = load(name, None)
+    for path, value in changes.items():
+        section, key = path.split(".")
+        config[section][key] = value
+    module, parsed = resolve(config)
+    monkeypatch.setattr(module, "train", lambda config, workdir: None)
+    module.run(parsed, tmp_path)
+    told = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert told == warnings

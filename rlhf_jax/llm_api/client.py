@@ -22,10 +22,11 @@ REFUSALS = frozenset({"content_filter", TOO_LONG})
 # How servers say that a question is too long. Only OpenAI and Azure have a code for it, and not always.
 _SAYS_TOO_LONG = re.compile(
     r"maximum (context|model|prompt) length"  # OpenAI, vLLM, SGLang, Mistral, DeepSeek, OpenRouter, xAI
-    r"|reduce the length of the (messages|prompt|input)"  # OpenAI, Groq
+    r"|reduce (the length of )?(the|your) (messages|prompt|input)"  # OpenAI, vLLM, Groq
     r"|exceed[^.]*context.?(length|window|size|limit)"  # llama.cpp, Ollama, Anthropic
     r"|context.?(length|window|size|limit)[^.]*exceed"  # LiteLLM, llama.cpp with status 500
-    r"|longer than the [^.]*context length"  # SGLang
+    r"|longer than [^.]*context"  # SGLang
+    r"|prompt[^.]*exceed|exceed[^.]*(token limit|prompt)|range of input length"  # Moonshot, Zhipu, GitHub, DashScope
     r"|inputs\W* tokens \+ \W*max_new_tokens\W* must be|inputs\W* must have less than \d+ tokens"  # TGI
     r"|input (length|tokens?)[^.]* exceeds? the"  # SGLang, Gemini, Azure
     r"|(prompt|input|request|messages)( is| are)? too (long|large)|too large for model"  # Anthropic, Bedrock, Ollama

@@ -67,7 +67,7 @@ def test_what_a_stage_itself_refuses_is_found_before_the_first_one_runs(
             raise UserError("config.text is a, expected another")
 
     monkeypatch.setattr(sys.modules["rlhf_jax.stages.fake"], "check", check, raising=False)
-    with pytest.raises(UserError, match=r"^config.stages.again.text is a"):
+    with pytest.raises(UserError, match=r"^config.stages.again: config.text is a"):
         runner.run_stage(study(), tmp_path)
     assert ran == []
     outer = {"stage": "pipeline", "title": "", "seed": 0, "stages": {"inner": study()}}
