@@ -153,7 +153,7 @@ def test_every_number_of_every_stage_declares_its_domain():
         if hint is Any:
             free.append(path)
             continue
-        signed = path.startswith("sweep.axes.")  # the range of another number
+        signed = path.startswith("sweep.axes.") or path.endswith("gold.length_penalty")
         texts = ("NaN", "Infinity", "-Infinity", f"{10**40}", f"-{10**40}", "1e40", "-1e40", "true", "-2")
         for text in texts[: -1 if signed else None]:
             with pytest.raises(ValidationError):
@@ -183,7 +183,7 @@ def test_every_number_of_every_stage_declares_its_domain():
         ("ppo", {"mesh.data": -2}, "config.mesh.data is -2 "),
         ("generate", {"sampling.prompts": {}}, r"config.sampling.prompts is {} \(dict\), expected one or more"),
         ("generate", {"sampling.prompts": {"id_test": -1}}, "config.sampling.prompts.id_test is -1 "),
-        ("preferences", {"gold.length_penalty": -0.1}, "config.gold.length_penalty is -0.1 "),
+        ("preferences", {"gold.copy_penalty": -0.1}, "config.gold.copy_penalty is -0.1 "),
         ("preferences", {"noise": 1.01}, "config.noise is 1.01 "),
         ("judge_llm", {"llm.endpoint.timeout": 0.0}, "config.llm.endpoint.timeout is 0.0 "),
         ("judge_llm", {"llm.endpoint.parameters": {"temperature": float("inf")}}, "parameters is .*finite numbers"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlhf_jax.config import CountOrZero, NonNegative, content_of
+from rlhf_jax.config import CountOrZero, NonNegative, Number, content_of
 from rlhf_jax.encoders.cached import EncodeOnce
 from rlhf_jax.metrics.diversity import Encoder
 from rlhf_jax.metrics.text import copied_fraction, length_in_words
@@ -34,13 +34,13 @@ class GoldConfig:
       encoder: "lexical", or the name of a sentence encoder as `load_encoder` takes it.
       copy_penalty: the penalty of an output that is copied whole.
       free_words: words without a penalty. 95 % of docstring summary lines have at most 16 words.
-      length_penalty: the penalty of each further word.
+      length_penalty: the penalty of each further word. Below 0 it makes a scorer that likes long outputs.
     """
 
     encoder: str = content_of("encoder")
     copy_penalty: NonNegative = 0.25
     free_words: CountOrZero = 16
-    length_penalty: NonNegative = 0.02
+    length_penalty: Number = 0.02
 
     @property
     def judge(self) -> str:
