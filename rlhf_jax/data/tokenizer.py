@@ -37,7 +37,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerFast:
         return _from_gguf(path)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # those of transformers and tokenizers for damaged files have no common class
         raise UserError(f"{path} holds no tokenizer that transformers can load, expected tokenizer.json.") from error
     if tokenizer.eos_token_id is None:
         raise UserError(f"The tokenizer in {path} names no EOS token, expected one in its tokenizer_config.json.")

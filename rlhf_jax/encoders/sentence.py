@@ -11,6 +11,7 @@ import numpy as np
 from rlhf_jax import assets
 from rlhf_jax.encoders.bert import Bidirectional, Folder, run_batches
 from rlhf_jax.encoders.pooling import Pooling, longest_text, read_pooling, unit_vectors
+from rlhf_jax.errors import readable
 from rlhf_jax.metrics.diversity import Encoder
 
 ONNX_FILES = ("model.onnx", "onnx/model.onnx")
@@ -80,11 +81,12 @@ def load_encoder(name: str) -> Encoder:
         return TorchEncoder(name.removeprefix("sbert:"))
     path = assets.resolve(name)
     onnx = [path / file for file in ONNX_FILES if (path / file).is_file()]
-    if onnx and not (path / "model.safetensors").is_file():
-        from rlhf_jax.encoders.onnx import OnnxEncoder
+    with readable(f"the sentence encoder {path}"):
+        if onnx and not (path / "model.safetensors").is_file():
+            from rlhf_jax.encoders.onnx import OnnxEncoder
 
-        return OnnxEncoder(path, onnx[0])
-    return SentenceEncoder(path)
+            return OnnxEncoder(path, onnx[0])
+        return SentenceEncoder(path)
 
 
 def _embed(

@@ -58,6 +58,8 @@ def resolve(config: Mapping[str, Any], where: str = "config") -> tuple[ModuleTyp
     if "stage" not in config:
         raise UserError(f"{where} lacks the key 'stage'; expected one of {', '.join(STAGES)}")
     stage = config["stage"]
+    if not isinstance(stage, str):
+        raise UserError(f"{where}.stage is {stage!r}; expected one of {', '.join(STAGES)}")
     if stage in RENAMED:
         raise UserError(f"{where}.stage is {stage!r}, which is {RENAMED[stage]!r} now")
     if stage not in STAGES:

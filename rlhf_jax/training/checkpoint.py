@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax.errors import UserError
+from rlhf_jax.errors import UserError, readable
 from rlhf_jax.parallel import file_layout, hosts
 
 _ITEMS = ("top", "rest", "meta", "timing")
@@ -287,7 +287,8 @@ def _stored(item: Path) -> Any:
     """Description of an item with shapes and dtypes, without reading it."""
     import orbax.checkpoint as ocp
 
-    return ocp.StandardCheckpointHandler().metadata(item).tree
+    with readable(f"the checkpoint {item}"):
+        return ocp.StandardCheckpointHandler().metadata(item).tree
 
 
 def _check_same(item: Path, expected: Any) -> None:
@@ -328,11 +329,15 @@ def _read(folder: Path, **arguments: Any) -> Any:
 
     this = jax.process_index()  # each process reads for itself, and waits for no other
     alone = ocp.options.MultiprocessingOptions(this, {this}, barrier_sync_key_prefix=f"reader {this}")
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=alone) as reader:
+    reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler(), multiprocessing_options=alone)
+    with reader, readable(f"the checkpoint {folder}"):
         return reader.restore(folder, args=ocp.args.Composite(**arguments))
 
 
 def _read_json(folder: Path, item: str) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
-    return _read(folder, **{item: ocp.args.JsonRestore()})[item]
+    found = _read(folder, **{item: ocp.args.JsonRestore()})[item]
+    if not isinstance(found, dict):
+        raise UserError(f"the checkpoint {folder} cannot be read: its {item} is {found!r}, expected an object")
+    return found
