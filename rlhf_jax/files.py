@@ -8,7 +8,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rlhf_jax.errors import UserError
@@ -51,10 +51,40 @@ def write_text(path: str | Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def write_together(folder: Path, texts: dict[str, str | None]) -> None:
-    """Writes the text files of one output. Old and new ones are never there together.
+@contextlib.contextmanager
+def together(folder: Path, last: str, replaced: Iterable[str] = ()) -> Iterator[Path]:
+    """Yields where to make the files of one output, which take their places in `folder` when the block ends.
 
-    The last file says that the output is complete: it goes first and comes last.
+    Old and new ones are never there together.
+
+    Args:
+      folder: made if it is not there. What else is in it stays.
+      last: the file that says that the output is complete: the old one goes first and the new one comes last.
+      replaced: further files of the old output, which go.
+
+    Raises:
+      UserError: one cannot be written. What was there stays.
+    """
+    home = folder / PARTIAL
+    partial = home / f"{last}.together"
+    with writing(folder / last):
+        remove(partial)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            for name in (last, *replaced):
+                remove(folder / name)
+            for path in sorted(partial.iterdir(), key=lambda path: path.name == last):
+                remove(folder / path.name)
+                os.replace(path, folder / path.name)
+        finally:
+            remove(partial)
+            with contextlib.suppress(OSError):  # it holds what others are writing
+                home.rmdir()
+
+
+def write_together(folder: Path, texts: dict[str, str | None]) -> None:
+    """Writes the text files of one output, as `together`. The last one says that it is complete.
 
     Args:
       folder: made if it is not there.
@@ -63,12 +93,10 @@ def write_together(folder: Path, texts: dict[str, str | None]) -> None:
     Raises:
       UserError: one cannot be written. What was there stays.
     """
-    present = {name: text for name, text in texts.items() if text is not None}
-    with contextlib.ExitStack() as stack:
-        for name in reversed(present):  # a stack: the first one takes its place first
-            stack.enter_context(whole(folder / name)).write_text(present[name], encoding="utf-8")
-        for name in reversed(texts):
-            (folder / name).unlink(missing_ok=True)
+    with together(folder, list(texts)[-1], texts) as partial:
+        for name, text in texts.items():
+            if text is not None:
+                (partial / name).write_text(text, encoding="utf-8")
 
 
 def clean(folder: Path) -> None:

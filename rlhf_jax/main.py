@@ -70,7 +70,7 @@ def usage() -> str:
     def listed(folder: Path, names: Iterable[str]) -> str:
         texts = {name: (folder / f"{name}.py").read_text(encoding="utf-8") for name in names}
         docs = {name: ast.get_docstring(ast.parse(text)).splitlines()[0] for name, text in texts.items()}
-        return "\n".join(f"  {name:<22}{re.sub(r'^.*tage `.*`: ', '', doc)}" for name, doc in docs.items())
+        return "\n".join(f"  {name:<22}{doc.removeprefix(f'Stage `{name}`: ')}" for name, doc in docs.items())
 
     stages, experiments = listed(PACKAGE / "stages", STAGES), listed(SHIPPED, shipped())
     return f"{__doc__}\nStages:\n\n{stages}\n\nExperiments, for --config=NAME:\n\n{experiments}"

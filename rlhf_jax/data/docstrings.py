@@ -20,6 +20,7 @@ from pathlib import Path
 
 from rlhf_jax.data import formats, prose, records
 from rlhf_jax.data.records import Example
+from rlhf_jax.data.texts import is_unicode
 from rlhf_jax.errors import UserError
 
 # The project's dependencies, direct or not, that are written with docstrings, by import name: a tool that happens to be
@@ -191,7 +192,7 @@ def _split(module: str) -> str:
 
 def _example(package: str, name: str, split: str, summary: str, body: str, max_text: int) -> Iterator[Example]:
     """One example, or none where the summary or the text is not one."""
-    if _NO_SUMMARY.search(summary.strip()) or not records.is_unicode(summary + body):
+    if _NO_SUMMARY.search(summary.strip()) or not is_unicode(summary + body):
         return
     summary = prose.plain(summary)
     if len(summary.split()) < _MIN_SUMMARY_WORDS or len(summary) not in _SUMMARY_CHARACTERS:

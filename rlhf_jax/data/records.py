@@ -1,28 +1,19 @@
-"""The three kinds of JSONL records between stages, and their files.
+"""The three kinds of JSONL records between stages, and their files."""
 
-Every text that enters is valid Unicode: JSON's escapes can hold half of a character (`"\\ud83d"`), which no file, no
-tokenizer and no server takes.
-"""
-
-import bz2
-import codecs
 import contextlib
 import dataclasses
 import functools
-import gzip
 import hashlib
 import json
-import lzma
 import os
-import re
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from rlhf_jax.data.texts import content, require_unicode, short
 from rlhf_jax.errors import UserError
 from rlhf_jax.files import write_text, writing
 
@@ -31,7 +22,6 @@ SPLITS = ("train", "validation", "id_test", "ood_test")
 REFERENCE = "reference"
 """The side of `Samples.reference` in judgements."""
 
-_HALF = re.compile("[\ud800-\udfff]")
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -208,34 +198,6 @@ def read_objects(path: str | Path, kind: type | None = None) -> list[dict[str, A
     return objects
 
 
-def content(path: Path) -> bytes:
-    """The bytes of a file without a UTF-8 byte order mark, decompressed if its name ends in .gz, .bz2, .xz or .zst.
-
-    Raises:
-      UserError: it cannot be read to its end.
-    """
-    try:
-        with _OPENED.get(path.suffix, open)(path, "rb") as file:
-            return file.read().removeprefix(codecs.BOM_UTF8)
-    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())[:200]}).") from error
-
-
-def _open_zstandard(path: Path, _: str) -> IO[bytes]:
-    import pyarrow
-
-    return pyarrow.input_stream(str(path), compression="zstd")
-
-
-_OPENED: dict[str, Callable[[Path, str], IO[bytes]]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-    ".zst": _open_zstandard,
-}
-COMPRESSED = tuple(_OPENED)
-
-
 def to_lines(objects: Iterable[Mapping[str, Any]]) -> str:
     """Returns the text of a JSONL file that holds no records."""
     return "".join(json.dumps(value, allow_nan=False) + "\n" for value in objects)
@@ -276,26 +238,6 @@ def fingerprint(records: Iterable[Record]) -> str:
     return hashlib.sha256("".join(map(to_line, records)).encode()).hexdigest()
 
 
-def is_unicode(text: str) -> bool:
-    """True if a text is valid Unicode, without half of a surrogate pair."""
-    return text.isascii() or not _HALF.search(text)
-
-
-def require_unicode(value: object, field: str = "") -> None:
-    """Raises UserError, which names the field, if a text anywhere in a JSON value is not valid Unicode."""
-    if isinstance(value, str) and not is_unicode(value):
-        raise UserError(
-            f"the field {field!r} is {_short(value)}, half of a character at position {_HALF.search(value).start()}, "
-            "expected valid Unicode"
-        )
-    if isinstance(value, list):
-        for index, inner in enumerate(value):
-            require_unicode(inner, f"{field}[{index}]")
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            require_unicode(inner, f"{field}.{key}".removeprefix("."))
-
-
 def check[T](kind: type[T], value: object, where: str) -> T:
     """Returns an object of a JSON file if it fits `kind`, a TypedDict. It may have more keys.
 
@@ -332,7 +274,7 @@ def _sentence(error: ValidationError, kind: type) -> str:
     message, fields = first["msg"], ", ".join(kind.__annotations__)
     if first["type"] == "json_invalid":
         return f"is not JSON ({message}), expected an object with the fields {fields}"
-    found = _short(first["input"])
+    found = short(first["input"])
     if not first["loc"]:
         return f"found {found}, expected an object with the fields {fields}"
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])[1:]
@@ -341,11 +283,6 @@ def _sentence(error: ValidationError, kind: type) -> str:
     if first["type"] == "unexpected_keyword_argument":
         return f"has the unknown field {name!r}, expected {fields}"
     return f"the field {name!r} is {found}, expected {message.removeprefix('Input should be ')}"
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _require(condition: object, message: str) -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from rlhf_jax.data.records import is_unicode, read_objects
+from rlhf_jax.data.records import read_objects
+from rlhf_jax.data.texts import is_unicode
 from rlhf_jax.errors import UserError
 
 Kind = Literal["alpaca_farm_id_test", "sequential_instructions"]

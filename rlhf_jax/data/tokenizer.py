@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf_jax import assets
 from rlhf_jax.data.formats import TAIL, split_prompt
-from rlhf_jax.errors import UserError
+from rlhf_jax.errors import UserError, readable
 
 if TYPE_CHECKING:
     from tokenizers import pre_tokenizers
@@ -35,10 +35,8 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerFast:
     path = assets.resolve(model, weights=False)
     if path.suffix == ".gguf":
         return _from_gguf(path)
-    try:
+    with readable(f"the tokenizer in {path}"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except Exception as error:  # those of transformers and tokenizers for damaged files have no common class
-        raise UserError(f"{path} holds no tokenizer that transformers can load, expected tokenizer.json.") from error
     if tokenizer.eos_token_id is None:
         raise UserError(f"The tokenizer in {path} names no EOS token, expected one in its tokenizer_config.json.")
     return tokenizer

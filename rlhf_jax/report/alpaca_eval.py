@@ -16,7 +16,8 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 from pydantic import BeforeValidator, Field
 
-from rlhf_jax.data.records import Samples, check, content
+from rlhf_jax.data.records import Samples, check
+from rlhf_jax.data.texts import content
 from rlhf_jax.errors import UserError
 from rlhf_jax.metrics.winrate import is_preference
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import jax
 
 from rlhf_jax.config import Count, Seed, require
-from rlhf_jax.data.records import require_unicode
+from rlhf_jax.data.texts import require_unicode
 from rlhf_jax.data.tokenizer import decode, encode, id_count
 from rlhf_jax.errors import UserError
 from rlhf_jax.models.transformer import Model, Params

@@ -1,4 +1,4 @@
-"""The stage `agreement`: how often a judge chooses as people did, on pairs with labels of people."""
+"""Stage `agreement`: how often a judge chooses as people did, on pairs with labels of people."""
 
 import json
 from collections.abc import Sequence

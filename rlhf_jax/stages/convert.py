@@ -1,4 +1,4 @@
-"""The stage `convert`: outputs of another system, and verdicts on them, in the format of the stages here."""
+"""Stage `convert`: outputs of another system, and verdicts on them, in the format of the stages here."""
 
 from dataclasses import dataclass
 from pathlib import Path

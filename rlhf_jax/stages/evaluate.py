@@ -1,4 +1,4 @@
-"""The stage `evaluate`: diversity, length, overlap and copying of each model's samples, split by split."""
+"""Stage `evaluate`: diversity, length, overlap and copying of each model's samples, split by split."""
 
 import functools
 import hashlib

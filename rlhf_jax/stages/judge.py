@@ -1,4 +1,4 @@
-"""The stage `judge`: the winner on each prompt, of a model and the human summary or the baseline.
+"""Stage `judge`: the winner on each prompt, of a model and the human summary or the baseline.
 
 The judge is one of five. The gold scorer (simulated), a language model behind an endpoint, and people do not see which
 text is the reference, so they can compare with it. The other two compare only models: a reward model, by the rewards

@@ -1,4 +1,4 @@
-"""The stage `preferences`: a simulated annotator labels pairs of samples with the gold scorer, sometimes wrongly."""
+"""Stage `preferences`: a simulated annotator labels pairs of samples with the gold scorer, sometimes wrongly."""
 
 import hashlib
 import itertools

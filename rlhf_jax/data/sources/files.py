@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rlhf_jax.data import records
+from rlhf_jax.data import records, texts
 from rlhf_jax.data.sources.rows import Row
 from rlhf_jax.errors import UserError
 from rlhf_jax.files import room
@@ -87,13 +87,13 @@ def read_rows(file: Path) -> list[Row]:
     """The rows of one file.
 
     `.parquet`, `.json` (one array, or an object a line), `.jsonl`, `.ndjson`, `.csv` and `.tsv` (the first line names
-    the columns), compressed or not (`records.content`), and ArrayRecord as TFDS writes it
+    the columns), compressed or not (`texts.content`), and ArrayRecord as TFDS writes it
     (`.array_record-00000-of-00001`, with `features.json` beside it. TensorFlow is not needed).
 
     Raises:
       UserError: the file is of another kind, or it cannot be read to its end.
     """
-    kind = Path(file.stem if file.suffix in records.COMPRESSED else file.name).suffix
+    kind = Path(file.stem if file.suffix in texts.COMPRESSED else file.name).suffix
     try:
         if kind == ".parquet":
             return _read_parquet(file)
@@ -113,14 +113,14 @@ def read_rows(file: Path) -> list[Row]:
 def _read_parquet(file: Path) -> list[Row]:
     from pyarrow import parquet
 
-    return parquet.read_table(io.BytesIO(records.content(file))).to_pylist()
+    return parquet.read_table(io.BytesIO(texts.content(file))).to_pylist()
 
 
 def _read_table(file: Path, separator: str) -> list[Row]:
     import pyarrow
     from pyarrow import csv
 
-    text = records.content(file)
+    text = texts.content(file)
     reading = csv.ReadOptions(block_size=max(1, len(text)))  # a row may be of any length
     parsing = csv.ParseOptions(delimiter=separator, newlines_in_values=True)
     names = csv.open_csv(io.BytesIO(text), reading, parsing).schema.names
@@ -129,7 +129,7 @@ def _read_table(file: Path, separator: str) -> list[Row]:
 
 
 def _read_json(file: Path) -> list[Row]:
-    text = records.content(file)
+    text = texts.content(file)
     if text.lstrip()[:1] != b"[":
         return records.read_objects(file)
     rows = json.loads(text.decode())

@@ -10,7 +10,6 @@ import copy
 import hashlib
 import json
 import os
-import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rlhf_jax import assets
 from rlhf_jax.errors import UserError
-from rlhf_jax.files import whole
+from rlhf_jax.files import together
 from rlhf_jax.models.hf import layout
 from rlhf_jax.models.hf.families import FAMILIES, to_hugging_face
 from rlhf_jax.models.hf.sources import Source, open_source
@@ -270,7 +269,10 @@ def _write_model(
     dtype: str | None,
     shard_bytes: int,
 ) -> None:
-    """Writes a model's folder: the old one, none or the new one is there. Files that are no model's stay in it."""
+    """Writes a model into a folder: the old one, none (without a config.json) or the new one is there.
+
+    Files that are no model's stay.
+    """
     from huggingface_hub import split_state_dict_into_shards_factory
     from safetensors.numpy import save_file
 
@@ -286,12 +288,8 @@ def _write_model(
     texts = {"config.json": {**config, "dtype": str(next(iter(stored.values())))}, **texts}
     if plan.is_sharded:
         texts[INDEX] = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-    with whole(folder) as partial:
-        if folder.exists():
-            weights = shutil.ignore_patterns("model*.safetensors", INDEX)  # of another model, or in other shards
-            shutil.copytree(folder, partial, ignore=weights)
-        else:
-            partial.mkdir()
+    old = [INDEX, *(path.name for path in folder.glob("model*.safetensors"))]  # of another model, or in other shards
+    with together(folder, "config.json", old) as partial:
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
         for name, content in texts.items():
