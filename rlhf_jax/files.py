@@ -52,7 +52,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def together(folder: Path, last: str, replaced: Iterable[str] = ()) -> Iterator[Path]:
+def together(folder: Path, last: str, replaced: Iterable[str] = (), partial: Path | None = None) -> Iterator[Path]:
     """Yields where to make the files of one output, which take their places in `folder` when the block ends.
 
     Old and new ones are never there together.
@@ -61,17 +61,18 @@ def together(folder: Path, last: str, replaced: Iterable[str] = ()) -> Iterator[
       folder: made if it is not there. What else is in it stays.
       last: the file that says that the output is complete: the old one goes first and the new one comes last.
       replaced: further files of the old output, which go.
+      partial: where they are made, a folder in a `.partial`. By default in that of `folder`.
 
     Raises:
       UserError: one cannot be written. What was there stays.
     """
-    home = folder / PARTIAL
-    partial = home / f"{last}.together"
+    partial = folder / PARTIAL / f"{last}.together" if partial is None else partial
     with writing(folder / last):
         remove(partial)
         partial.mkdir(parents=True)
         try:
             yield partial
+            folder.mkdir(parents=True, exist_ok=True)
             for name in (last, *replaced):
                 remove(folder / name)
             for path in sorted(partial.iterdir(), key=lambda path: path.name == last):
@@ -80,7 +81,7 @@ def together(folder: Path, last: str, replaced: Iterable[str] = ()) -> Iterator[
         finally:
             remove(partial)
             with contextlib.suppress(OSError):  # it holds what others are writing
-                home.rmdir()
+                partial.parent.rmdir()
 
 
 def write_together(folder: Path, texts: dict[str, str | None]) -> None:

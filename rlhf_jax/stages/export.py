@@ -24,7 +24,7 @@ class Config:
       dtype: of the tensors: "float32", "bfloat16" or "float16".
     """
 
-    OUTPUTS: ClassVar[tuple[str, ...]] = ("model",)
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("model/config.json", "model")
 
     stage: str
     model: str = content_of("model")

@@ -39,7 +39,7 @@ class Config:
       seed: of the weights.
     """
 
-    OUTPUTS: ClassVar[tuple[str, ...]] = ("model",)
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("model/config.json", "model")
 
     stage: str
     data: str = content_of("data")
@@ -75,7 +75,7 @@ def run(config: Config, workdir: Path) -> None:
     """
     check(config)
     folder = workdir / "model"
-    if folder.exists():
+    if (folder / "config.json").exists():  # it comes last
         return
     train = [example for example in read(config.data, Example) if example.split == "train"]
     tokenizer = train_tokenizer([f"{e.prompt} {e.response}" for e in train], config.vocabulary)

@@ -104,7 +104,7 @@ def has_results(workdir: Path, config: Any) -> bool:
     if hasattr(config, "stages"):
         ended = any((workdir / name / FINISHED).exists() for name in _stages(_read(workdir / CONFIG)))
         return ended or any(has_results(workdir / name, stage) for name, stage in config.stages.items())
-    return any(path.name not in (CONFIG, INPUTS) for path in workdir.glob(outputs(config)[0]))
+    return any(path not in (workdir / CONFIG, workdir / INPUTS) for path in workdir.glob(outputs(config)[0]))
 
 
 def changes(workdir: Path, new: Mapping[str, Any], config: Any, prefix: str = "") -> Differences:

@@ -21,7 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rlhf_jax import assets
 from rlhf_jax.errors import UserError
-from rlhf_jax.files import together
+from rlhf_jax.files import PARTIAL, together
 from rlhf_jax.models.hf import layout
 from rlhf_jax.models.hf.families import FAMILIES, to_hugging_face
 from rlhf_jax.models.hf.sources import Source, open_source
@@ -288,8 +288,9 @@ def _write_model(
     texts = {"config.json": {**config, "dtype": str(next(iter(stored.values())))}, **texts}
     if plan.is_sharded:
         texts[INDEX] = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+    folder = folder.resolve()
     old = [INDEX, *(path.name for path in folder.glob("model*.safetensors"))]  # of another model, or in other shards
-    with together(folder, "config.json", old) as partial:
+    with together(folder, "config.json", old, folder.parent / PARTIAL / folder.name) as partial:
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
         for name, content in texts.items():

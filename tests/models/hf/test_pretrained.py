@@ -1,5 +1,6 @@
 """Hugging Face to parameters and back is the identity. What is missing, foreign or misshapen is named."""
 
+import dataclasses
 import json
 import shutil
 
@@ -143,6 +144,17 @@ def test_a_tied_network_with_another_head_in_its_file_has_that_head(saved, folde
     save_pretrained(tmp_path / "out", model, params)
     assert not json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"]
     np.testing.assert_array_equal(load_file(tmp_path / "out" / "model.safetensors")["lm_head.weight"], head)
+
+
+def test_a_model_is_written_into_the_folder_that_one_is_in(tmp_path, monkeypatch):
+    """It is the same folder after it, with what else was in it."""
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    model, params = tiny.network(layers=1)
+    save_pretrained(".", model, params)
+    save_pretrained(".", model, params)
+    assert load_pretrained(".")[0] == dataclasses.replace(model, freeze=0.0)
+    assert (tmp_path / "notes.txt").read_text() == "mine" and not (tmp_path.parent / ".partial").exists()
 
 
 def test_missing_and_unexpected_tensors_are_named(saved, folder):
