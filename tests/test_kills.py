@@ -1,4 +1,4 @@
-"""Runs that are killed, started twice or out of disk space end like those that are not. All but one are soak tests."""
+"""Runs that are killed, started twice or out of disk space end like those that are not."""
 
 import collections
 import itertools
